@@ -1,0 +1,1 @@
+//! Workloads, trace replay and the load tester `larder-bench`.

@@ -1,0 +1,1 @@
+//! The smart client: routing, sessions, deadlines; the `larder` command.

@@ -1,0 +1,1 @@
+//! Device memory to and from registered memory: layouts and copies.
