@@ -1,0 +1,217 @@
+//! `Get`: objects, or the same range of parts of each.
+//!
+//! One range for the whole batch: a layer's part of every object. A hit carries the checksums of
+//! *all* parts, since the seal binds them all; only the parts asked for follow as payload.
+
+use super::{Batch, Item, Payload};
+use crate::key::Key;
+use crate::limits::{BATCH_OBJECTS_MAX, OBJECT_BYTES_MAX, PARTS_MAX, USER_META_BYTES_MAX};
+use crate::status::Status;
+use crate::wire::{DecodeError, Reader, Write, within};
+
+/// How fresh an object must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Freshness {
+    /// Whatever is there: attention KV, whose key is its version.
+    #[default]
+    Any,
+    /// Exactly this version.
+    Exact(u64),
+    /// This version or a newer one.
+    AtLeast(u64),
+    /// Stored at most this many milliseconds ago.
+    MaxAgeMs(u64),
+}
+
+/// Reads objects.
+#[derive(Debug, Clone, Copy)]
+pub struct Get<'a> {
+    /// Counts as a use. Off for readers that must not disturb the order.
+    pub touch: bool,
+    /// How fresh the objects must be.
+    pub freshness: Freshness,
+    /// First part asked for.
+    pub part_first: u16,
+    /// How many parts; 0 asks for the whole object.
+    pub part_count: u16,
+    /// Longest payload that the reader takes for one object, in bytes.
+    pub payload_bytes_max: u32,
+    /// The objects.
+    pub items: Batch<'a, GetItem<'a>>,
+}
+
+/// One object of a `Get`.
+#[derive(Debug, Clone, Copy)]
+pub struct GetItem<'a> {
+    /// Its name.
+    pub key: Key,
+    /// Where its bytes shall go.
+    pub landing: Payload<'a>,
+}
+
+impl<'a> Item<'a> for GetItem<'a> {
+    fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        Ok(Self { key: reader.key()?, landing: Payload::read(reader)? })
+    }
+}
+
+impl<'a> Get<'a> {
+    /// Appends everything but the items, of which `count` follow by [`GetItem::encode`].
+    pub fn encode_head(&self, count: usize, out: &mut Vec<u8>) {
+        let (kind, value) = match self.freshness {
+            Freshness::Any => (0, 0),
+            Freshness::Exact(version) => (1, version),
+            Freshness::AtLeast(version) => (2, version),
+            Freshness::MaxAgeMs(ms) => (3, ms),
+        };
+        out.u8(u8::from(self.touch));
+        out.u8(kind);
+        out.u64(value);
+        out.u16(self.part_first);
+        out.u16(self.part_count);
+        out.u32(self.payload_bytes_max);
+        out.u32(count as u32);
+    }
+
+    /// A request for whole objects without items, to encode heads from.
+    pub fn whole(touch: bool) -> Self {
+        Self {
+            touch,
+            freshness: Freshness::Any,
+            part_first: 0,
+            part_count: 0,
+            payload_bytes_max: OBJECT_BYTES_MAX,
+            items: Batch { count: 0, bytes: &[], items: std::marker::PhantomData },
+        }
+    }
+
+    /// Reads the body.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if it is cut short, too long, or has fields without meaning.
+    pub fn decode(body: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(body);
+        let flags = reader.u8("get flags")?;
+        if flags > 1 {
+            return Err(DecodeError::Reserved(u64::from(flags)));
+        }
+        let kind = reader.u8("freshness")?;
+        let value = reader.u64("freshness value")?;
+        let freshness = match kind {
+            0 => Freshness::Any,
+            1 => Freshness::Exact(value),
+            2 => Freshness::AtLeast(value),
+            3 => Freshness::MaxAgeMs(value),
+            _ => return Err(DecodeError::Value { what: "freshness", found: u64::from(kind) }),
+        };
+        let (part_first, part_count) = (reader.u16("first part")?, reader.u16("part count")?);
+        within(u64::from(part_first) + u64::from(part_count), PARTS_MAX as u64, "parts")?;
+        let payload_bytes_max = reader.u32("payload bytes")?;
+        let count = reader.count(BATCH_OBJECTS_MAX, "objects")?;
+        let items = Batch::read(&mut reader, count)?;
+        reader.end()?;
+        let touch = flags == 1;
+        Ok(Self { touch, freshness, part_first, part_count, payload_bytes_max, items })
+    }
+}
+
+impl GetItem<'_> {
+    /// Appends the item.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.key(&self.key);
+        self.landing.encode(out);
+    }
+}
+
+/// The answer for one object, in the order of the request.
+#[derive(Debug, Clone, Copy)]
+pub enum GetAnswer<'a> {
+    /// It was found.
+    Hit(Hit<'a>),
+    /// It was not, for this reason.
+    Miss(Status),
+}
+
+/// What is said of a found object; its payload follows behind the body.
+#[derive(Debug, Clone, Copy)]
+pub struct Hit<'a> {
+    /// Length of the whole object in bytes.
+    pub object_bytes: u32,
+    /// Length of what is sent of it: the parts asked for.
+    pub sent_bytes: u32,
+    /// Version, as its writer counts.
+    pub version: u64,
+    /// Where its bytes are.
+    pub payload: Payload<'a>,
+    /// What its writer said about it, up to 64 bytes.
+    pub user_meta: &'a [u8],
+    /// Checksums of all its parts, 8 bytes each.
+    pub parts: &'a [u8],
+    /// Binds key, namespace, generation, version, length and checksums.
+    pub seal: u32,
+}
+
+impl Hit<'_> {
+    /// Appends the answer.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.u8(Status::Hit as u8);
+        out.u32(self.object_bytes);
+        out.u32(self.sent_bytes);
+        out.u64(self.version);
+        self.payload.encode(out);
+        out.bytes_u8(self.user_meta);
+        out.bytes_u16(self.parts);
+        out.u32(self.seal);
+    }
+}
+
+impl<'a> Item<'a> for GetAnswer<'a> {
+    fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        let status = Status::try_from(reader.u8("key status")?)?;
+        if status != Status::Hit {
+            return Ok(Self::Miss(status));
+        }
+        let hit = Hit {
+            object_bytes: reader.u32("object length")?,
+            sent_bytes: reader.u32("sent length")?,
+            version: reader.u64("version")?,
+            payload: Payload::read(reader)?,
+            user_meta: reader.bytes_u8(USER_META_BYTES_MAX, "user metadata")?,
+            parts: reader.bytes_u16(8 * PARTS_MAX, "part checksums")?,
+            seal: reader.u32("seal")?,
+        };
+        within(u64::from(hit.object_bytes), u64::from(OBJECT_BYTES_MAX), "object length")?;
+        within(u64::from(hit.sent_bytes), u64::from(hit.object_bytes), "sent length")?;
+        if hit.parts.is_empty() || !hit.parts.len().is_multiple_of(8) {
+            let found = hit.parts.len() as u64;
+            return Err(DecodeError::Value { what: "part checksums", found });
+        }
+        Ok(Self::Hit(hit))
+    }
+}
+
+impl<'a> GetAnswer<'a> {
+    /// Reads the answers of a reply whose payload has `payload_bytes`.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if the body is wrong or its objects do not add up to the payload.
+    pub fn decode_all(body: &'a [u8], payload_bytes: u64) -> Result<Batch<'a, Self>, DecodeError> {
+        let mut reader = Reader::new(body);
+        let count = reader.count(BATCH_OBJECTS_MAX, "objects")?;
+        let answers: Batch<'a, Self> = Batch::read(&mut reader, count)?;
+        reader.end()?;
+        let objects = answers.iter().map(|answer| answer.inline_bytes()).sum();
+        if objects != payload_bytes {
+            return Err(DecodeError::PayloadLength { objects, payload: payload_bytes });
+        }
+        Ok(answers)
+    }
+
+    /// How many bytes of the payload are this object's.
+    pub fn inline_bytes(&self) -> u64 {
+        match self {
+            Self::Hit(hit) if hit.payload.is_inline() => u64::from(hit.sent_bytes),
+            _ => 0,
+        }
+    }
+}
