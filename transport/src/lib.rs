@@ -1,0 +1,29 @@
+//! Registered memory and ways to move it; no executor.
+//!
+//! A [`Region`] is one long-lived mapping. An [`Arena`] carves it into slots: a [`SlotMut`] is
+//! filled by one owner, [`SlotMut::freeze`] makes it a [`Slot`] that anyone may read and clone, and
+//! the last drop gives the memory back. Bytes reach a slot, or leave it, through [`socket`], or
+//! through a [`Landing`] or a [`Source`]: memory of a caller that another thread may use until it
+//! lets go. [`EventFd`] tells a caller that polls that something happened.
+//!
+//! What a reader would get wrong: nothing here waits for a peer, and nothing here knows what the
+//! bytes mean. Waiting belongs to the drivers in `cache-node` and `client`.
+
+pub mod arena;
+pub mod event;
+pub mod landing;
+pub mod lend;
+pub mod pieces;
+pub mod process;
+pub mod region;
+pub mod socket;
+pub mod source;
+
+pub use arena::slot::{Slot, SlotMut, Unfilled};
+pub use arena::window::{SlotRef, Window};
+pub use arena::{Arena, ArenaStats, UNTAGGED};
+pub use event::EventFd;
+pub use landing::Landing;
+pub use lend::{lend, lend_sources};
+pub use region::{HugePages, Region, RegionError, RegionReport};
+pub use source::Source;

@@ -1,0 +1,206 @@
+//! Moves bytes between sockets and memory without waiting, and sets what a connection needs.
+//!
+//! Sockets come as `AsRawFd` because glommio's streams are no `AsFd`. What a reader would get
+//! wrong: nothing here blocks, whatever mode the socket is in. `WouldBlock` means wait for readiness, in
+//! whatever way the driver does that.
+
+use rustix::fd::BorrowedFd;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, sockopt};
+use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+/// Parts that one call of the kernel takes (`IOV_MAX` on Linux); more are left for the next one.
+pub const PARTS_MAX: usize = 1024;
+
+/// Sends what the socket takes now of `parts`, in one call; the number of bytes it took.
+///
+/// # Errors
+///
+/// `WouldBlock` if it takes nothing now; anything else ends the connection. A peer that went away
+/// is `BrokenPipe`, never a signal.
+pub fn send_vectored(socket: &impl AsRawFd, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+    let parts = &parts[..parts.len().min(PARTS_MAX)];
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let sent = rustix::io::retry_on_intr(|| {
+        rustix::net::sendmsg(borrow(socket), parts, &mut SendAncillaryBuffer::default(), flags)
+    });
+    Ok(sent?)
+}
+
+/// Receives what has arrived, up to the length of `into`; 0 if the peer sends no more.
+///
+/// # Errors
+///
+/// `WouldBlock` if nothing has arrived; anything else ends the connection.
+pub fn recv(socket: &impl AsRawFd, into: &mut [u8]) -> io::Result<usize> {
+    let received = rustix::io::retry_on_intr(|| {
+        rustix::net::recv(borrow(socket), &mut *into, RecvFlags::DONTWAIT)
+    });
+    Ok(received?.0)
+}
+
+/// Ends one or both directions of a connection; whoever waits on it is woken.
+///
+/// # Errors
+/// Of `shutdown`: mostly that the connection had ended already.
+pub fn shutdown(socket: &impl AsRawFd, how: std::net::Shutdown) -> io::Result<()> {
+    let how = match how {
+        std::net::Shutdown::Read => rustix::net::Shutdown::Read,
+        std::net::Shutdown::Write => rustix::net::Shutdown::Write,
+        std::net::Shutdown::Both => rustix::net::Shutdown::Both,
+    };
+    Ok(rustix::net::shutdown(borrow(socket), how)?)
+}
+
+/// Sends small frames at once instead of waiting for more (`TCP_NODELAY`).
+///
+/// # Errors
+///
+/// If this is no TCP socket.
+pub fn set_nodelay(socket: &impl AsRawFd) -> io::Result<()> {
+    Ok(sockopt::set_tcp_nodelay(borrow(socket), true)?)
+}
+
+/// Asks an idle peer whether it lives: after `idle_s` seconds, then every `interval_s`, and gives
+/// up after `count` questions.
+///
+/// # Errors
+///
+/// If this is no TCP socket, or a number is 0 or out of the kernel's range.
+pub fn set_keepalive(
+    socket: &impl AsRawFd,
+    idle_s: u32,
+    interval_s: u32,
+    count: u32,
+) -> io::Result<()> {
+    let socket = borrow(socket);
+    sockopt::set_tcp_keepidle(socket, Duration::from_secs(idle_s.into()))?;
+    sockopt::set_tcp_keepintvl(socket, Duration::from_secs(interval_s.into()))?;
+    sockopt::set_tcp_keepcnt(socket, count)?;
+    Ok(sockopt::set_socket_keepalive(socket, true)?)
+}
+
+/// Ends the connection if sent bytes stay unacknowledged that long; 0 is the kernel's default.
+///
+/// Keepalive alone does not help here: it is silent while bytes are under way.
+///
+/// # Errors
+///
+/// If this is no TCP socket.
+pub fn set_user_timeout_ms(socket: &impl AsRawFd, timeout_ms: u32) -> io::Result<()> {
+    Ok(sockopt::set_tcp_user_timeout(borrow(socket), timeout_ms)?)
+}
+
+/// Fixes how many bytes the kernel holds for this socket, in each direction.
+///
+/// It ends the kernel's own adjusting, which is better for most: only for tests of slow peers, and
+/// for links whose round trip times rate exceeds what `tcp_wmem` and `tcp_rmem` allow.
+///
+/// # Errors
+///
+/// If the kernel refuses.
+pub fn set_held_bytes(socket: &impl AsRawFd, bytes: usize) -> io::Result<()> {
+    sockopt::set_socket_send_buffer_size(borrow(socket), bytes)?;
+    Ok(sockopt::set_socket_recv_buffer_size(borrow(socket), bytes)?)
+}
+
+fn borrow(socket: &impl AsRawFd) -> BorrowedFd<'_> {
+    // SAFETY: the owner of the descriptor is borrowed, so it stays open for this call.
+    unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) }
+}
+
+#[cfg(not(miri))]
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (near, listener.accept().unwrap().0)
+    }
+
+    /// Receives until `n` bytes came; the test sockets are in blocking mode and `recv` still never
+    /// blocks.
+    fn recv_exactly(socket: &TcpStream, n: usize) -> Vec<u8> {
+        let mut bytes = vec![0; n];
+        let mut filled = 0;
+        while filled < n {
+            match recv(socket, &mut bytes[filled..]) {
+                Ok(0) => panic!("the peer went away after {filled} bytes"),
+                Ok(more) => filled += more,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::yield_now(),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn parts_arrive_as_one_stream() {
+        let (near, far) = pair();
+        let parts = [IoSlice::new(b"hello"), IoSlice::new(b""), IoSlice::new(b" there")];
+        assert_eq!(send_vectored(&near, &parts).unwrap(), 11);
+        assert_eq!(recv_exactly(&far, 11), b"hello there");
+    }
+
+    #[test]
+    fn more_parts_than_the_kernel_takes_are_left_for_the_next_call() {
+        let (near, far) = pair();
+        let parts = vec![IoSlice::new(b"x"); PARTS_MAX + 5];
+        assert_eq!(send_vectored(&near, &parts).unwrap(), PARTS_MAX);
+        assert_eq!(recv_exactly(&far, PARTS_MAX).len(), PARTS_MAX);
+    }
+
+    #[test]
+    fn neither_way_ever_blocks() {
+        let (near, far) = pair();
+        let mut byte = [0];
+        assert_eq!(recv(&far, &mut byte).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let much = vec![0; 1 << 20];
+        let error = loop {
+            if let Err(error) = send_vectored(&near, &[IoSlice::new(&much)]) {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_peer_that_went_away_is_an_end_and_then_an_error() {
+        let (near, far) = pair();
+        drop(far);
+        let mut byte = [0];
+        let received = loop {
+            match recv(&near, &mut byte) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => break other.unwrap(),
+            }
+        };
+        assert_eq!(received, 0);
+        let error = loop {
+            if let Err(error) = send_vectored(&near, &[IoSlice::new(b"x")]) {
+                break error.kind();
+            }
+        };
+        assert!(matches!(error, io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset));
+    }
+
+    #[test]
+    fn options_reach_the_kernel() {
+        let (near, _far) = pair();
+        set_nodelay(&near).unwrap();
+        set_keepalive(&near, 7, 3, 2).unwrap();
+        set_user_timeout_ms(&near, 1234).unwrap();
+        set_held_bytes(&near, 65_536).unwrap();
+        assert!(near.nodelay().unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&near).unwrap(), Duration::from_secs(7));
+        assert_eq!(sockopt::tcp_keepintvl(&near).unwrap(), Duration::from_secs(3));
+        assert_eq!(sockopt::tcp_keepcnt(&near).unwrap(), 2);
+        assert!(sockopt::socket_keepalive(&near).unwrap());
+        assert_eq!(sockopt::tcp_user_timeout(&near).unwrap(), 1234);
+        assert!(set_keepalive(&near, 0, 3, 2).is_err());
+    }
+}
