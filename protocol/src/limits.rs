@@ -25,7 +25,8 @@ pub const PARTS_MAX: usize = 256;
 pub const MATCH_KEYS_MAX: usize = 8192;
 /// Most objects of one `Get` or `Put`.
 pub const BATCH_OBJECTS_MAX: usize = 1024;
-/// Most bytes of a frame's body, enough for a full `Match` and for a full `Put`.
+/// Most bytes of a frame's body, enough for a full `Match` and for a full `Put`; batches with many
+/// remote pieces must be cut to fit.
 pub const BODY_BYTES_MAX: u32 = 4 << 20;
 /// Most bytes of a body before the peer has said `Hello`.
 pub const HELLO_BODY_BYTES_MAX: u32 = 4 << 10;
@@ -52,7 +53,8 @@ pub const ADDRESS_BYTES_MAX: usize = 255;
 /// Longest deadline that a request may carry: an hour.
 pub const DEADLINE_US_MAX: u32 = 3_600_000_000;
 
-/// Largest encoding of one object of a `Put`, without its payload.
+/// Largest encoding of one object of a `Put` whose payload is inline or shared: remote pieces come
+/// on top.
 pub const PUT_ITEM_BYTES_MAX: usize =
     1 + KEY_BYTES_MAX + 1 + USER_META_BYTES_MAX + 1 + 8 * TAGS_MAX + 2 + 8 * PARTS_MAX + 64;
 
@@ -61,9 +63,8 @@ const _: () = assert!(BATCH_OBJECTS_MAX * PUT_ITEM_BYTES_MAX + 64 <= BODY_BYTES_
 const _: () = assert!(PAYLOAD_BYTES_MAX >= OBJECT_BYTES_MAX as u64);
 const _: () = assert!(HELLO_BODY_BYTES_MAX <= BODY_BYTES_MAX);
 const _: () = assert!(NAMESPACE_BYTES_MAX <= HELLO_BODY_BYTES_MAX as usize);
-const _: () = assert!(
-    CREDENTIAL_BYTES_MAX + CLIENT_NAME_BYTES_MAX + 64 <= HELLO_BODY_BYTES_MAX as usize
-);
+const _: () =
+    assert!(CREDENTIAL_BYTES_MAX + CLIENT_NAME_BYTES_MAX + 64 <= HELLO_BODY_BYTES_MAX as usize);
 const _: () = assert!(MEMBERS_MAX * (ADDRESS_BYTES_MAX + 64) + 64 <= BODY_BYTES_MAX as usize);
 const _: () = assert!(VERSION_MIN <= VERSION_MAX && VERSION_MIN > 0);
 const _: () = assert!(KEY_BYTES_MAX <= u8::MAX as usize && USER_META_BYTES_MAX <= u8::MAX as usize);

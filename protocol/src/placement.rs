@@ -68,10 +68,15 @@ fn best(view: &View, hash: u64, skip: impl Fn(usize) -> bool) -> Option<usize> {
 
 /// `-weight / ln(u)` for a uniform `u` in (0, 1): the largest of these is distributed by weight.
 fn score(hash: u64, id: u64, weight: u32) -> f64 {
-    let mixed = splitmix(hash ^ splitmix(id));
-    // 53 bits and a half: never 0 nor 1, so the logarithm is finite and negative.
-    let uniform = ((mixed >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-    f64::from(weight) / -uniform.ln()
+    f64::from(weight) / -uniform(splitmix(hash ^ splitmix(id))).ln()
+}
+
+/// A number in (0, 1) from 64 random bits.
+///
+/// 52 bits and a half are exact in an f64, so it is never 0 nor 1 and its logarithm is finite and
+/// negative. With 53 bits the half would be rounded away, and the largest value would be 1.
+fn uniform(bits: u64) -> f64 {
+    ((bits >> 12) as f64 + 0.5) / (1u64 << 52) as f64
 }
 
 fn splitmix(value: u64) -> u64 {
@@ -122,11 +127,29 @@ mod tests {
         assert_eq!(anchor_hash(b"a"), GOLDEN[1]);
         assert_eq!(anchor_hash(b"a\0"), GOLDEN[2]);
         assert_eq!(anchor_hash(&[0xff; 64]), GOLDEN[3]);
-        assert_eq!(shard_of(GOLDEN[1], 8), 0);
-        assert_eq!(candidates(&view(&[1, 1, 1, 1, 1]), GOLDEN[1], 3), [0, 1, 2]);
+        for (hash, shards) in GOLDEN.into_iter().zip([[0, 24], [3, 107], [5, 183], [3, 113]]) {
+            assert_eq!([8, 256].map(|count| shard_of(hash, count)), shards);
+        }
+        let (equal, weighted) = (view(&[1; 5]), view(&[100, 100, 200, 400]));
+        assert_eq!(candidates(&equal, GOLDEN[1], 5), [4, 3, 0, 1, 2]);
+        assert_eq!(candidates(&equal, GOLDEN[2], 3), [0, 1, 3]);
+        assert_eq!(candidates(&weighted, GOLDEN[1], 4), [3, 0, 2, 1]);
+        assert_eq!(candidates(&weighted, GOLDEN[3], 2), [3, 2]);
     }
 
-    const GOLDEN: [u64; 4] = [0, 0, 0, 0];
+    /// Computed apart from this code, with 60 digits for the logarithm. A change strands every
+    /// object of a fleet: clients would look for it where it is not.
+    const GOLDEN: [u64; 4] = [
+        0xc589_f306_320d_1812,
+        0xefd3_2899_e2ba_7ac1,
+        0x1802_f57c_71a7_faa0,
+        0xb51c_465f_ed91_f4c5,
+    ];
+
+    #[test]
+    fn every_score_is_finite() {
+        assert!(uniform(0) > 0.0 && uniform(u64::MAX) < 1.0);
+    }
 
     #[test]
     fn load_follows_weight() {

@@ -107,13 +107,43 @@ macro_rules! from_byte {
 pub(crate) use from_byte;
 
 from_byte!(
-    Code, "reply code", Ok, Busy, Draining, WrongShard, UnknownOpcode, Unsupported, Denied,
-    UnknownNamespace, StaleGeneration, DeadlineExceeded, Malformed, TooMany,
+    Code,
+    "reply code",
+    Ok,
+    Busy,
+    Draining,
+    WrongShard,
+    UnknownOpcode,
+    Unsupported,
+    Denied,
+    UnknownNamespace,
+    StaleGeneration,
+    DeadlineExceeded,
+    Malformed,
+    TooMany,
 );
 from_byte!(
-    Status, "key status", Hit, Stored, Removed, Miss, MissExpired, MissGeneration, MissStale,
-    MissCorrupt, MissSize, MissReplyFull, WrongShard, NoRoom, Busy, NotWanted, Corrupt,
-    OlderVersion, Exists, TooLarge, DeadlineExceeded,
+    Status,
+    "key status",
+    Hit,
+    Stored,
+    Removed,
+    Miss,
+    MissExpired,
+    MissGeneration,
+    MissStale,
+    MissCorrupt,
+    MissSize,
+    MissReplyFull,
+    WrongShard,
+    NoRoom,
+    Busy,
+    NotWanted,
+    Corrupt,
+    OlderVersion,
+    Exists,
+    TooLarge,
+    DeadlineExceeded,
 );
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub struct Get<'a> {
     pub touch: bool,
     /// How fresh the objects must be.
     pub freshness: Freshness,
-    /// First part asked for.
+    /// First part asked for; 0 for the whole object.
     pub part_first: u16,
     /// How many parts; 0 asks for the whole object.
     pub part_count: u16,
@@ -98,7 +98,8 @@ impl<'a> Get<'a> {
         let kind = reader.u8("freshness")?;
         let value = reader.u64("freshness value")?;
         let freshness = match kind {
-            0 => Freshness::Any,
+            0 if value == 0 => Freshness::Any,
+            0 => return Err(DecodeError::Value { what: "freshness value", found: value }),
             1 => Freshness::Exact(value),
             2 => Freshness::AtLeast(value),
             3 => Freshness::MaxAgeMs(value),
@@ -106,6 +107,9 @@ impl<'a> Get<'a> {
         };
         let (part_first, part_count) = (reader.u16("first part")?, reader.u16("part count")?);
         within(u64::from(part_first) + u64::from(part_count), PARTS_MAX as u64, "parts")?;
+        if part_count == 0 && part_first > 0 {
+            return Err(DecodeError::Value { what: "first part", found: u64::from(part_first) });
+        }
         let payload_bytes_max = reader.u32("payload bytes")?;
         let count = reader.count(BATCH_OBJECTS_MAX, "objects")?;
         let items = Batch::read(&mut reader, count)?;

@@ -4,8 +4,8 @@
 
 use super::Batch;
 use crate::key::Key;
-use crate::limits::{MATCH_KEYS_MAX, USER_META_BYTES_MAX};
-use crate::wire::{DecodeError, Reader, Write};
+use crate::limits::{MATCH_KEYS_MAX, OBJECT_BYTES_MAX, USER_META_BYTES_MAX};
+use crate::wire::{DecodeError, Reader, Write, within};
 
 /// Asks for a chain of keys.
 #[derive(Debug, Clone, Copy)]
@@ -135,18 +135,32 @@ impl<'a> MatchReply<'a> {
         let wants = reader.take(count.div_ceil(8), "want bitmap")?;
         let reply =
             Self { count, leading, with_meta: flags == 1, hits, wants, details: reader.rest() };
+        reply.check_bitmaps()?;
         let run = (0..count).take_while(|&i| reply.is_hit(i)).count();
         if run != leading as usize {
             return Err(DecodeError::Value { what: "leading hits", found: u64::from(leading) });
         }
         for _ in (0..count).filter(|&i| reply.is_hit(i)) {
-            reader.u32("object length")?;
+            let object_bytes = reader.u32("object length")?;
+            within(u64::from(object_bytes), u64::from(OBJECT_BYTES_MAX), "object length")?;
             if reply.with_meta {
                 reader.bytes_u8(USER_META_BYTES_MAX, "user metadata")?;
             }
         }
         reader.end()?;
         Ok(reply)
+    }
+
+    /// Bits behind the last key are zero, and no key is both there and wanted.
+    fn check_bitmaps(&self) -> Result<(), DecodeError> {
+        let mut spare = self.count..8 * self.hits.len();
+        if spare.any(|i| self.is_hit(i) || self.is_wanted(i)) {
+            return Err(DecodeError::Value { what: "bit behind the last key", found: 1 });
+        }
+        match (0..self.count).find(|&i| self.is_hit(i) && self.is_wanted(i)) {
+            Some(i) => Err(DecodeError::Value { what: "want of a hit", found: i as u64 }),
+            None => Ok(()),
+        }
     }
 
     /// Whether key `index` is there.

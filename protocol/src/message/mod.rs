@@ -164,7 +164,11 @@ impl Payload<'_> {
     }
 
     /// Appends `Remote` with these pieces.
+    ///
+    /// # Panics
+    /// If there are more than [`REMOTE_PIECES_MAX`]: landings are split before encoding.
     pub fn encode_remote(pieces: &[RemotePiece], out: &mut Vec<u8>) {
+        assert!(pieces.len() <= REMOTE_PIECES_MAX, "landings are split before encoding");
         out.u8(FORM_REMOTE);
         out.u16(pieces.len() as u16);
         for piece in pieces {

@@ -1,0 +1,49 @@
+//! Which cores the shards stay on, when they shall stay on some.
+//!
+//! Only cores that this process may use count (cpuset, `taskset`), and their numbers need not start
+//! at 0. Two nodes that may use the same cores choose the same ones: give each its own, or turn
+//! pinning off.
+
+/// A core for each shard, or none at all if there are fewer cores than shards.
+pub(super) fn cores_for(shards: u16) -> Vec<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let cores: Vec<_> = allowed(&status).take(usize::from(shards)).collect();
+    if cores.len() == usize::from(shards) { cores } else { Vec::new() }
+}
+
+/// The cores of the line `Cpus_allowed_list: 0-3,8`; what cannot be read is left out.
+fn allowed(status: &str) -> impl Iterator<Item = usize> {
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let ranges = list.unwrap_or_default().trim().split(',');
+    ranges.flat_map(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        match (first.parse::<usize>(), last.parse::<usize>()) {
+            (Ok(first), Ok(last)) => first..last + 1,
+            _ => 0..0,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_list_of_cores_is_read() {
+        let cores = |list: &str| {
+            let status =
+                format!("Name:\tx\nCpus_allowed:\tf\nCpus_allowed_list:\t{list}\nMems:\t0\n");
+            allowed(&status).collect::<Vec<_>>()
+        };
+        assert_eq!(cores("0-3,8"), [0, 1, 2, 3, 8]);
+        assert_eq!(cores("5"), [5]);
+        assert!(cores("").is_empty() && cores("x-y").is_empty());
+        assert_eq!(allowed("").count(), 0);
+    }
+
+    #[test]
+    fn this_process_has_a_core_but_not_a_thousand() {
+        assert_eq!(cores_for(1).len(), 1);
+        assert!(cores_for(60_000).is_empty());
+    }
+}

@@ -1,0 +1,53 @@
+//! A level of something in flight, lowered by itself when what raised it is dropped.
+//!
+//! A connection may end at any await; nothing may have to remember to count back.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// A level on one core.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Gauge(Rc<Cell<u64>>);
+
+impl Gauge {
+    /// What is held now.
+    pub(crate) fn value(&self) -> u64 {
+        self.0.get()
+    }
+
+    /// Raises the level by `amount` until the answer is dropped.
+    pub(crate) fn hold(&self, amount: u64) -> Held {
+        self.0.set(self.0.get() + amount);
+        Held { gauge: self.clone(), amount }
+    }
+}
+
+/// A share of a gauge's level.
+#[derive(Debug)]
+pub(crate) struct Held {
+    gauge: Gauge,
+    amount: u64,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.gauge.0.set(self.gauge.0.get() - self.amount);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn level_falls_when_its_holder_is_dropped() {
+        let gauge = Gauge::default();
+        let first = gauge.hold(3);
+        let second = gauge.hold(4);
+        assert_eq!(gauge.value(), 7);
+        drop(first);
+        assert_eq!(gauge.value(), 4);
+        drop(second);
+        assert_eq!(gauge.value(), 0);
+    }
+}

@@ -1,0 +1,20 @@
+//! The cache node: shards, store, eviction, drivers, control plane.
+//!
+//! [`node::Node`] is the whole of it, for `larder-node` and for programs that embed one. A shard is
+//! plain `&mut` code on one core; only the drivers (`node`, `tcp`) know the executor it runs on.
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod control;
+mod core;
+pub mod counters;
+mod exclusive;
+mod gauge;
+mod inbox;
+pub mod namespace;
+pub mod node;
+mod outbox;
+mod shard;
+mod stalls;
+pub mod store;
+mod tcp;

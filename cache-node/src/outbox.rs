@@ -1,0 +1,157 @@
+//! What a connection has still to send: reply bytes, and the slots of objects in between.
+//!
+//! An object is never copied unless it is so small that a copy is cheaper than a piece of its own.
+//! The outbox holds a clone of each slot until its last byte was handed to the kernel: evicting an
+//! object that is being sent frees nothing before that.
+
+use std::io::IoSlice;
+use std::ops::Range;
+
+use larder_transport::Slot;
+
+use crate::gauge::Held;
+
+/// Bytes and objects in the order in which they go out.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    /// Headers, bodies and small objects; frames are encoded right into it.
+    pub(crate) bytes: Vec<u8>,
+    pieces: Vec<Piece>,
+    /// How much of `bytes` already stands in `pieces`.
+    covered: usize,
+    /// First piece not sent in full, and how much of it is sent.
+    next: usize,
+    sent: usize,
+    unsent_bytes: u64,
+}
+
+#[derive(Debug)]
+enum Piece {
+    Bytes(Range<usize>),
+    Object { slot: Slot, range: Range<u32>, _held: Held },
+    Sent,
+}
+
+impl Outbox {
+    /// Queues `range` of a slot behind everything queued so far.
+    pub(crate) fn attach(&mut self, slot: Slot, range: Range<u32>, held: Held) {
+        self.cover();
+        self.unsent_bytes += u64::from(range.end - range.start);
+        self.pieces.push(Piece::Object { slot, range, _held: held });
+    }
+
+    /// How many bytes wait, of replies and of objects.
+    pub(crate) fn len(&self) -> u64 {
+        self.unsent_bytes + (self.bytes.len() - self.covered) as u64
+    }
+
+    /// Whether nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Puts what comes next into `slices` and answers how many it filled.
+    pub(crate) fn slices<'a>(&'a mut self, slices: &mut [IoSlice<'a>]) -> usize {
+        self.cover();
+        let (mut count, mut skip) = (0, self.sent);
+        for (slice, piece) in slices.iter_mut().zip(&self.pieces[self.next..]) {
+            *slice = IoSlice::new(&piece.bytes(&self.bytes)[skip..]);
+            (count, skip) = (count + 1, 0);
+        }
+        count
+    }
+
+    /// Notes that `count` bytes went out; slots that went out in full are let go.
+    pub(crate) fn advance(&mut self, mut count: usize) {
+        self.unsent_bytes -= count as u64;
+        while count > 0 {
+            let left = self.pieces[self.next].bytes(&self.bytes).len() - self.sent;
+            if count < left {
+                self.sent += count;
+                return;
+            }
+            count -= left;
+            self.pieces[self.next] = Piece::Sent;
+            (self.next, self.sent) = (self.next + 1, 0);
+        }
+        if self.next == self.pieces.len() && self.covered == self.bytes.len() {
+            self.reset();
+        }
+    }
+
+    fn cover(&mut self) {
+        if self.covered < self.bytes.len() {
+            self.unsent_bytes += (self.bytes.len() - self.covered) as u64;
+            self.pieces.push(Piece::Bytes(self.covered..self.bytes.len()));
+            self.covered = self.bytes.len();
+        }
+    }
+
+    fn reset(&mut self) {
+        self.bytes.clear();
+        // One long reply must not pin its memory for the life of the connection.
+        self.bytes.shrink_to(BYTES_KEPT);
+        self.pieces.clear();
+        self.pieces.shrink_to(PIECES_KEPT);
+        (self.covered, self.next, self.sent) = (0, 0, 0);
+    }
+}
+
+impl Piece {
+    fn bytes<'a>(&'a self, replies: &'a [u8]) -> &'a [u8] {
+        match self {
+            Self::Bytes(range) => &replies[range.clone()],
+            Self::Object { slot, range, .. } => &slot[range.start as usize..range.end as usize],
+            Self::Sent => &[],
+        }
+    }
+}
+
+/// Reply bytes that a connection keeps room for: a batch of 128 small objects.
+const BYTES_KEPT: usize = 256 << 10;
+/// Pieces that a connection keeps room for.
+const PIECES_KEPT: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use larder_transport::{Arena, Region};
+
+    use super::*;
+    use crate::gauge::Gauge;
+
+    fn slot(arena: &Arena, bytes: &[u8]) -> Slot {
+        let mut slot = arena.take(bytes.len() as u32).unwrap();
+        slot.write(bytes);
+        slot.freeze().unwrap()
+    }
+
+    #[test]
+    fn any_split_of_the_sends_gives_the_same_bytes_and_lets_slots_go() {
+        let arena = Arena::new(Arc::new(Region::heap(1 << 20).unwrap()));
+        let sending = Gauge::default();
+        for step in 1..40 {
+            let mut outbox = Outbox::default();
+            outbox.bytes.extend_from_slice(b"head");
+            outbox.attach(slot(&arena, b"0123456789"), 2..8, sending.hold(6));
+            outbox.bytes.extend_from_slice(b"middle");
+            outbox.attach(slot(&arena, b"abc"), 0..3, sending.hold(3));
+            outbox.bytes.extend_from_slice(b"tail");
+            assert_eq!((outbox.len(), sending.value()), (23, 9));
+            let mut seen = Vec::new();
+            while !outbox.is_empty() {
+                let mut slices = [IoSlice::new(&[]); 3];
+                let count = outbox.slices(&mut slices);
+                let flat: Vec<u8> =
+                    slices[..count].iter().flat_map(|s| s.iter().copied()).collect();
+                let sent = flat.len().min(step);
+                seen.extend_from_slice(&flat[..sent]);
+                outbox.advance(sent);
+            }
+            assert_eq!(seen, b"head234567middleabctail");
+            assert_eq!(arena.stats().slot_bytes, 0, "slots were let go");
+            assert_eq!(sending.value(), 0);
+        }
+    }
+}

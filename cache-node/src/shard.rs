@@ -1,0 +1,459 @@
+//! What a request does: one core's partition, as plain code.
+//!
+//! No socket, no clock, no executor: the driver sets `now_ms`, hands over what it read and sends
+//! what it finds in the outbox. A put takes three steps, since its bytes arrive in between.
+
+mod get;
+mod put;
+
+use larder_protocol::header::Opcode;
+use larder_protocol::limits::{HEADER_BYTES, OBJECT_BYTES_MAX, VERSION_MAX, VERSION_MIN};
+use larder_protocol::message::{
+    Bump, Freshness, Get, Hello, HelloReply, Match, MatchReplyWriter, Open, Put, Remove,
+    encode_stats, encode_statuses,
+};
+use larder_protocol::placement::{anchor_hash, shard_of};
+use larder_protocol::stats::{STAT_NUMBERS, Stat};
+use larder_protocol::view::{MemberState, View};
+use larder_protocol::{Code, DecodeError, Generation, Header, Key, Status};
+use larder_transport::Arena;
+
+use crate::config::{Config, ConfigError};
+use crate::counters::{NodeState, OPCODE_NUMBERS};
+use crate::gauge::Gauge;
+use crate::namespace::{Handles, NamespaceId, OpenError};
+use crate::outbox::Outbox;
+use crate::store::{Ask, KeyHash, RECORD_BYTES_MAX, Store, StoreConfig};
+
+pub(crate) use put::PutJob;
+
+/// One core's partition of the node.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    store: Store,
+    object_bytes_max: u32,
+    identity: Identity,
+    filling: Gauge,
+    filling_bytes_max: u64,
+    sending: Gauge,
+    sending_bytes_max: u64,
+    counts: [u64; STAT_NUMBERS],
+    requests: [u64; OPCODE_NUMBERS],
+    /// Set by the driver before each call.
+    pub(crate) now_ms: u64,
+    random: ahash::RandomState,
+    handles_made: u64,
+    is_draining: bool,
+    scratch: get::Scratch,
+}
+
+/// Which shard of which node this is.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    node_id: u64,
+    incarnation: u64,
+    index: u16,
+    count: u16,
+    view: View,
+}
+
+/// What a connection has said and opened so far.
+#[derive(Debug, Default)]
+pub(crate) struct Peer {
+    is_greeted: bool,
+    handles: Handles,
+}
+
+/// What the driver does next.
+#[derive(Debug)]
+pub(crate) enum Step<'a> {
+    /// The answer is in the outbox.
+    Replied,
+    /// The answer is in the outbox; the payload is read and thrown away.
+    Skip,
+    /// The payload is stored, object by object.
+    Fill(PutJob<'a>),
+}
+
+/// Connections as the driver sees them: open now, cut off since the last tick.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen {
+    pub(crate) connections: u64,
+    pub(crate) timed_out: u64,
+}
+
+impl Identity {
+    /// The identity of shard `index` of the node that `config` describes.
+    ///
+    /// # Errors
+    /// As [`Config::view`].
+    pub(crate) fn new(config: &Config, state: &NodeState, index: u16) -> Result<Self, ConfigError> {
+        let (node_id, incarnation) = (state.id, state.incarnation);
+        let view = config.view(incarnation)?;
+        Ok(Self { node_id, incarnation, index, count: config.shards, view })
+    }
+
+    fn owns(&self, key: &Key) -> bool {
+        self.count == 1 || shard_of(anchor_hash(key.as_bytes()), self.count) == self.index
+    }
+}
+
+impl Peer {
+    /// Whether it has said `Hello`.
+    pub(crate) fn is_greeted(&self) -> bool {
+        self.is_greeted
+    }
+}
+
+impl Shard {
+    /// An empty shard over `arena`.
+    pub(crate) fn new(arena: Arena, identity: Identity, config: &Config) -> Self {
+        let bounds = StoreConfig { objects_max: config.objects_max() };
+        let room = arena.region().bytes().saturating_sub(RECORD_BYTES_MAX as u64);
+        let object_bytes_max = room.min(u64::from(OBJECT_BYTES_MAX)) as u32;
+        Self {
+            store: Store::new(arena, bounds, KeyHash::random()),
+            object_bytes_max,
+            identity,
+            filling: Gauge::default(),
+            filling_bytes_max: config.inflight_bytes_max(),
+            sending: Gauge::default(),
+            sending_bytes_max: config.reply_bytes_max(),
+            counts: [0; STAT_NUMBERS],
+            requests: [0; OPCODE_NUMBERS],
+            now_ms: 0,
+            random: ahash::RandomState::new(),
+            handles_made: 0,
+            is_draining: false,
+            scratch: get::Scratch::default(),
+        }
+    }
+
+    /// Serves a request as far as it goes without its payload.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if it is none; the connection ends then.
+    pub(crate) fn begin<'a>(
+        &mut self,
+        peer: &mut Peer,
+        header: &Header,
+        body: &'a [u8],
+        late: bool,
+        out: &mut Outbox,
+    ) -> Result<Step<'a>, DecodeError> {
+        self.count(Stat::Requests, 1);
+        let opcode = Opcode::try_from(header.opcode).ok();
+        if let Some(opcode) = opcode {
+            self.requests[opcode as usize] += 1;
+        }
+        if opcode != Some(Opcode::Put) && opcode.is_some() {
+            larder_protocol::wire::within(header.payload_bytes, 0, "payload of this operation")?;
+        }
+        if !peer.is_greeted && opcode != Some(Opcode::Hello) {
+            return Ok(self.refuse(header, Code::Denied, out));
+        }
+        if late {
+            return Ok(self.refuse(header, Code::DeadlineExceeded, out));
+        }
+        match opcode {
+            Some(Opcode::Hello) => self.hello(peer, header, body, out)?,
+            Some(Opcode::Open) => self.open(peer, header, body, out)?,
+            Some(Opcode::View) => {
+                let at = Header::begin(&mut out.bytes);
+                self.identity.view.encode(&mut out.bytes);
+                self.answer(header, Code::Ok).finish(0, at, &mut out.bytes);
+            }
+            Some(Opcode::Stats) => self.stats(header, out),
+            Some(_) => return self.begin_in_namespace(peer, header, body, out),
+            None => return Ok(self.refuse(header, Code::UnknownOpcode, out)),
+        }
+        Ok(Step::Replied)
+    }
+
+    fn begin_in_namespace<'a>(
+        &mut self,
+        peer: &Peer,
+        header: &Header,
+        body: &'a [u8],
+        out: &mut Outbox,
+    ) -> Result<Step<'a>, DecodeError> {
+        let Some(namespace) = peer.handles.find(header.namespace) else {
+            return Ok(self.refuse(header, Code::UnknownNamespace, out));
+        };
+        if header.opcode == Opcode::Bump as u8 {
+            let to = Bump::decode(body)?.to;
+            self.store.bump(namespace, to);
+            self.bare(header, Code::Ok, namespace, header.namespace, out);
+            return Ok(Step::Replied);
+        }
+        // A client that knows a newer generation has been told by another shard or node: a bump
+        // that never came here is made up for now.
+        if header.generation > self.store.generation(namespace) {
+            self.store.bump(namespace, header.generation);
+        }
+        let generation = self.store.generation(namespace);
+        if header.generation < generation {
+            self.bare(header, Code::StaleGeneration, namespace, header.namespace, out);
+            return Ok(skip_payload(header));
+        }
+        match Opcode::try_from(header.opcode)? {
+            Opcode::Match => self.matching(header, namespace, &Match::decode(body)?, out),
+            Opcode::Get => {
+                let get = Get::decode(body)?;
+                if get.items.iter().any(|item| !item.landing.is_inline()) {
+                    return Ok(self.refuse(header, Code::Unsupported, out));
+                }
+                self.get(header, namespace, &get, out);
+            }
+            Opcode::Remove => self.remove(header, namespace, &Remove::decode(body)?, out),
+            Opcode::Put => {
+                let put = Put::decode(body, header.payload_bytes)?;
+                return Ok(self.begin_put(header, namespace, put, out));
+            }
+            _ => return Ok(self.refuse(header, Code::UnknownOpcode, out)),
+        }
+        Ok(Step::Replied)
+    }
+
+    fn hello(
+        &mut self,
+        peer: &mut Peer,
+        header: &Header,
+        body: &[u8],
+        out: &mut Outbox,
+    ) -> Result<(), DecodeError> {
+        let hello = Hello::decode(body)?;
+        if hello.version_max < VERSION_MIN || hello.version_min > VERSION_MAX {
+            return Err(DecodeError::Version(hello.version_max));
+        }
+        let me = &self.identity;
+        let is_here = hello.shard == me.index && [0, me.count].contains(&hello.shard_count);
+        peer.is_greeted |= is_here;
+        let reply = HelloReply {
+            version: hello.version_max.min(VERSION_MAX),
+            capabilities: 0,
+            node_id: me.node_id,
+            incarnation: me.incarnation,
+            shard: me.index,
+            shard_count: me.count,
+            object_bytes_max: self.object_bytes_max,
+        };
+        let at = Header::begin(&mut out.bytes);
+        reply.encode(&mut out.bytes);
+        let code = if is_here { Code::Ok } else { Code::WrongShard };
+        self.answer(header, code).finish(0, at, &mut out.bytes);
+        Ok(())
+    }
+
+    fn open(
+        &mut self,
+        peer: &mut Peer,
+        header: &Header,
+        body: &[u8],
+        out: &mut Outbox,
+    ) -> Result<(), DecodeError> {
+        let open = Open::decode(body)?;
+        let namespace = match self.store.open(open.spec) {
+            Ok(namespace) => namespace,
+            Err(OpenError::Spec(error)) => return Err(error),
+            Err(OpenError::Full) => {
+                self.refuse(header, Code::TooMany, out);
+                return Ok(());
+            }
+        };
+        if open.known > self.store.generation(namespace) {
+            self.store.bump(namespace, open.known);
+        }
+        self.handles_made += 1;
+        let random = self.random.hash_one((self.handles_made, self.now_ms));
+        match peer.handles.open(self.store.namespaces_mut(), namespace, random) {
+            Ok(handle) => self.bare(header, Code::Ok, namespace, handle, out),
+            Err(_) => {
+                self.refuse(header, Code::TooMany, out);
+            }
+        }
+        Ok(())
+    }
+
+    fn matching(
+        &mut self,
+        header: &Header,
+        namespace: NamespaceId,
+        request: &Match<'_>,
+        out: &mut Outbox,
+    ) {
+        let at = Header::begin(&mut out.bytes);
+        let mut writer =
+            MatchReplyWriter::begin(request.keys.len(), request.with_meta, &mut out.bytes);
+        let mut found = std::mem::take(&mut self.scratch.entries);
+        let ask = self.ask(header, namespace, Freshness::Any);
+        for key in request.keys.iter() {
+            let is_mine = self.identity.owns(&key);
+            match self.store.probe(&ask, key.as_bytes()) {
+                Ok((entry, record)) if is_mine => {
+                    found.push(entry);
+                    writer.hit(record.object_bytes(), record.user_meta(), &mut out.bytes);
+                }
+                _ => writer.miss(is_mine, &mut out.bytes),
+            }
+        }
+        writer.finish(&mut out.bytes);
+        self.answer_in(header, Code::Ok, namespace).finish(0, at, &mut out.bytes);
+        self.count(Stat::MatchedKeys, request.keys.len() as u64);
+        self.count(Stat::MatchHits, found.len() as u64);
+        if request.touch {
+            self.store.touch_batch(&found);
+        }
+        found.clear();
+        self.scratch.entries = found;
+    }
+
+    fn remove(
+        &mut self,
+        header: &Header,
+        namespace: NamespaceId,
+        request: &Remove<'_>,
+        out: &mut Outbox,
+    ) {
+        let at = Header::begin(&mut out.bytes);
+        match request {
+            Remove::Keys(keys) => {
+                let statuses = keys.iter().map(|key| {
+                    if !self.identity.owns(&key) {
+                        return Status::WrongShard;
+                    }
+                    self.store.remove(namespace, key.as_bytes(), self.now_ms)
+                });
+                encode_statuses(statuses, &mut out.bytes);
+            }
+            Remove::Tag(tag) => {
+                let status = self.store.remove_tag(namespace, *tag);
+                encode_statuses(std::iter::once(status), &mut out.bytes);
+            }
+        }
+        self.answer_in(header, Code::Ok, namespace).finish(0, at, &mut out.bytes);
+    }
+
+    fn stats(&mut self, header: &Header, out: &mut Outbox) {
+        let values = self.values();
+        let at = Header::begin(&mut out.bytes);
+        encode_stats(|stat| values[stat as usize], &mut out.bytes);
+        self.answer(header, Code::Ok).finish(0, at, &mut out.bytes);
+    }
+
+    /// Adds to a counter.
+    pub(crate) fn count(&mut self, stat: Stat, by: u64) {
+        self.counts[stat as usize] += by;
+    }
+
+    /// Bounded upkeep, and the numbers for whoever watches from other threads.
+    pub(crate) fn tick(&mut self, seen: Seen, state: &NodeState) {
+        self.store.tick(self.now_ms);
+        self.count(Stat::TimedOut, seen.timed_out);
+        self.counts[Stat::Connections as usize] = seen.connections;
+        for stat in [Stat::ProcessId, Stat::ProcessCpuUs, Stat::ProcessRssBytes] {
+            self.counts[stat as usize] = state.process(stat);
+        }
+        let counters = &state.shards[usize::from(self.identity.index)];
+        counters.publish(&self.values());
+        counters.publish_requests(&self.requests);
+        counters.tick();
+    }
+
+    fn values(&self) -> [u64; STAT_NUMBERS] {
+        let (mut values, store) = (self.counts, self.store.stats());
+        let own = [
+            (Stat::Stored, store.stored),
+            (Stat::StoredBytes, store.stored_bytes),
+            (Stat::Removed, store.removed),
+            (Stat::Evicted, store.evicted),
+            (Stat::EvictedStale, store.evicted_stale),
+            (Stat::Expired, store.expired),
+            (Stat::Bumps, store.bumps),
+            (Stat::Objects, store.objects),
+            (Stat::ObjectBytes, store.object_bytes),
+            (Stat::SlotBytes, store.slot_bytes),
+            (Stat::RegionBytes, store.region_bytes),
+            (Stat::IndexBytes, store.index_bytes),
+            (Stat::Namespaces, store.namespaces),
+            (Stat::StaleObjects, store.stale_objects),
+            (Stat::FillingBytes, self.filling.value()),
+            (Stat::SendingBytes, self.sending.value()),
+        ];
+        own.into_iter().for_each(|(stat, value)| values[stat as usize] = value);
+        values
+    }
+
+    fn ask(&self, header: &Header, namespace: NamespaceId, freshness: Freshness) -> Ask {
+        Ask { namespace, generation: header.generation, freshness, now_ms: self.now_ms }
+    }
+
+    /// Takes no more puts, and says so in its view.
+    pub(crate) fn drain(&mut self) {
+        self.is_draining = true;
+        let id = self.identity.node_id;
+        let members = self.identity.view.members.iter_mut();
+        members.filter(|m| m.id == id).for_each(|m| m.state = MemberState::Draining);
+        self.identity.view.epoch += 1;
+    }
+
+    /// Forgets a connection that has ended.
+    pub(crate) fn forget(&mut self, peer: &mut Peer) {
+        peer.handles.close_all(self.store.namespaces_mut());
+    }
+
+    /// Queues the reason why a connection ends.
+    pub(crate) fn farewell(&mut self, reason: DecodeError, out: &mut Outbox) {
+        let at = Header::begin(&mut out.bytes);
+        out.bytes.extend_from_slice(reason.to_string().as_bytes());
+        let header = Header::request(Opcode::Hello, 0, 0);
+        self.answer(&header, Code::Malformed).finish(0, at, &mut out.bytes);
+    }
+
+    /// Answers with a bare code, and reads past the payload if there is one.
+    fn refuse<'a>(&mut self, header: &Header, code: Code, out: &mut Outbox) -> Step<'a> {
+        if code == Code::Busy {
+            self.count(Stat::RefusedBusy, 1);
+        }
+        let at = Header::begin(&mut out.bytes);
+        self.answer(header, code).finish(0, at, &mut out.bytes);
+        skip_payload(header)
+    }
+
+    /// Answers with nothing but a header that carries handle and generation.
+    fn bare(
+        &self,
+        header: &Header,
+        code: Code,
+        namespace: NamespaceId,
+        handle: u64,
+        out: &mut Outbox,
+    ) {
+        let at = Header::begin(&mut out.bytes);
+        let reply = Header { namespace: handle, ..self.answer_in(header, code, namespace) };
+        reply.finish(0, at, &mut out.bytes);
+    }
+
+    fn answer(&self, header: &Header, code: Code) -> Header {
+        let view_epoch = self.identity.view.epoch;
+        Header { version: VERSION_MAX, view_epoch, load: self.load(), ..header.reply(code) }
+    }
+
+    fn answer_in(&self, header: &Header, code: Code, namespace: NamespaceId) -> Header {
+        Header { generation: self.store.generation(namespace), ..self.answer(header, code) }
+    }
+
+    /// How much of what may be in flight is in flight, as a byte.
+    fn load(&self) -> u8 {
+        let share = |gauge: &Gauge, max: u64| (gauge.value() * 255 / max.max(1)).min(255) as u8;
+        share(&self.filling, self.filling_bytes_max)
+            .max(share(&self.sending, self.sending_bytes_max))
+    }
+}
+
+fn skip_payload<'a>(header: &Header) -> Step<'a> {
+    if header.payload_bytes > 0 { Step::Skip } else { Step::Replied }
+}
+
+const _: () = assert!(HEADER_BYTES == 64, "the driver reads headers of this size");
+const _: () = assert!(Generation::FIRST.0 > 0, "no generation is the 0 of an empty header");

@@ -1,0 +1,155 @@
+//! `Put`, in steps: admit the request, then for each object reserve a slot, fill it, commit it.
+//!
+//! The index insert is the last step of all. Whatever ends a put before it, a broken connection
+//! included, drops a slot that nobody has ever seen.
+
+use larder_protocol::checksum::{PartVerifier, Sealed, part_count, seal};
+use larder_protocol::message::{Put, PutItem, encode_statuses};
+use larder_protocol::stats::Stat;
+use larder_protocol::{Code, Generation, Header, Status};
+
+use super::{Shard, Step};
+use crate::gauge::Held;
+use crate::namespace::NamespaceId;
+use crate::outbox::Outbox;
+use crate::store::{Pending, RecordSpec};
+
+/// An admitted put.
+#[derive(Debug)]
+pub(crate) struct PutJob<'a> {
+    pub(crate) header: Header,
+    pub(crate) put: Put<'a>,
+    namespace: NamespaceId,
+    generation: Generation,
+}
+
+/// An object whose bytes arrive.
+#[derive(Debug)]
+pub(crate) struct Filling {
+    pending: Pending,
+    verifier: PartVerifier,
+    _held: Held,
+}
+
+impl Filling {
+    /// Whether all bytes are here.
+    pub(crate) fn is_full(&self) -> bool {
+        self.pending.slot.filled() == self.pending.slot.len()
+    }
+
+    /// Where the next bytes go.
+    pub(crate) fn unfilled(&mut self) -> &mut [u8] {
+        self.pending.slot.unfilled()
+    }
+
+    /// Takes the next `count` bytes, checking them while they are in the cache.
+    pub(crate) fn received(&mut self, count: usize, parts: &[u8]) {
+        let start = self.pending.slot.filled() as usize;
+        self.pending.slot.advance(count);
+        self.verifier.update(&self.pending.slot.filled_bytes()[start..], parts);
+    }
+}
+
+impl Shard {
+    pub(super) fn begin_put<'a>(
+        &mut self,
+        header: &Header,
+        namespace: NamespaceId,
+        put: Put<'a>,
+        out: &mut Outbox,
+    ) -> Step<'a> {
+        if put.items.iter().any(|item| !item.payload.is_inline()) {
+            return self.refuse(header, Code::Unsupported, out);
+        }
+        if self.is_draining {
+            return self.refuse(header, Code::Draining, out);
+        }
+        if self.filling.value() >= self.filling_bytes_max {
+            return self.refuse(header, Code::Busy, out);
+        }
+        let generation = header.generation;
+        Step::Fill(PutJob { header: *header, put, namespace, generation })
+    }
+
+    /// Room for one object of an admitted put, or why there is none.
+    pub(crate) fn reserve(
+        &mut self,
+        job: &PutJob<'_>,
+        item: &PutItem<'_>,
+    ) -> Result<Filling, Status> {
+        let status = self.admit(job, item);
+        match status {
+            Err(Status::Busy) => self.count(Stat::RefusedBusy, 1),
+            Err(Status::NoRoom) => self.count(Stat::RefusedRoom, 1),
+            Err(Status::Corrupt) => self.count(Stat::Corrupt, 1),
+            _ => {}
+        }
+        status
+    }
+
+    fn admit(&mut self, job: &PutJob<'_>, item: &PutItem<'_>) -> Result<Filling, Status> {
+        if !self.identity.owns(&item.key) {
+            return Err(Status::WrongShard);
+        }
+        let namespace = &self.store.namespaces()[job.namespace];
+        let (digest, part_bytes) = (namespace.digest(), namespace.part_bytes());
+        if item.object_bytes > namespace.object_bytes_max() {
+            return Err(Status::TooLarge);
+        }
+        let what = Sealed {
+            namespace_digest: digest,
+            generation: job.generation,
+            key: item.key.as_bytes(),
+            version: item.version,
+            object_bytes: item.object_bytes,
+        };
+        let parts = part_count(item.object_bytes, part_bytes) as usize;
+        if item.parts.len() != 8 * parts || seal(&what, item.parts) != item.seal {
+            return Err(Status::Corrupt);
+        }
+        let bytes = u64::from(item.object_bytes);
+        if self.filling.value() > 0 && self.filling.value() + bytes > self.filling_bytes_max {
+            return Err(Status::Busy);
+        }
+        let spec = RecordSpec::of_put(item, job.namespace, job.generation, self.now_ms);
+        let pending = self.store.reserve(&spec)?;
+        Ok(Filling {
+            pending,
+            verifier: PartVerifier::new(item.object_bytes, part_bytes, 0),
+            _held: self.filling.hold(bytes),
+        })
+    }
+
+    /// Checks what arrived and makes it visible.
+    pub(crate) fn commit(
+        &mut self,
+        job: &PutJob<'_>,
+        item: &PutItem<'_>,
+        filling: Filling,
+        late: bool,
+    ) -> Status {
+        if late {
+            return Status::DeadlineExceeded;
+        }
+        if !filling.verifier.finish(item.parts) {
+            self.count(Stat::Corrupt, 1);
+            return Status::Corrupt;
+        }
+        let Pending { slot, ticket } = filling.pending;
+        let slot = slot.freeze().expect("the driver commits what is full");
+        self.store.insert(ticket, slot, job.put.if_absent, self.now_ms)
+    }
+
+    /// Answers a put whose payload was read to its end.
+    pub(crate) fn finish_put(
+        &mut self,
+        header: &Header,
+        job: &PutJob<'_>,
+        statuses: &[Status],
+        out: &mut Outbox,
+    ) {
+        let at = Header::begin(&mut out.bytes);
+        encode_statuses(statuses.iter().copied(), &mut out.bytes);
+        self.answer_in(header, Code::Ok, job.namespace).finish(0, at, &mut out.bytes);
+    }
+}

@@ -1,0 +1,156 @@
+//! Who is found, and what counts as a use.
+//!
+//! What a reader would get wrong: a lookup may drop. Whatever it finds dead (expired, of an old
+//! generation, with a removed tag) goes at once, so that the reason of a miss is told once and the
+//! memory is back.
+
+use larder_protocol::message::Freshness;
+use larder_protocol::{Generation, Status};
+use larder_transport::Slot;
+
+use super::entries::{Entry, EntryId};
+use super::record::Record;
+use super::{Store, Why};
+use crate::namespace::NamespaceId;
+
+/// What all lookups of one request have in common.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask {
+    /// Where to look.
+    pub namespace: NamespaceId,
+    /// The generation that the reader wants; any other than the present one is a miss.
+    pub generation: Generation,
+    /// How fresh the object must be.
+    pub freshness: Freshness,
+    /// Now, in milliseconds since the process started.
+    pub now_ms: u64,
+}
+
+/// An object that was found; its bytes stay readable for as long as this lives.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Its number, to touch it with.
+    pub entry: EntryId,
+    /// Its record and its bytes.
+    pub slot: Slot,
+}
+
+impl Found {
+    /// What it is.
+    pub fn record(&self) -> Record<'_> {
+        Record::read(&self.slot).expect("the lookup read it, and slots do not change")
+    }
+}
+
+/// What a lookup makes of an object with the right key.
+pub(super) enum Verdict {
+    Alive,
+    NotFresh,
+    Gone(Why, Status),
+}
+
+impl Store {
+    /// Finds an object without changing the order of eviction.
+    ///
+    /// # Errors
+    /// The status that says why there is none for this reader.
+    pub fn probe(&mut self, ask: &Ask, key: &[u8]) -> Result<(EntryId, Record<'_>), Status> {
+        let number = self.alive(ask, key)?;
+        let record = Record::read(self.entries[number].slot()).ok_or(Status::MissCorrupt)?;
+        Ok((EntryId(number), record))
+    }
+
+    /// Finds an object and holds its bytes. With `touch` that is a use; for several keys of one
+    /// request leave it off and call [`Store::touch_batch`] once.
+    ///
+    /// # Errors
+    /// The status that says why there is none for this reader.
+    pub fn lookup(&mut self, ask: &Ask, key: &[u8], touch: bool) -> Result<Found, Status> {
+        let number = self.alive(ask, key)?;
+        if touch {
+            self.touch(number);
+        }
+        Ok(Found { entry: EntryId(number), slot: self.entries[number].slot().clone() })
+    }
+
+    /// Counts as a use of each, given in the order of the request: touched last to first, so that
+    /// the head of a chain ends youngest. What is gone by now is passed over.
+    pub fn touch_batch(&mut self, batch: &[EntryId]) {
+        batch.iter().rev().for_each(|entry| self.touch(entry.0));
+    }
+
+    /// The entry of an object that this reader may have; whatever is found dead goes at once.
+    pub(super) fn alive(&mut self, ask: &Ask, key: &[u8]) -> Result<u32, Status> {
+        if ask.generation != self.generation(ask.namespace) {
+            return Err(Status::MissGeneration);
+        }
+        let hash = self.hash.of(ask.namespace, key);
+        let number = self.find(ask.namespace, hash, key).ok_or(Status::Miss)?;
+        match self.verdict(ask, number) {
+            Verdict::Alive => Ok(number),
+            Verdict::NotFresh => Err(Status::MissStale),
+            Verdict::Gone(why, status) => {
+                self.drop_entry(number, why);
+                Err(status)
+            }
+        }
+    }
+
+    /// The entry with this key, whatever its state.
+    pub(super) fn find(&self, namespace: NamespaceId, hash: u32, key: &[u8]) -> Option<u32> {
+        self.index.find(hash, |number| {
+            let entry = &self.entries[number];
+            entry.namespace() == namespace && Record::has_key(entry.slot(), key)
+        })
+    }
+
+    pub(super) fn verdict(&self, ask: &Ask, number: u32) -> Verdict {
+        let entry = &self.entries[number];
+        let Some(record) = Record::read(entry.slot()) else {
+            return Verdict::Gone(Why::Removed, Status::MissCorrupt);
+        };
+        if self.is_stale(entry) || record.generation() != ask.generation {
+            return Verdict::Gone(Why::Stale, Status::MissGeneration);
+        }
+        if self.removed_tags.is_dead(ask.namespace, record.tags(), entry.stamp) {
+            return Verdict::Gone(Why::Removed, Status::Miss);
+        }
+        if record.expires_ms().is_some_and(|expires_ms| expires_ms <= ask.now_ms) {
+            return Verdict::Gone(Why::Expired, Status::MissExpired);
+        }
+        let is_fresh = match ask.freshness {
+            Freshness::Any => true,
+            Freshness::Exact(version) => record.version() == version,
+            Freshness::AtLeast(version) => record.version() >= version,
+            Freshness::MaxAgeMs(ms) => ask.now_ms.saturating_sub(record.stored_ms()) <= ms,
+        };
+        if is_fresh { Verdict::Alive } else { Verdict::NotFresh }
+    }
+
+    /// A reader who takes whatever the namespace has now.
+    pub(super) fn any(&self, namespace: NamespaceId, now_ms: u64) -> Ask {
+        let generation = self.generation(namespace);
+        Ask { namespace, generation, freshness: Freshness::Any, now_ms }
+    }
+
+    pub(super) fn is_stale(&self, entry: &Entry) -> bool {
+        entry.era != self.namespaces[entry.namespace()].era()
+    }
+
+    pub(super) fn is_dead_by_tag(&self, entry: &Entry) -> bool {
+        entry.is_tagged
+            && !self.removed_tags.is_empty()
+            && Record::read(entry.slot()).is_none_or(|record| {
+                self.removed_tags.is_dead(entry.namespace(), record.tags(), entry.stamp)
+            })
+    }
+
+    fn touch(&mut self, number: u32) {
+        let Some(entry) = self.entries.object(number) else { return };
+        if self.is_stale(entry) || self.is_dead_by_tag(entry) {
+            return;
+        }
+        self.entries[number].stamp = self.next_stamp();
+        self.lru.touched(&mut self.entries, number);
+    }
+}

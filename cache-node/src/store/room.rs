@@ -1,0 +1,143 @@
+//! Finds room for an object, evicting if it must.
+//!
+//! What a reader would get wrong: evicting the oldest object often frees nothing of use. If it has
+//! another size, its whole neighbourhood must go (a window of the arena); if it is still being
+//! sent, nothing comes back yet. So victims are searched by what evicting them gives, oldest first,
+//! and the cost is in proportion to the bytes evicted.
+
+use larder_protocol::Status;
+use larder_transport::{Arena, SlotMut, SlotRef, Window};
+
+use super::entries::Entry;
+use super::record::RecordSpec;
+use super::{Pending, Store, Ticket, Why};
+
+/// Memory that is used again from request to request.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    record: Vec<u8>,
+    in_window: Vec<SlotRef>,
+    /// Where windows of another size were looked for, as offsets in the region.
+    tried: Vec<u64>,
+}
+
+impl Store {
+    /// Makes room for an object and writes its record.
+    ///
+    /// # Errors
+    /// [`Status::MissGeneration`] if the record is of another generation than the present one,
+    /// [`Status::TooLarge`] if the namespace or the region could never hold it, [`Status::NoRoom`]
+    /// if too much is being sent or filled at this moment.
+    ///
+    /// # Panics
+    /// If a list of the record is longer than its limit; what a message carried is not.
+    pub fn reserve(&mut self, record: &RecordSpec<'_>) -> Result<Pending, Status> {
+        let namespace = &self.namespaces[record.namespace];
+        if record.generation != namespace.generation() {
+            return Err(Status::MissGeneration);
+        }
+        let era = namespace.era();
+        let is_allowed = record.object_bytes <= namespace.object_bytes_max();
+        if !is_allowed || !record.is_within_limits() {
+            return Err(Status::TooLarge);
+        }
+        let bytes = record.bytes() + record.object_bytes;
+        if Arena::slot_bytes(bytes) > self.arena.region().bytes() {
+            return Err(Status::TooLarge);
+        }
+        let mut slot = self.room_for(bytes).ok_or(Status::NoRoom)?;
+        self.scratch.record.clear();
+        record.write_into(&mut self.scratch.record);
+        slot.write(&self.scratch.record);
+        let hash = self.hash.of(record.namespace, record.key);
+        Ok(Pending { slot, ticket: Ticket { namespace: record.namespace, era, hash } })
+    }
+
+    /// Drops the oldest objects until one more may be added, whether or not that frees memory.
+    pub(super) fn stay_below_objects_max(&mut self) {
+        while self.counts.objects >= self.config.objects_max {
+            let Some(victim) = self.lru.search(&self.entries, |_| true) else { return };
+            self.drop_entry(victim, Why::Room);
+        }
+    }
+
+    fn room_for(&mut self, bytes: u32) -> Option<SlotMut> {
+        if let Some(slot) = self.arena.take(bytes) {
+            return Some(slot);
+        }
+        if let Some(slot) = self.room_from_stale(bytes) {
+            return Some(slot);
+        }
+        for _ in 0..WINDOWS_MAX {
+            let window = self.oldest_window(bytes)?;
+            self.evict_window(window);
+            if let Some(slot) = self.arena.take_in(window, bytes) {
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    /// Stale objects cost nothing to lose, so they go one by one, wherever they lie, up to a few
+    /// times the bytes wanted; what they leave free is found again whatever its size.
+    fn room_from_stale(&mut self, bytes: u32) -> Option<SlotMut> {
+        let enough = STALE_BYTES_FACTOR * Arena::slot_bytes(bytes);
+        let mut freed = 0;
+        while freed < enough {
+            let is_free = |entry: &Entry| !entry.slot().is_shared();
+            let stale = self.lru.search_stale(&self.entries, is_free)?;
+            freed += Arena::slot_bytes(self.entries[stale].slot().len() as u32);
+            self.drop_entry(stale, Why::Room);
+            if let Some(slot) = self.arena.take(bytes) {
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    /// What to evict around the oldest object for which that makes room.
+    ///
+    /// Looking for a window costs about as much as evicting it, so it is tried in few places, each
+    /// out of reach of those that were found pinned.
+    fn oldest_window(&mut self, bytes: u32) -> Option<Window> {
+        let wanted = Arena::slot_bytes(bytes);
+        let tried = &mut self.scratch.tried;
+        tried.clear();
+        let mut window = None;
+        self.lru.search(&self.entries, |entry| {
+            let slot = entry.slot();
+            if Arena::slot_bytes(slot.len() as u32) != wanted {
+                let offset = slot.offset();
+                if tried.len() == TRIES_MAX || tried.iter().any(|t| t.abs_diff(offset) < wanted) {
+                    return false;
+                }
+                tried.push(offset);
+            }
+            window = self.arena.window_for(slot, bytes);
+            window.is_some()
+        })?;
+        window
+    }
+
+    fn evict_window(&mut self, window: Window) {
+        let mut in_window = std::mem::take(&mut self.scratch.in_window);
+        in_window.clear();
+        self.arena.live_slots_in(window, &mut in_window);
+        for slot in &in_window {
+            // Our tags name entries of exactly these slots; an entry of another is left alone.
+            let is_named = |entry: &Entry| entry.slot().offset() == slot.offset;
+            if self.entries.object(slot.tag).is_some_and(is_named) {
+                self.drop_entry(slot.tag, Why::Room);
+            }
+        }
+        self.scratch.in_window = in_window;
+    }
+}
+
+/// One window is enough by construction; this bounds what a fault would evict.
+const WINDOWS_MAX: usize = 4;
+/// Most places in which a window is looked for (guessed).
+const TRIES_MAX: usize = 8;
+/// How many times the wanted bytes a put reclaims of stale objects before it also evicts others:
+/// enough for them to leave whole slabs free, little enough to bound one put (guessed).
+const STALE_BYTES_FACTOR: u64 = 4;
