@@ -237,8 +237,9 @@ impl Default for Config {
     }
 }
 
-/// A mean object is seldom smaller, and an index of 64 bytes an object is then 6 % of the memory.
-const OBJECT_BYTES_EXPECTED: u64 = 1 << 10;
+/// What an object of 100 bytes takes. Memory of the index grows with the objects there are, up to a
+/// third of the objects' own if all are so small.
+const OBJECT_BYTES_EXPECTED: u64 = 192;
 /// A largest object and, generously, what its record and its size class add.
 const LARGEST_SLOT_BYTES: u64 = OBJECT_BYTES_MAX as u64 + (1 << 20);
 /// Regions of whole huge pages waste none of them.

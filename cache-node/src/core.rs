@@ -10,7 +10,7 @@ use larder_protocol::Header;
 use larder_protocol::stats::Stat;
 
 use crate::shard::Shard;
-use crate::stalls::Stalls;
+use crate::stalls::{NEVER, Stalls};
 
 /// One core's own things.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub(crate) struct Limits {
     pub(crate) hello_timeout_ms: u64,
     pub(crate) header_timeout_ms: u64,
     pub(crate) progress_timeout_ms: u64,
+    /// `None` lets a connection wait for its next request as long as it likes.
+    pub(crate) idle_timeout_ms: Option<u64>,
 }
 
 impl Core {
@@ -90,6 +92,11 @@ impl Core {
     /// When `bytes` of replies must have left.
     pub(crate) fn sent_by(&self, bytes: u64) -> u64 {
         self.now_ms() + self.line_ms(bytes)
+    }
+
+    /// Until when a connection may wait for its next request.
+    pub(crate) fn idle_until(&self) -> u64 {
+        self.limits.idle_timeout_ms.map_or(NEVER, |idle_ms| self.now_ms() + idle_ms)
     }
 
     fn line_ms(&self, bytes: u64) -> u64 {

@@ -1,4 +1,4 @@
-//! What executors and the control thread share: published counters, and where the node is in its life.
+//! What executors and the control thread share: published counters, and where the node is in life.
 //!
 //! The request path never touches any of this. A shard counts in plain integers and publishes them
 //! each 100 ms, so what is read here is up to that old, and two numbers may be of different ticks.

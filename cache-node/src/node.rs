@@ -275,6 +275,7 @@ fn limits(config: &Config) -> Limits {
         hello_timeout_ms: config.hello_timeout.as_millis() as u64,
         header_timeout_ms: config.header_timeout.as_millis() as u64,
         progress_timeout_ms: config.progress_timeout.as_millis() as u64,
+        idle_timeout_ms: config.connection_idle_timeout.map(|idle| idle.as_millis() as u64),
     }
 }
 

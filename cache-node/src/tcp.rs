@@ -25,7 +25,7 @@ use crate::core::Core;
 use crate::inbox::Inbox;
 use crate::outbox::Outbox;
 use crate::shard::{Peer, PutJob, Step};
-use crate::stalls::{NEVER, Patience};
+use crate::stalls::Patience;
 
 /// Ends a connection from outside its task, which then ends by itself.
 pub(crate) fn cut(connection: RawFd) {
@@ -166,7 +166,7 @@ async fn converse(
             is_partial = false;
         }
         if peer.is_greeted() && inbox.is_empty() {
-            patience.idle(NEVER);
+            patience.idle(core.idle_until());
         } else if peer.is_greeted() && (!is_partial || patience.is_idle()) {
             // From the first byte of a request, not from the latest.
             patience.until(core.now_ms() + core.limits.header_timeout_ms);

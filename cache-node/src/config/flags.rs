@@ -85,7 +85,7 @@ pub(super) struct Flags {
     /// Ask for memory in huge pages: try or off [default: try]
     #[arg(long, value_name = "try|off")]
     pub(super) huge_pages: Option<Given>,
-    /// Most objects of a shard [default: one for each KiB of its memory]
+    /// Most objects of a shard [default: one for each 192 bytes of its memory]
     #[arg(long, value_name = "COUNT")]
     pub(super) objects_max: Option<Given>,
     /// Most connections of a shard [default: 4096]
