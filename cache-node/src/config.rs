@@ -53,7 +53,7 @@ pub struct Config {
     pub cores: Vec<usize>,
     /// Whether memory is asked for in huge pages.
     pub huge_pages: HugePages,
-    /// Most objects of a shard, `None` for one for each KiB of its memory.
+    /// Most objects of a shard, `None` for one for each 192 bytes of its memory.
     pub objects_max: Option<u64>,
     /// Most connections of a shard.
     pub connections_max: usize,
@@ -271,7 +271,7 @@ mod tests {
     fn what_is_not_given_follows_from_memory() {
         let roomy = config(|c| c.memory_bytes = 8 << 30);
         assert_eq!((roomy.inflight_bytes_max(), roomy.reply_bytes_max()), (1 << 30, 2 << 30));
-        assert_eq!(roomy.objects_max(), 8 << 20);
+        assert_eq!(roomy.objects_max(), (8 << 30) / 192);
         let small = config(|c| c.memory_bytes = 256 << 20);
         assert_eq!(small.inflight_bytes_max(), LARGEST_SLOT_BYTES, "one largest object");
         let least = config(|c| c.memory_bytes = 16 << 20);

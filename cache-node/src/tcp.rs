@@ -135,6 +135,7 @@ async fn converse(
                 Step::Replied => {}
                 Step::Skip => {
                     // Refused at the door: the answer does not wait for bytes nobody wants.
+                    patience.until(core.sent_by(outbox.len()));
                     wire.flush(outbox).await?;
                     patience.until(core.received_by(&header));
                     let mut payload = wire.payload(header.payload_bytes, behind);
@@ -143,6 +144,7 @@ async fn converse(
                 }
                 Step::Fill(job) => {
                     if header.payload_bytes > behind.len() as u64 {
+                        patience.until(core.sent_by(outbox.len()));
                         wire.flush(outbox).await?;
                         patience.until(core.received_by(&header));
                     }

@@ -6,6 +6,7 @@
 
 use crc_fast::{CrcAlgorithm, Digest, checksum_combine, crc32_iscsi, crc64_nvme};
 
+use crate::limits::{KEY_BYTES_MAX, USER_META_BYTES_MAX};
 use crate::namespace::Generation;
 
 /// CRC-64/NVME of `bytes`.
@@ -93,23 +94,29 @@ pub struct Sealed<'a> {
     pub version: u64,
     /// Its length in bytes.
     pub object_bytes: u32,
+    /// What its writer said about it, up to 64 bytes.
+    pub user_meta: &'a [u8],
 }
 
 /// The seal: CRC-32C over `what` and the checksums of the parts (`parts` is their little-endian
 /// encoding, 8 bytes each, as it stands in messages and in slots).
 ///
 /// # Panics
-/// If the key is longer than [`KEY_BYTES_MAX`](crate::limits::KEY_BYTES_MAX).
+/// If the key or the metadata is longer than 64 bytes.
 pub fn seal(what: &Sealed<'_>, parts: &[u8]) -> u32 {
-    let mut fixed = [0; 96];
+    let mut fixed = [0; SEALED_BYTES_MAX];
     fixed[0..8].copy_from_slice(&what.namespace_digest.to_le_bytes());
     fixed[8..16].copy_from_slice(&what.generation.0.to_le_bytes());
     fixed[16..24].copy_from_slice(&what.version.to_le_bytes());
     fixed[24..28].copy_from_slice(&what.object_bytes.to_le_bytes());
-    fixed[28..32].copy_from_slice(&(what.key.len() as u32).to_le_bytes());
-    let end = 32 + what.key.len();
-    fixed[32..end].copy_from_slice(what.key);
-    if parts.len() == 8 && end + 8 <= fixed.len() {
+    // Both lengths, so that no byte can move from one to the other.
+    fixed[28..30].copy_from_slice(&(what.key.len() as u16).to_le_bytes());
+    fixed[30..32].copy_from_slice(&(what.user_meta.len() as u16).to_le_bytes());
+    let meta_at = 32 + what.key.len();
+    fixed[32..meta_at].copy_from_slice(what.key);
+    let end = meta_at + what.user_meta.len();
+    fixed[meta_at..end].copy_from_slice(what.user_meta);
+    if parts.len() == 8 {
         fixed[end..end + 8].copy_from_slice(parts);
         return crc32c(&fixed[..end + 8]);
     }
@@ -118,6 +125,9 @@ pub fn seal(what: &Sealed<'_>, parts: &[u8]) -> u32 {
     digest.update(parts);
     digest.finalize() as u32
 }
+
+/// Fixed fields, key, metadata, and the checksum of a single part.
+const SEALED_BYTES_MAX: usize = 32 + KEY_BYTES_MAX + USER_META_BYTES_MAX + 8;
 
 /// Encodes part checksums as messages and slots carry them.
 pub fn encode_parts(checksums: &[u64]) -> Vec<u8> {
@@ -218,6 +228,7 @@ mod tests {
             key: b"key",
             version: 3,
             object_bytes: 1,
+            user_meta: b"",
         };
         let other = [
             Sealed { namespace_digest: 9, ..good },
@@ -226,6 +237,8 @@ mod tests {
             Sealed { key: b"key\0", ..good },
             Sealed { version: 9, ..good },
             Sealed { object_bytes: 9, ..good },
+            Sealed { user_meta: b"m", ..good },
+            Sealed { key: b"ke", user_meta: b"y", ..good },
         ];
         for changed in other {
             assert_ne!(seal(&changed, &parts), seal(&good, &parts), "{changed:?}");
@@ -242,17 +255,23 @@ mod tests {
             key: &[7; 64],
             version: 3,
             object_bytes: 1,
+            user_meta: b"",
         };
         let short = Sealed { key: &[7; 8], ..what };
-        let parts = encode_parts(&[5]);
-        for sealed in [what, short] {
+        let longest = Sealed { user_meta: &[9; 64], ..what };
+        for (sealed, parts) in
+            [(what, vec![5]), (short, vec![5]), (longest, vec![5]), (longest, vec![5, 6])]
+        {
+            let parts = encode_parts(&parts);
             let mut plain = Vec::new();
             plain.extend_from_slice(&sealed.namespace_digest.to_le_bytes());
             plain.extend_from_slice(&sealed.generation.0.to_le_bytes());
             plain.extend_from_slice(&sealed.version.to_le_bytes());
             plain.extend_from_slice(&sealed.object_bytes.to_le_bytes());
-            plain.extend_from_slice(&(sealed.key.len() as u32).to_le_bytes());
+            plain.extend_from_slice(&(sealed.key.len() as u16).to_le_bytes());
+            plain.extend_from_slice(&(sealed.user_meta.len() as u16).to_le_bytes());
             plain.extend_from_slice(sealed.key);
+            plain.extend_from_slice(sealed.user_meta);
             plain.extend_from_slice(&parts);
             assert_eq!(seal(&sealed, &parts), crc32c(&plain));
         }

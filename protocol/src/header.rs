@@ -63,7 +63,8 @@ pub struct Header {
     pub namespace: u64,
     /// Bytes of the body that follows.
     pub body_bytes: u32,
-    /// Time the request may take, in microseconds from its arrival; 0 in replies.
+    /// Time the request may take, in microseconds from its arrival. 0 in replies; a request with 0
+    /// is late when it arrives.
     pub deadline_us: u32,
     /// Bytes of payload behind the body.
     pub payload_bytes: u64,
@@ -81,7 +82,8 @@ impl Header {
     /// A request header; lengths are filled in when its body is encoded.
     pub const fn request(opcode: Opcode, request_id: u64, deadline_us: u32) -> Self {
         Self {
-            version: VERSION_MAX,
+            // The first frame must be readable by a peer of any version both may agree on.
+            version: if matches!(opcode, Opcode::Hello) { VERSION_MIN } else { VERSION_MAX },
             opcode: opcode as u8,
             is_reply: false,
             request_id,

@@ -4,7 +4,7 @@
 //! included, drops a slot that nobody has ever seen.
 
 use larder_protocol::checksum::{PartVerifier, Sealed, part_count, seal};
-use larder_protocol::message::{Put, PutItem, encode_statuses};
+use larder_protocol::message::{Freshness, Put, PutItem, encode_statuses};
 use larder_protocol::stats::Stat;
 use larder_protocol::{Code, Generation, Header, Status};
 
@@ -102,10 +102,14 @@ impl Shard {
             key: item.key.as_bytes(),
             version: item.version,
             object_bytes: item.object_bytes,
+            user_meta: item.user_meta,
         };
         let parts = part_count(item.object_bytes, part_bytes) as usize;
         if item.parts.len() != 8 * parts || seal(&what, item.parts) != item.seal {
             return Err(Status::Corrupt);
+        }
+        if let Some(status) = self.must_stay(job, item) {
+            return Err(status);
         }
         let bytes = u64::from(item.object_bytes);
         if self.filling.value() > 0 && self.filling.value() + bytes > self.filling_bytes_max {
@@ -118,6 +122,19 @@ impl Shard {
             verifier: PartVerifier::new(item.object_bytes, part_bytes, 0),
             _held: self.filling.hold(bytes),
         })
+    }
+
+    /// Why what is there already must stay, if so: then nothing is evicted for what it refuses.
+    fn must_stay(&mut self, job: &PutJob<'_>, item: &PutItem<'_>) -> Option<Status> {
+        if !job.put.if_absent && item.version == 0 {
+            return None;
+        }
+        let ask = self.ask(&job.header, job.namespace, Freshness::Any);
+        let (_, resident) = self.store.probe(&ask, item.key.as_bytes()).ok()?;
+        if job.put.if_absent {
+            return Some(Status::Exists);
+        }
+        (resident.version() > item.version).then_some(Status::OlderVersion)
     }
 
     /// Checks what arrived and makes it visible.

@@ -339,6 +339,7 @@ impl<'a> Record<'a> {
             key: self.key,
             version: self.version,
             object_bytes: self.object_bytes(),
+            user_meta: self.user_meta,
         };
         seal(&sealed, self.parts) == self.seal
     }
@@ -434,6 +435,7 @@ mod tests {
             key: spec.key,
             version: 0,
             object_bytes: spec.object_bytes,
+            user_meta: spec.user_meta,
         };
         let slot = slot(&RecordSpec { seal: seal(&sealed, spec.parts), ..spec });
         let record = Record::read(&slot).unwrap();

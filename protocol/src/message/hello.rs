@@ -36,13 +36,13 @@ impl<'a> Hello<'a> {
         out.bytes_u16(self.credential);
     }
 
-    /// Reads the body.
+    /// Reads the body; fields that a newer client appends are ignored.
     ///
     /// # Errors
-    /// [`DecodeError`] if it is cut short or too long.
+    /// [`DecodeError`] if it is cut short, or a field is too long.
     pub fn decode(body: &'a [u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
-        let hello = Self {
+        Ok(Self {
             version_min: reader.u8("oldest version")?,
             version_max: reader.u8("newest version")?,
             shard: reader.u16("shard")?,
@@ -50,9 +50,7 @@ impl<'a> Hello<'a> {
             capabilities: reader.u64("capabilities")?,
             name: reader.bytes_u8(CLIENT_NAME_BYTES_MAX, "client name")?,
             credential: reader.bytes_u16(CREDENTIAL_BYTES_MAX, "credential")?,
-        };
-        reader.end()?;
-        Ok(hello)
+        })
     }
 }
 
