@@ -160,7 +160,7 @@ async fn converse(
                 patience.until(core.sent_by(outbox.len()));
                 wire.flush(outbox).await?;
             }
-            wire.breathe_if_spent().await;
+            wire.breathe_if_spent(core.stalls.len()).await;
         }
         if !outbox.is_empty() {
             patience.until(core.sent_by(outbox.len()));
@@ -207,7 +207,7 @@ async fn fill(
         };
         statuses.push(status);
         payload.wire.spend(u64::from(item.object_bytes));
-        payload.wire.breathe_if_spent().await;
+        payload.wire.breathe_if_spent(core.stalls.len()).await;
     }
     Ok(statuses)
 }
@@ -297,8 +297,14 @@ impl Wire {
     }
 
     /// Lets the runtime poll the other connections if this one was served for long enough.
-    async fn breathe_if_spent(&mut self) {
-        if self.requests >= BREATH_REQUESTS || self.bytes >= BREATH_BYTES {
+    ///
+    /// What may be served between two polls is shared by all connections: a lone one needs no
+    /// breath for as many requests as a client has in flight, and a breath costs some microseconds.
+    async fn breathe_if_spent(&mut self, connections: usize) {
+        let share = connections.max(1);
+        let requests_max = (POLL_REQUESTS / share).max(BREATH_REQUESTS_MIN);
+        let bytes_max = (POLL_BYTES / share as u64).max(BREATH_BYTES_MIN);
+        if self.requests as usize >= requests_max || self.bytes >= bytes_max {
             (self.requests, self.bytes) = (0, 0);
             glommio::timer::sleep(BREATH).await;
         }
@@ -384,10 +390,14 @@ const DIRECT_BYTES_MIN: usize = 32 << 10;
 const STAGING_BYTES: usize = 64 << 10;
 const SCRAP_BYTES: usize = 16 << 10;
 
-/// Measured: with these, a flood of four connections leaves another's p99 below a millisecond.
-const BREATH_REQUESTS: u32 = 16;
-const BREATH_BYTES: u64 = 256 << 10;
-const BREATH: Duration = Duration::from_micros(5);
+/// What all connections of a core may be served between two polls: 1 to 2 ms of work.
+const POLL_REQUESTS: usize = 512;
+const POLL_BYTES: u64 = 4 << 20;
+/// What each of many connections may be served, however many there are.
+const BREATH_REQUESTS_MIN: usize = 16;
+const BREATH_BYTES_MIN: u64 = 256 << 10;
+/// Any timer that is not over at once will do; a short one costs the least.
+const BREATH: Duration = Duration::from_micros(1);
 
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_millis(500);
