@@ -1,1 +1,57 @@
 //! The smart client: routing, sessions, deadlines; the `larder` command.
+//!
+//! A call goes down one stack and its answer comes back up: [`Client`] cuts it into legs by the
+//! shard that owns each key (`router`, `request`), the I/O thread (`io`) gives each leg to the
+//! session of that shard's connection (`session`, `tcp`), and the reply is checked and written to
+//! where the caller wants it (`reply`, `fill`, `answer`). What cannot be answered by the deadline is
+//! a miss; nothing ever blocks an inference server.
+//!
+//! Nothing happens when this is linked or imported: no thread, socket or registration exists before
+//! [`Client::connect`]. A client does not survive a fork: calls in the child fail with
+//! [`Error::Forked`].
+#![forbid(unsafe_code)]
+#![expect(clippy::vec_box, reason = "legs move from list to list; a pointer moves cheaply")]
+
+mod answer;
+mod bootstrap;
+mod call;
+mod circuit;
+mod client;
+mod cluster;
+mod completion;
+mod config;
+mod error;
+mod faults;
+mod fill;
+mod handles;
+mod inbox;
+mod io;
+mod leg;
+mod matched;
+mod namespace;
+mod object;
+mod peers;
+mod reply;
+mod request;
+mod router;
+mod sealing;
+mod session;
+#[cfg(test)]
+mod session_tests;
+mod tcp;
+mod wire;
+
+pub use bytes::Bytes;
+pub use call::{Outcome, Pending, ShardAnswer, ShardValue};
+pub use client::Client;
+pub use completion::{Completion, CompletionQueue};
+pub use config::{Config, GetOptions, MatchOptions, PutOptions};
+pub use error::{Error, KeyError, KeyResult, Reason, Unavailable};
+pub use larder_protocol::message::Freshness;
+pub use larder_protocol::stats::Stat;
+pub use larder_protocol::view::{Member, MemberState, View};
+pub use larder_protocol::{Code, Generation, Key, NamespaceSpec, Status};
+pub use larder_transport::{Landing, Source};
+pub use matched::{MatchHit, MatchResult};
+pub use namespace::Namespace;
+pub use object::{Landed, Object, OwnedPlace, Payload, Pieces, Place, PutObject};

@@ -1,0 +1,53 @@
+//! The command line: one file for each command, and what they share.
+//!
+//! A command returns its exit code, because a run that ends well may still have found wrong bytes.
+
+mod compare;
+mod demo;
+mod embedded;
+mod limits;
+mod load;
+mod replay;
+mod stream_server;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Why a command ended early; a sentence for whoever started it.
+pub(crate) type Failure = Box<dyn std::error::Error>;
+
+/// Measures Larder, replays traces against it, and shows what it does.
+///
+/// Sizes take B, KiB, MiB or GiB, durations us, ms, s or m. Numbers of a debug build mean nothing:
+/// build with --release.
+#[derive(Debug, Parser)]
+#[command(name = "larder-bench", version)]
+pub(crate) struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::Demo),
+    Load(load::LoadArgs),
+    Replay(replay::ReplayArgs),
+    Limits(limits::Limits),
+    CompareStream(compare::CompareStream),
+    #[command(name = stream_server::NAME, hide = true)]
+    StreamServer(stream_server::Serve),
+}
+
+impl CommandLine {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        match self.command {
+            Command::Demo(demo) => demo.run(),
+            Command::Load(load) => load.run(),
+            Command::Replay(replay) => replay.run(),
+            Command::Limits(limits) => limits.run(),
+            Command::CompareStream(compare) => compare.run(),
+            Command::StreamServer(serve) => serve.run(),
+        }
+    }
+}

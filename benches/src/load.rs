@@ -1,0 +1,311 @@
+//! A load on a node: workers, what they do, and what came of it.
+//!
+//! [`Load::prepare`] connects, makes memory and stores what will be read; [`Load::run`] may follow
+//! many times and measures nothing of that. A run ends when the last operation that it began does.
+
+mod arrivals;
+mod objects;
+mod score;
+mod worker;
+
+use std::io;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use larder_client::{Client, CompletionQueue, Config, Error, Namespace, NamespaceSpec, PutOptions};
+
+use crate::cold::ColdMemory;
+use crate::measure::{Cost, Stopwatch};
+use crate::node_stats::{CpuSource, NodeCpu};
+use crate::random::{Random, mix};
+use arrivals::Arrivals;
+use objects::Objects;
+pub use score::{Live, Score};
+use worker::Worker;
+
+/// What an operation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Op {
+    /// Reads a batch of objects.
+    Get,
+    /// Stores a batch of objects.
+    Put,
+    /// Either of the two, at random.
+    Mixed,
+    /// Asks which of a batch of keys are there.
+    Match,
+}
+
+/// What a load does.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Address of a node.
+    pub node: String,
+    /// What its operations are.
+    pub op: Op,
+    /// Size of every object in bytes.
+    pub object_bytes: u32,
+    /// How many objects there are.
+    pub keys: u64,
+    /// Objects of one operation.
+    pub batch: usize,
+    /// Operations in flight on each client.
+    pub inflight: usize,
+    /// Clients, each with an I/O thread and connections of its own.
+    pub clients: usize,
+    /// Of 100 operations of [`Op::Mixed`], how many store.
+    pub put_percent: u8,
+    /// Checks every byte that is read, against what it must be.
+    pub verify: bool,
+    /// Open loop: operations a second that are due, all clients together. `None` is a closed loop.
+    pub rate_per_s: Option<f64>,
+    /// How long one operation may take.
+    pub deadline: Duration,
+    /// Reads into memory that belongs to the load instead of memory that the client allocates.
+    pub own_memory: bool,
+    /// Memory that reads go through, all workers together, in bytes.
+    pub cold_bytes: u64,
+}
+
+/// Why a load could not be prepared or run.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The node, or the client, did not do its part.
+    #[error("{what}: {source}")]
+    Client {
+        /// What was asked of it.
+        what: &'static str,
+        /// What it said.
+        source: Error,
+    },
+    /// An object that is to be read could not be stored.
+    #[error("an object could not be stored beforehand: {0}")]
+    Prefill(larder_client::KeyError),
+    /// CPU times could not be read.
+    #[error("CPU time: {0}")]
+    Cpu(#[from] io::Error),
+}
+
+/// A load that is ready to run.
+#[derive(Debug)]
+pub struct Load {
+    plan: Plan,
+    clients: Vec<Client>,
+    namespace: Namespace,
+    objects: Arc<Objects>,
+    memories: Vec<ColdMemory>,
+    node_cpu: NodeCpu,
+    rounds: u64,
+}
+
+/// What came of one run.
+#[derive(Debug)]
+pub struct Round {
+    /// Counts of all workers.
+    pub score: Score,
+    /// What it cost.
+    pub cost: Cost,
+}
+
+impl Load {
+    /// Connects, and stores what will be read.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    ///
+    /// # Panics
+    /// If a number of the plan is 0.
+    pub fn prepare(plan: Plan) -> Result<Self, LoadError> {
+        assert!(
+            plan.keys > 0 && plan.batch > 0 && plan.inflight > 0 && plan.clients > 0,
+            "{plan:?}"
+        );
+        let mut clients = Vec::new();
+        let spec = NamespaceSpec {
+            layout: format!("{} B", plan.object_bytes),
+            ..NamespaceSpec::new("larder-bench", "load")
+        };
+        let mut namespace = None;
+        for _ in 0..plan.clients {
+            let config = Config {
+                deadline: plan.deadline,
+                name: "larder-bench load".into(),
+                inflight_max: plan.inflight.max(Config::default().inflight_max),
+                ..Config::seed(&plan.node)
+            };
+            let client = Client::connect(config).map_err(failed("connect"))?;
+            // Asks every shard, so every connection is there before the first measured call.
+            namespace = Some(client.namespace(spec.clone()).map_err(failed("open the namespace"))?);
+            clients.push(client);
+        }
+        let namespace = namespace.expect("there is a client");
+        let node_cpu = NodeCpu::find(&clients[0]).map_err(failed("ask for counters"))?;
+        let mut objects = Objects::new(NAMESPACE_SEED, plan.object_bytes, plan.keys, plan.batch);
+        if matches!(plan.op, Op::Put | Op::Mixed) {
+            objects.make_ready();
+        }
+        let (objects, memories) = (Arc::new(objects), memories(&plan));
+        let load = Self { plan, clients, namespace, objects, memories, node_cpu, rounds: 0 };
+        if load.plan.op != Op::Put {
+            load.prefill()?;
+        }
+        Ok(load)
+    }
+
+    /// Where the CPU time of the node is read.
+    pub const fn cpu_source(&self) -> CpuSource {
+        self.node_cpu.source()
+    }
+
+    /// The client that a caller may ask for counters meanwhile.
+    pub fn client(&self) -> &Client {
+        &self.clients[0]
+    }
+
+    /// Works for `duration`; `watch` is called about every tenth of a second meanwhile.
+    ///
+    /// # Errors
+    /// [`LoadError`] if CPU times cannot be read or there is no descriptor left. What operations
+    /// meet is counted instead.
+    pub fn run(
+        &mut self,
+        duration: Duration,
+        mut watch: impl FnMut(&Live),
+    ) -> Result<Round, LoadError> {
+        self.rounds += 1;
+        let live = Arc::new(Live::default());
+        let workers = self.workers(&live)?;
+        let start = Barrier::new(workers.len() + 1);
+        let rate = self.plan.rate_per_s.map(|rate| rate / workers.len() as f64);
+        let mut score = Score::default();
+        let (ended, ends) = mpsc::channel();
+        let node_before = self.node_cpu_us()?;
+        let (took, own_cpu_us) = thread::scope(|scope| {
+            let (mut working, start) = (workers.len(), &start);
+            for worker in workers {
+                let ended = ended.clone();
+                scope.spawn(move || {
+                    start.wait();
+                    // The receiver lives until every worker has ended.
+                    let _ = ended.send(worker.work(rate, duration));
+                });
+            }
+            drop(ended);
+            // No way out before the workers were let go: they would wait for ever.
+            let stopwatch = Stopwatch::start();
+            start.wait();
+            while working > 0 {
+                match ends.recv_timeout(WATCH_PAUSE) {
+                    Ok((worker_score, memory)) => {
+                        score.merge(worker_score);
+                        self.memories.push(memory);
+                        working -= 1;
+                    }
+                    Err(RecvTimeoutError::Timeout) => watch(&live),
+                    // A worker panicked; the scope tells.
+                    Err(RecvTimeoutError::Disconnected) => break,
+                }
+            }
+            stopwatch?.read()
+        })?;
+        let other_cpu_us = self.node_cpu_us()?.saturating_sub(node_before);
+        let Score { ops, objects, bytes, .. } = score;
+        let latency = score.latency.clone();
+        let cost = Cost { ops, objects, bytes, took, own_cpu_us, other_cpu_us, latency };
+        Ok(Round { score, cost })
+    }
+
+    fn workers(&mut self, live: &Arc<Live>) -> Result<Vec<Seat>, LoadError> {
+        let per_client = self.memories.len() / self.clients.len();
+        let mut seats = Vec::new();
+        for (number, memory) in std::mem::take(&mut self.memories).into_iter().enumerate() {
+            let seed = mix(self.rounds, number as u64);
+            let worker = Worker {
+                client: self.clients[number / per_client].clone(),
+                namespace: self.namespace.clone(),
+                objects: Arc::clone(&self.objects),
+                plan: self.plan.clone(),
+                random: Random::new(seed),
+                live: Arc::clone(live),
+                score: Score::default(),
+            };
+            let queue = if self.plan.own_memory {
+                None
+            } else {
+                Some(CompletionQueue::new().map_err(failed("make a completion queue"))?)
+            };
+            seats.push(Seat { worker, memory, queue, seed });
+        }
+        Ok(seats)
+    }
+
+    fn node_cpu_us(&self) -> Result<u64, LoadError> {
+        self.node_cpu.read_us(self.client()).map_err(failed("ask for CPU time"))
+    }
+
+    fn prefill(&self) -> Result<(), LoadError> {
+        let per_put = (PREFILL_BYTES / u64::from(self.plan.object_bytes)).clamp(1, 1024);
+        let mut first = 0;
+        while first < self.plan.keys {
+            let count = per_put.min(self.plan.keys - first);
+            // Batches longer than the load's own have no slice of keys to come from.
+            let mut objects = Vec::new();
+            for index in first..first + count {
+                objects.append(&mut self.objects.to_put(index, 1));
+            }
+            let options = PutOptions { deadline: Some(PREFILL_DEADLINE), ..PutOptions::default() };
+            let call = self.client().start_put(&self.namespace, objects, &options);
+            let stored = call.and_then(larder_client::Pending::wait).map_err(failed("store"))?;
+            stored.into_iter().collect::<Result<Vec<()>, _>>().map_err(LoadError::Prefill)?;
+            first += count;
+        }
+        Ok(())
+    }
+}
+
+/// A worker with what only it may touch.
+struct Seat {
+    worker: Worker,
+    memory: ColdMemory,
+    queue: Option<CompletionQueue>,
+    seed: u64,
+}
+
+impl Seat {
+    fn work(mut self, rate: Option<f64>, duration: Duration) -> (Score, ColdMemory) {
+        let start = Instant::now();
+        let arrivals = rate.map(|rate| Arrivals::new(start, rate, self.seed));
+        let until = start + duration;
+        match &self.queue {
+            None => self.worker.wait_for_each(arrivals, until, &mut self.memory),
+            Some(queue) => self.worker.keep_queued(arrivals, until, queue),
+        }
+        (self.worker.score, self.memory)
+    }
+}
+
+/// One memory for each worker: of all calls in flight if they wait, else of each client.
+fn memories(plan: &Plan) -> Vec<ColdMemory> {
+    if !plan.own_memory {
+        return (0..plan.clients).map(|_| ColdMemory::new(0, 0)).collect();
+    }
+    let workers = plan.clients * plan.inflight;
+    if matches!(plan.op, Op::Put | Op::Match) {
+        return (0..workers).map(|_| ColdMemory::new(0, 0)).collect();
+    }
+    let operation_bytes = plan.batch as u64 * u64::from(plan.object_bytes);
+    let share = plan.cold_bytes / workers as u64;
+    (0..workers).map(|_| ColdMemory::new(share, operation_bytes)).collect()
+}
+
+fn failed(what: &'static str) -> impl Fn(Error) -> LoadError {
+    move |source| LoadError::Client { what, source }
+}
+
+const NAMESPACE_SEED: u64 = 0x6c6f_6164;
+const PREFILL_BYTES: u64 = 4 << 20;
+const PREFILL_DEADLINE: Duration = Duration::from_secs(30);
+const WATCH_PAUSE: Duration = Duration::from_millis(100);

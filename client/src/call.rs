@@ -1,0 +1,313 @@
+//! One call of a caller: its answers so far, who waits for them, and how they are told.
+//!
+//! A call is cut into legs, one for each shard. Legs are answered one by one on the I/O thread; the
+//! call is answered when no leg is left. Whatever arrives after that is dropped here.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use larder_protocol::Generation;
+use larder_protocol::stats::Stat;
+
+use crate::completion::Queue;
+use crate::error::{Error, KeyError, KeyResult};
+use crate::inbox::Remote;
+use crate::matched::MatchResult;
+use crate::namespace::Namespace;
+use crate::object::{Landed, Object};
+
+/// The answer to a call, as a completion queue hands it out.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// To a get, by key.
+    Get(Vec<KeyResult<Object>>),
+    /// To a get into landings, by key.
+    GetInto(Vec<KeyResult<Landed>>),
+    /// To a put, by object: `Ok` means that a reader finds it now.
+    Put(Vec<KeyResult<()>>),
+    /// To a remove, by key: `Ok` means that it was there and is gone.
+    Remove(Vec<KeyResult<()>>),
+    /// To a match.
+    Match(MatchResult),
+    /// To whatever asks every shard of every node.
+    Shards(Vec<ShardAnswer>),
+}
+
+/// What one shard answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardAnswer {
+    /// Address of the node.
+    pub peer: Arc<str>,
+    /// The node's id in the view.
+    pub node_id: u64,
+    /// Which of its shards.
+    pub shard: u16,
+    /// What it said.
+    pub answer: KeyResult<ShardValue>,
+}
+
+/// What a shard can say of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ShardValue {
+    /// The generation that it has of the namespace asked about.
+    Generation(Generation),
+    /// Its counters.
+    Stats(Vec<(Stat, u64)>),
+    /// Whether it removed anything. A shard that does not count what it removes says so always.
+    Removed(bool),
+}
+
+/// A call under way. It is a future, and it can be waited for by blocking.
+///
+/// Dropping it lets the call run to its end unobserved; [`Pending::cancel`] ends it early.
+#[must_use = "a call that nobody waits for ends unobserved"]
+pub struct Pending<T> {
+    call: Arc<Call>,
+    finish: Finish<T>,
+}
+
+enum Finish<T> {
+    Call(fn(&Call, Outcome) -> Result<T, Error>),
+    Shards(fn(&Call, Vec<ShardAnswer>) -> Result<T, Error>),
+}
+
+/// State shared by the caller and the I/O thread.
+pub(crate) struct Call {
+    /// When it ends, answered or not.
+    pub(crate) deadline: Instant,
+    /// The namespace it is about, for calls that answer with one.
+    pub(crate) namespace: Option<Namespace>,
+    pid: u32,
+    remote: Remote,
+    state: Mutex<State>,
+    answered: Condvar,
+}
+
+struct State {
+    outcome: Option<Outcome>,
+    legs_left: usize,
+    waker: Option<Waker>,
+    queue: Option<(Arc<Queue>, u64)>,
+}
+
+impl Call {
+    pub(crate) fn new(
+        outcome: Outcome,
+        deadline: Instant,
+        namespace: Option<Namespace>,
+        remote: Remote,
+    ) -> Arc<Self> {
+        let state = State {
+            outcome: Some(outcome),
+            // One for whoever sets the legs up, so that it cannot end before that is done.
+            legs_left: 1,
+            waker: None,
+            queue: None,
+        };
+        Arc::new(Self {
+            deadline,
+            namespace,
+            pid: std::process::id(),
+            remote,
+            state: Mutex::new(state),
+            answered: Condvar::new(),
+        })
+    }
+
+    /// Writes answers, unless the call has ended meanwhile.
+    pub(crate) fn answer(&self, write: impl FnOnce(&mut Outcome)) {
+        if let Some(outcome) = &mut self.lock().outcome {
+            write(outcome);
+        }
+    }
+
+    /// Gives key `index` an error.
+    pub(crate) fn fail(&self, index: usize, error: &KeyError) {
+        self.answer(|outcome| outcome.fail(index, error));
+    }
+
+    pub(crate) fn leg_began(&self) {
+        self.lock().legs_left += 1;
+    }
+
+    /// Counts a leg as answered; the last one answers the call. Nothing of the leg may still refer
+    /// to the caller's memory.
+    pub(crate) fn leg_ended(&self) {
+        let mut state = self.lock();
+        state.legs_left -= 1;
+        if state.legs_left > 0 {
+            return;
+        }
+        let (waker, queue) = (state.waker.take(), state.queue.take());
+        let outcome = if queue.is_some() { state.take_answer() } else { None };
+        drop(state);
+        self.answered.notify_all();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        if let (Some((queue, token)), Some(outcome)) = (queue, outcome) {
+            queue.push(token, outcome);
+        }
+    }
+
+    fn wait(&self) -> Result<Outcome, Error> {
+        let mut state = self.lock();
+        loop {
+            if state.legs_left == 0 {
+                return state.take_answer().unwrap_or(Err(Error::Closed));
+            }
+            let left = (self.deadline + BACKSTOP).saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                // The I/O thread ends calls at their deadline; this is for when it gets no CPU.
+                state.outcome = None;
+                return Err(Error::DeadlineExceeded);
+            }
+            state =
+                self.answered.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn poll(&self, waker: &Waker) -> Poll<Result<Outcome, Error>> {
+        let mut state = self.lock();
+        if state.legs_left == 0 {
+            return Poll::Ready(state.take_answer().unwrap_or(Err(Error::Closed)));
+        }
+        match &mut state.waker {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+        Poll::Pending
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn take_answer(&mut self) -> Option<Result<Outcome, Error>> {
+        self.outcome.take().map(Ok)
+    }
+}
+
+impl Outcome {
+    pub(crate) fn fail(&mut self, index: usize, error: &KeyError) {
+        match self {
+            Self::Get(keys) => keys[index] = Err(error.clone()),
+            Self::GetInto(keys) => keys[index] = Err(error.clone()),
+            Self::Put(keys) => keys[index] = Err(error.clone()),
+            Self::Remove(keys) => merge_removed(&mut keys[index], Err(error.clone())),
+            Self::Match(result) => result.set_error(index..index + 1, error.clone()),
+            Self::Shards(shards) => shards[index].answer = Err(error.clone()),
+        }
+    }
+
+    pub(crate) fn removed(&mut self, index: usize, answer: KeyResult<()>) {
+        if let Self::Remove(keys) = self {
+            merge_removed(&mut keys[index], answer);
+        }
+    }
+}
+
+/// A key may lie with two nodes. It is removed if one had it, unless another could not be asked.
+fn merge_removed(known: &mut KeyResult<()>, answer: KeyResult<()>) {
+    let rank = |answer: &KeyResult<()>| match answer {
+        Err(error) if error.is_miss() => 0,
+        Ok(()) => 1,
+        Err(_) => 2,
+    };
+    if rank(&answer) > rank(known) {
+        *known = answer;
+    }
+}
+
+impl<T> Pending<T> {
+    pub(crate) const fn new(
+        call: Arc<Call>,
+        finish: fn(&Call, Outcome) -> Result<T, Error>,
+    ) -> Self {
+        Self { call, finish: Finish::Call(finish) }
+    }
+
+    pub(crate) const fn of_shards(
+        call: Arc<Call>,
+        finish: fn(&Call, Vec<ShardAnswer>) -> Result<T, Error>,
+    ) -> Self {
+        Self { call, finish: Finish::Shards(finish) }
+    }
+
+    fn finish(&self, outcome: Outcome) -> Result<T, Error> {
+        match (&self.finish, outcome) {
+            (Finish::Call(finish), outcome) => finish(&self.call, outcome),
+            (Finish::Shards(finish), Outcome::Shards(answers)) => finish(&self.call, answers),
+            (Finish::Shards(_), other) => unreachable!("asked every shard, got {other:?}"),
+        }
+    }
+
+    /// Blocks until the answer is there, at most a few milliseconds past the deadline.
+    ///
+    /// # Errors
+    /// What concerns the call as a whole; what concerns one key is in its own result.
+    pub fn wait(self) -> Result<T, Error> {
+        if self.call.pid != std::process::id() {
+            return Err(Error::Forked);
+        }
+        let outcome = self.call.wait()?;
+        self.finish(outcome)
+    }
+
+    /// Ends the call early: keys without an answer get [`KeyError::Cancelled`].
+    ///
+    /// The call still has to be waited for: only its answer says that nothing touches its landings
+    /// and sources any more. That comes within microseconds.
+    pub fn cancel(&self) {
+        if self.call.pid == std::process::id() {
+            self.call.remote.cancel(&self.call);
+        }
+    }
+
+    /// Lets `queue` have the answer, under `token`.
+    pub(crate) fn deliver(self, queue: Arc<Queue>, token: u64) {
+        let mut state = self.call.lock();
+        if state.legs_left > 0 {
+            state.queue = Some((queue, token));
+            return;
+        }
+        let answer = state.take_answer();
+        drop(state);
+        if let Some(answer) = answer {
+            queue.push(token, answer);
+        }
+    }
+}
+
+impl<T> Future for Pending<T> {
+    type Output = Result<T, Error>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> Poll<Self::Output> {
+        if self.call.pid != std::process::id() {
+            return Poll::Ready(Err(Error::Forked));
+        }
+        self.call.poll(context.waker()).map(|outcome| self.finish(outcome?))
+    }
+}
+
+impl<T> std::fmt::Debug for Pending<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pending").field("deadline", &self.call.deadline).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Call").field("deadline", &self.deadline).finish_non_exhaustive()
+    }
+}
+
+/// How far past its deadline a waiting caller gives the I/O thread before it leaves by itself.
+const BACKSTOP: Duration = Duration::from_millis(4);

@@ -1,0 +1,443 @@
+//! The public face: one [`Client`] for a process, from any thread.
+//!
+//! Every operation comes in two forms. The plain one blocks until the answer is there, and may
+//! therefore borrow the caller's memory. The `start_` one answers a [`Pending`] at once, which is a
+//! future, can be waited for, and can be handed to a [`CompletionQueue`](crate::CompletionQueue).
+//! What a reader would get wrong: `Ok` says that the call was made, not that a key was found; look
+//! at the keys.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use larder_protocol::Key;
+use larder_protocol::limits::PARTS_MAX;
+use larder_protocol::view::View;
+use larder_transport::pieces::PIECES_MAX;
+use larder_transport::{Landing, lend, lend_sources};
+
+use crate::bootstrap::learn_view;
+use crate::call::{Call, Outcome, Pending};
+use crate::config::{Config, GetOptions, MatchOptions, PutOptions, within};
+use crate::error::{Error, KeyError, KeyResult};
+use crate::inbox::Remote;
+use crate::io::start_io;
+use crate::leg::Leg;
+use crate::matched::MatchResult;
+use crate::namespace::Namespace;
+use crate::object::{Landed, Object, OwnedPlace, Payload, Pieces, Place, PutObject};
+use crate::request::{GetHead, Plan};
+use crate::router::Routes;
+use crate::sealing::Seals;
+
+/// A connection to a cluster of nodes. Cheap to clone; clones share one I/O thread.
+///
+/// ```no_run
+/// use larder_client::{Client, Config, GetOptions, Key, NamespaceSpec, PutObject, PutOptions};
+///
+/// let client = Client::connect(Config::seed("127.0.0.1:7400"))?;
+/// let namespace = client.namespace(NamespaceSpec::new("acme", "llama-3-8b"))?;
+/// let key = Key::new(b"block-0").expect("1 to 64 bytes");
+/// let stored = client.put(
+///     &namespace,
+///     &[PutObject::new(key, b"some bytes")],
+///     &PutOptions::default(),
+/// )?;
+/// assert_eq!(stored, [Ok(())]);
+/// for object in client.get(&namespace, &[key], &GetOptions::default())? {
+///     match object {
+///         Ok(object) => println!("{} bytes", object.bytes.len()),
+///         Err(why) => println!("recompute it: {why}"),
+///     }
+/// }
+/// # Ok::<(), larder_client::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Client {
+    pub(crate) shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) remote: Remote,
+    deadline: Duration,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    pid: u32,
+}
+
+impl Client {
+    /// Learns the view from the first seed that answers and starts the I/O thread.
+    ///
+    /// Connections to shards are made when they are first needed.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if no seed answers within the connect timeout of each,
+    /// [`Error::Denied`] if the credential is not good, [`Error::InvalidArgument`] or
+    /// [`Error::TooLarge`] for a configuration that makes no sense, [`Error::System`] if there is no
+    /// thread or descriptor left.
+    pub fn connect(config: Config) -> Result<Self, Error> {
+        config.check()?;
+        let view = learn_view(&config)?;
+        let deadline = config.deadline;
+        let (remote, thread) = start_io(config, view)?;
+        let (thread, pid) = (Mutex::new(Some(thread)), std::process::id());
+        Ok(Self { shared: Arc::new(Shared { remote, deadline, thread, pid }) })
+    }
+
+    /// The membership as the client knows it now.
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(self.shared.remote.routes().view())
+    }
+
+    /// Reads objects into new memory, one answer for each key.
+    ///
+    /// The same key twice is answered twice.
+    ///
+    /// # Errors
+    /// Those of [`Client::start_get`].
+    pub fn get(
+        &self,
+        namespace: &Namespace,
+        keys: &[Key],
+        options: &GetOptions,
+    ) -> Result<Vec<KeyResult<Object>>, Error> {
+        self.start_get(namespace, keys, options)?.wait()
+    }
+
+    /// As [`Client::get`], without waiting.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for an impossible range of parts; [`Error::Forked`].
+    pub fn start_get(
+        &self,
+        namespace: &Namespace,
+        keys: &[Key],
+        options: &GetOptions,
+    ) -> Result<Pending<Vec<KeyResult<Object>>>, Error> {
+        check_get(options)?;
+        let unanswered = (0..keys.len()).map(|_| Err(KeyError::DeadlineExceeded)).collect();
+        let call = self.begin(Outcome::Get(unanswered), options.deadline, None)?;
+        self.send(&call, namespace, |plan| plan.get(GetHead::new(options), keys, Vec::new()));
+        Ok(Pending::new(call, |_, outcome| match outcome {
+            Outcome::Get(keys) => Ok(keys),
+            other => unreachable!("gets have gets' outcomes: {other:?}"),
+        }))
+    }
+
+    /// Reads objects straight into the caller's memory, each from the start of its place.
+    ///
+    /// A place whose key was not found, or failed its check, has unspecified contents. No place is
+    /// written any more when this returns.
+    ///
+    /// # Errors
+    /// Those of [`Client::start_get_into`].
+    pub fn get_into(
+        &self,
+        namespace: &Namespace,
+        places: &mut [(Key, &mut [u8])],
+        options: &GetOptions,
+    ) -> Result<Vec<KeyResult<Landed>>, Error> {
+        check_get(options)?;
+        let keys: Vec<Key> = places.iter().map(|(key, _)| *key).collect();
+        let pieces = places.iter_mut().map(|(_, piece)| [&mut **piece]);
+        lend(pieces, |landings| self.land(namespace, &keys, landings, options)?.wait())
+    }
+
+    /// As [`Client::get_into`], into places of several pieces each, filled in order.
+    ///
+    /// # Errors
+    /// Those of [`Client::start_get_into`], and [`Error::TooLarge`] for more than 512 pieces of one
+    /// place.
+    pub fn get_into_pieces(
+        &self,
+        namespace: &Namespace,
+        places: &mut [Place<'_>],
+        options: &GetOptions,
+    ) -> Result<Vec<KeyResult<Landed>>, Error> {
+        check_get(options)?;
+        places.iter().try_for_each(|place| within(place.pieces.len(), PIECES_MAX, "pieces"))?;
+        let keys: Vec<Key> = places.iter().map(|place| place.key).collect();
+        let pieces =
+            places.iter_mut().map(|place| place.pieces.iter_mut().map(|piece| &mut **piece));
+        lend(pieces, |landings| self.land(namespace, &keys, landings, options)?.wait())
+    }
+
+    /// As [`Client::get_into`], without waiting. The landings are dropped before the answer is there.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for an impossible range of parts; [`Error::Forked`].
+    pub fn start_get_into(
+        &self,
+        namespace: &Namespace,
+        places: Vec<OwnedPlace>,
+        options: &GetOptions,
+    ) -> Result<Pending<Vec<KeyResult<Landed>>>, Error> {
+        check_get(options)?;
+        let keys: Vec<Key> = places.iter().map(|place| place.key).collect();
+        let landings = places.into_iter().map(|place| place.landing).collect();
+        self.land(namespace, &keys, landings, options)
+    }
+
+    /// Stores objects, one answer for each: `Ok` means that a reader finds it now.
+    ///
+    /// Checksums are made on the calling thread, and the bytes are sent from where they lie.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if an object, its tags or its metadata are above their limits, and then
+    /// nothing is sent; [`Error::Forked`].
+    pub fn put(
+        &self,
+        namespace: &Namespace,
+        objects: &[PutObject<Pieces<'_>>],
+        options: &PutOptions,
+    ) -> Result<Vec<KeyResult<()>>, Error> {
+        let mut seals = Seals::default();
+        let mut total = 0;
+        for object in objects {
+            let pieces = object.bytes.as_slices();
+            within(pieces.len(), PIECES_MAX, "pieces")?;
+            seals.add(namespace, object, pieces.iter().copied())?;
+            total += pieces.iter().map(|piece| piece.len()).sum::<usize>();
+        }
+        if total <= COPIED_BYTES_MAX {
+            let copies = objects
+                .iter()
+                .map(|object| Payload::Bytes(object.bytes.as_slices().concat().into()));
+            let sources = copies.collect();
+            return self.put_sealed(namespace, objects, &seals, sources, options)?.wait();
+        }
+        let pieces = objects.iter().map(|object| object.bytes.as_slices().iter().copied());
+        lend_sources(pieces, |sources| {
+            let sources = sources.into_iter().map(Payload::Source).collect();
+            self.put_sealed(namespace, objects, &seals, sources, options)?.wait()
+        })
+    }
+
+    /// As [`Client::put`], without waiting. The bytes are dropped before the answer is there.
+    ///
+    /// # Errors
+    /// Those of [`Client::put`].
+    pub fn start_put(
+        &self,
+        namespace: &Namespace,
+        objects: Vec<PutObject<Payload>>,
+        options: &PutOptions,
+    ) -> Result<Pending<Vec<KeyResult<()>>>, Error> {
+        let mut seals = Seals::default();
+        for object in &objects {
+            seals.add(namespace, object, object.bytes.pieces())?;
+        }
+        let mut sources = Vec::with_capacity(objects.len());
+        let named = objects.into_iter().map(|object| {
+            sources.push(object.bytes);
+            PutObject {
+                key: object.key,
+                bytes: (),
+                depth: object.depth,
+                class_hint: object.class_hint,
+                cost_hint: object.cost_hint,
+                ttl: object.ttl,
+                version: object.version,
+                tags: object.tags,
+                user_meta: object.user_meta,
+            }
+        });
+        let named: Vec<_> = named.collect();
+        self.put_sealed(namespace, &named, &seals, sources, options)
+    }
+
+    /// Asks which keys of a chain are there, in order from its head.
+    ///
+    /// # Errors
+    /// [`Error::Forked`]. Keys that could not be asked about are told apart in the answer.
+    pub fn match_chain(
+        &self,
+        namespace: &Namespace,
+        keys: &[Key],
+        options: &MatchOptions,
+    ) -> Result<MatchResult, Error> {
+        self.start_match(namespace, keys, options)?.wait()
+    }
+
+    /// As [`Client::match_chain`], without waiting.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn start_match(
+        &self,
+        namespace: &Namespace,
+        keys: &[Key],
+        options: &MatchOptions,
+    ) -> Result<Pending<MatchResult>, Error> {
+        let outcome = Outcome::Match(MatchResult::unanswered(keys.len()));
+        let call = self.begin(outcome, options.deadline, None)?;
+        self.send(&call, namespace, |plan| plan.matching(options.touch, options.with_meta, keys));
+        Ok(Pending::new(call, |_, outcome| match outcome {
+            Outcome::Match(result) => Ok(result),
+            other => unreachable!("matches have matches' outcomes: {other:?}"),
+        }))
+    }
+
+    /// Removes objects, one answer for each key: `Ok` if it was there and is gone, a miss if it was
+    /// not there.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn remove(
+        &self,
+        namespace: &Namespace,
+        keys: &[Key],
+        deadline: Option<Duration>,
+    ) -> Result<Vec<KeyResult<()>>, Error> {
+        self.start_remove(namespace, keys, deadline)?.wait()
+    }
+
+    /// As [`Client::remove`], without waiting.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn start_remove(
+        &self,
+        namespace: &Namespace,
+        keys: &[Key],
+        deadline: Option<Duration>,
+    ) -> Result<Pending<Vec<KeyResult<()>>>, Error> {
+        let missing = Err(KeyError::Status(larder_protocol::Status::Miss));
+        let call = self.begin(Outcome::Remove(vec![missing; keys.len()]), deadline, None)?;
+        self.send(&call, namespace, |plan| plan.remove(keys));
+        Ok(Pending::new(call, |_, outcome| match outcome {
+            Outcome::Remove(keys) => Ok(keys),
+            other => unreachable!("removes have removes' outcomes: {other:?}"),
+        }))
+    }
+
+    fn land(
+        &self,
+        namespace: &Namespace,
+        keys: &[Key],
+        landings: Vec<Landing>,
+        options: &GetOptions,
+    ) -> Result<Pending<Vec<KeyResult<Landed>>>, Error> {
+        let unanswered = (0..keys.len()).map(|_| Err(KeyError::DeadlineExceeded)).collect();
+        let call = self.begin(Outcome::GetInto(unanswered), options.deadline, None)?;
+        self.send(&call, namespace, |plan| plan.get(GetHead::new(options), keys, landings));
+        Ok(Pending::new(call, |_, outcome| match outcome {
+            Outcome::GetInto(keys) => Ok(keys),
+            other => unreachable!("gets have gets' outcomes: {other:?}"),
+        }))
+    }
+
+    fn put_sealed<B>(
+        &self,
+        namespace: &Namespace,
+        objects: &[PutObject<B>],
+        seals: &Seals,
+        sources: Vec<Payload>,
+        options: &PutOptions,
+    ) -> Result<Pending<Vec<KeyResult<()>>>, Error> {
+        let unanswered = (0..objects.len()).map(|_| Err(KeyError::DeadlineExceeded)).collect();
+        let call = self.begin(Outcome::Put(unanswered), options.deadline, None)?;
+        let items = seals.items(objects);
+        self.send(&call, namespace, |plan| plan.put(options.if_absent, &items, sources));
+        Ok(Pending::new(call, |_, outcome| match outcome {
+            Outcome::Put(keys) => Ok(keys),
+            other => unreachable!("puts have puts' outcomes: {other:?}"),
+        }))
+    }
+
+    pub(crate) fn begin(
+        &self,
+        outcome: Outcome,
+        deadline: Option<Duration>,
+        namespace: Option<Namespace>,
+    ) -> Result<Arc<Call>, Error> {
+        if self.shared.pid != std::process::id() {
+            return Err(Error::Forked);
+        }
+        let until = Instant::now() + deadline.unwrap_or(self.shared.deadline).min(DEADLINE_MAX);
+        Ok(Call::new(outcome, until, namespace, self.shared.remote.clone()))
+    }
+
+    fn send(
+        &self,
+        call: &Arc<Call>,
+        namespace: &Namespace,
+        legs: impl FnOnce(&Plan<'_>) -> Vec<Box<Leg>>,
+    ) {
+        let routes: Arc<Routes> = self.shared.remote.routes();
+        let plan = Plan { call, routes: &routes, namespace, base: None, attempts: 0 };
+        self.shared.remote.submit(legs(&plan));
+        // The call counted this thread until its legs were on their way.
+        call.leg_ended();
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // In a forked child there is no thread to end, and its locks may be held for ever.
+        if self.pid != std::process::id() {
+            return;
+        }
+        self.remote.close();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.thread().id() != std::thread::current().id()
+        {
+            // It never blocks, so this is short. If it panicked, that was reported already.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn check_get(options: &GetOptions) -> Result<(), Error> {
+    let Some(parts) = &options.parts else { return Ok(()) };
+    if parts.is_empty() || usize::from(parts.end) > PARTS_MAX {
+        return Err(Error::InvalidArgument { what: "range of parts" });
+    }
+    Ok(())
+}
+
+/// Puts of no more than this in all are copied: cheaper than lending the caller's memory. A guess.
+const COPIED_BYTES_MAX: usize = 16 << 10;
+/// Longest deadline of a call: as long as the protocol can say.
+const DEADLINE_MAX: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests {
+    use larder_protocol::view::{Member, MemberState};
+    use larder_protocol::{NamespaceSpec, Status};
+
+    use super::*;
+
+    #[test]
+    fn a_forked_child_is_refused_and_ends_nothing_of_its_parents() {
+        let member = Member {
+            id: 1,
+            incarnation: 0,
+            weight: 1,
+            state: MemberState::Serving,
+            shard_count: 1,
+            port: 1,
+            host: "127.0.0.1".into(),
+            capabilities: 0,
+        };
+        let view = View::new(1, vec![member]).unwrap();
+        let (remote, thread) = start_io(Config::default(), view).unwrap();
+        let parent = std::process::id();
+        let client = |pid| {
+            let deadline = Duration::from_millis(50);
+            let shared = Shared { remote: remote.clone(), deadline, thread: Mutex::default(), pid };
+            Client { shared: Arc::new(shared) }
+        };
+        let namespace = Namespace::describe(NamespaceSpec::new("t", "m")).unwrap();
+        let key = [Key::new(b"k").unwrap()];
+        let get = |client: &Client| client.get(&namespace, &key, &GetOptions::default());
+        let child = client(parent + 1);
+        assert_eq!(get(&child), Err(Error::Forked));
+        drop(child);
+        // Nobody listens there, which only a living I/O thread can tell.
+        let answer = get(&client(parent)).unwrap().remove(0).unwrap_err();
+        assert!(answer.is_unanswered() && answer.status() != Some(Status::Miss), "{answer}");
+        thread.join().unwrap();
+    }
+}

@@ -1,0 +1,103 @@
+//! Many calls, one descriptor: answers are queued and a poller is told once.
+//!
+//! The descriptor is readable while answers wait. `drain` never blocks and empties both; an answer
+//! that comes between the two makes it readable again, so none is missed.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use larder_transport::EventFd;
+
+use crate::call::{Outcome, Pending};
+use crate::error::Error;
+
+/// Collects the answers of calls. Cheap to clone; clones share one queue and one descriptor.
+#[derive(Debug, Clone)]
+pub struct CompletionQueue {
+    queue: Arc<Queue>,
+}
+
+/// An answer from a [`CompletionQueue`].
+#[derive(Debug)]
+pub struct Completion {
+    /// What the caller named the call.
+    pub token: u64,
+    /// Its answer.
+    pub outcome: Result<Outcome, Error>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Queue {
+    answers: Mutex<Vec<Completion>>,
+    arrived: Condvar,
+    event: EventFd,
+}
+
+impl CompletionQueue {
+    /// An empty queue.
+    ///
+    /// # Errors
+    /// [`Error::System`] if the process may not open another descriptor.
+    pub fn new() -> Result<Self, Error> {
+        let event =
+            EventFd::new().map_err(|e| Error::System { what: "eventfd", kind: e.kind() })?;
+        let (answers, arrived) = (Mutex::default(), Condvar::new());
+        Ok(Self { queue: Arc::new(Queue { answers, arrived, event }) })
+    }
+
+    /// Takes the answer of `call` when it comes, under `token`. Tokens may repeat.
+    pub fn watch<T>(&self, token: u64, call: Pending<T>) {
+        call.deliver(Arc::clone(&self.queue), token);
+    }
+
+    /// The descriptor to poll for reading. It stays the queue's: do not read or close it.
+    pub fn fd(&self) -> RawFd {
+        self.queue.event.as_fd().as_raw_fd()
+    }
+
+    /// All answers so far, oldest first. Never blocks.
+    pub fn drain(&self) -> Vec<Completion> {
+        let mut answers = self.queue.lock();
+        self.queue.event.drain();
+        std::mem::take(&mut *answers)
+    }
+
+    /// All answers so far; blocks up to `timeout` for the first.
+    pub fn wait(&self, timeout: Duration) -> Vec<Completion> {
+        let until = Instant::now() + timeout;
+        let mut answers = self.queue.lock();
+        while answers.is_empty() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let woken = self.queue.arrived.wait_timeout(answers, left);
+            answers = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(answers);
+        self.drain()
+    }
+}
+
+impl AsFd for CompletionQueue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.queue.event.as_fd()
+    }
+}
+
+impl Queue {
+    pub(crate) fn push(&self, token: u64, outcome: Result<Outcome, Error>) {
+        let mut answers = self.lock();
+        answers.push(Completion { token, outcome });
+        // Under the lock, or a drain in between would leave the descriptor readable for nothing.
+        if answers.len() == 1 {
+            self.event.ring();
+            self.arrived.notify_all();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Completion>> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

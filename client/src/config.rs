@@ -1,0 +1,129 @@
+//! How a client behaves, and how one call does.
+//!
+//! Every option has a default that works; a deadline is never infinite.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use larder_protocol::limits::{CLIENT_NAME_BYTES_MAX, CREDENTIAL_BYTES_MAX, OBJECT_BYTES_MAX};
+use larder_protocol::message::Freshness;
+
+use crate::error::Error;
+
+/// How a client behaves. Fill in what differs: `Config { deadline, ..Config::default() }`.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Nodes to learn the view from, as `host:port`; the first that answers is enough.
+    pub seeds: Vec<String>,
+    /// How long a call may take if it does not say so itself. Default 250 ms.
+    pub deadline: Duration,
+    /// How long one attempt to connect may take. Default 1 s.
+    pub connect_timeout: Duration,
+    /// Most requests in flight on one connection; more wait on this side. Default 1,024.
+    pub inflight_max: usize,
+    /// Most payload bytes in flight on one connection, where they are known beforehand.
+    /// Default 256 MiB.
+    pub inflight_bytes_max: u64,
+    /// A peer that sent nothing for this long while a deadline passed is suspected, and skipped
+    /// until it answers a probe. Default 50 ms.
+    pub suspect_after: Duration,
+    /// Pause before the first probe of a suspected peer; doubles from there. Default 50 ms.
+    pub probe_pause_min: Duration,
+    /// Longest pause between two probes. Default 2 s.
+    pub probe_pause_max: Duration,
+    /// Name that nodes see in their logs, up to 64 bytes. Default `larder-client`.
+    pub name: String,
+    /// Proof of who we are, where nodes ask for one.
+    pub credential: Vec<u8>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            seeds: vec!["127.0.0.1:7400".into()],
+            deadline: Duration::from_millis(250),
+            connect_timeout: Duration::from_secs(1),
+            inflight_max: 1024,
+            inflight_bytes_max: 256 << 20,
+            suspect_after: Duration::from_millis(50),
+            probe_pause_min: Duration::from_millis(50),
+            probe_pause_max: Duration::from_secs(2),
+            name: "larder-client".into(),
+            credential: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// The defaults, with this one seed.
+    pub fn seed(address: impl Into<String>) -> Self {
+        Self { seeds: vec![address.into()], ..Self::default() }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.seeds.is_empty() {
+            return Err(Error::InvalidArgument { what: "no seed to learn the view from" });
+        }
+        if self.inflight_max == 0 || self.deadline.is_zero() {
+            return Err(Error::InvalidArgument { what: "deadline and inflight_max must not be 0" });
+        }
+        within(self.name.len(), CLIENT_NAME_BYTES_MAX, "client name")?;
+        within(self.credential.len(), CREDENTIAL_BYTES_MAX, "credential")
+    }
+}
+
+/// How a get behaves.
+#[derive(Debug, Clone)]
+pub struct GetOptions {
+    /// How long the call may take; `None` takes the client's.
+    pub deadline: Option<Duration>,
+    /// Counts as a use. On by default; off for readers that must not disturb eviction order.
+    pub touch: bool,
+    /// How fresh the objects must be.
+    pub freshness: Freshness,
+    /// Only these parts of each object (a layer, a frame); `None` reads it whole.
+    pub parts: Option<Range<u16>>,
+    /// Longest payload taken for one object, in bytes; longer ones are [`MissSize`].
+    ///
+    /// [`MissSize`]: larder_protocol::Status::MissSize
+    pub object_bytes_max: u32,
+}
+
+impl Default for GetOptions {
+    fn default() -> Self {
+        Self {
+            deadline: None,
+            touch: true,
+            freshness: Freshness::Any,
+            parts: None,
+            object_bytes_max: OBJECT_BYTES_MAX,
+        }
+    }
+}
+
+/// How a put behaves.
+#[derive(Debug, Clone, Default)]
+pub struct PutOptions {
+    /// How long the call may take; `None` takes the client's.
+    pub deadline: Option<Duration>,
+    /// Keeps what is there already instead of replacing it.
+    pub if_absent: bool,
+}
+
+/// How a match behaves.
+#[derive(Debug, Clone, Default)]
+pub struct MatchOptions {
+    /// How long the call may take; `None` takes the client's.
+    pub deadline: Option<Duration>,
+    /// Counts as a use of what is there. Off by default: a probe changes no order.
+    pub touch: bool,
+    /// Brings the user metadata of each hit along.
+    pub with_meta: bool,
+}
+
+pub(crate) const fn within(found: usize, limit: usize, what: &'static str) -> Result<(), Error> {
+    if found > limit {
+        return Err(Error::TooLarge { what, found: found as u64, limit: limit as u64 });
+    }
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! How callers' threads reach the I/O thread: a list of jobs and a bell that rings only if it sleeps.
+//!
+//! The order matters: a caller appends its job before it looks whether the thread sleeps, the thread
+//! says that it will sleep before it looks at the list once more. So no job is slept over.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use larder_protocol::view::View;
+use mio::Waker;
+
+use crate::call::Call;
+use crate::error::KeyError;
+use crate::leg::Leg;
+use crate::router::Routes;
+
+/// The callers' end.
+#[derive(Debug, Clone)]
+pub(crate) struct Remote(Arc<Inbox>);
+
+/// What the I/O thread is asked to do.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// Send this.
+    Leg(Box<Leg>),
+    /// End the legs of this call.
+    Cancel(Arc<Call>),
+    /// A peer's name was looked up.
+    Resolved { slot: usize, addresses: Vec<SocketAddr> },
+    /// A view was learnt from a seed.
+    View(Option<View>),
+    /// End everything.
+    Close,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    jobs: Mutex<Jobs>,
+    is_sleeping: AtomicBool,
+    waker: Waker,
+    routes: RwLock<Arc<Routes>>,
+}
+
+#[derive(Debug, Default)]
+struct Jobs {
+    list: Vec<Job>,
+    is_closed: bool,
+}
+
+impl Remote {
+    pub(crate) fn new(waker: Waker, routes: Routes) -> Self {
+        Self(Arc::new(Inbox {
+            jobs: Mutex::default(),
+            is_sleeping: AtomicBool::new(false),
+            waker,
+            routes: RwLock::new(Arc::new(routes)),
+        }))
+    }
+
+    /// Where keys go, as known now.
+    pub(crate) fn routes(&self) -> Arc<Routes> {
+        Arc::clone(&self.0.routes.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn set_routes(&self, routes: Routes) {
+        *self.0.routes.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);
+    }
+
+    /// Has legs sent.
+    pub(crate) fn submit(&self, legs: Vec<Box<Leg>>) {
+        if !legs.is_empty() {
+            self.push(legs.into_iter().map(Job::Leg));
+        }
+    }
+
+    pub(crate) fn cancel(&self, call: &Arc<Call>) {
+        self.push([Job::Cancel(Arc::clone(call))]);
+    }
+
+    pub(crate) fn close(&self) {
+        self.push([Job::Close]);
+    }
+
+    pub(crate) fn push(&self, new: impl IntoIterator<Item = Job>) {
+        let mut jobs = self.lock();
+        if jobs.is_closed {
+            drop(jobs);
+            new.into_iter().for_each(refuse);
+            return;
+        }
+        jobs.list.extend(new);
+        drop(jobs);
+        if self.0.is_sleeping.swap(false, Ordering::SeqCst) {
+            // Only a closed descriptor could make this fail, and ours is open.
+            let _ = self.0.waker.wake();
+        }
+    }
+
+    /// Moves all jobs to `into`. The I/O thread's.
+    pub(crate) fn take(&self, into: &mut Vec<Job>) {
+        let mut jobs = self.lock();
+        std::mem::swap(&mut jobs.list, into);
+    }
+
+    /// Says that the I/O thread is about to sleep; `false` if there is something to do first.
+    pub(crate) fn may_sleep(&self) -> bool {
+        self.0.is_sleeping.store(true, Ordering::SeqCst);
+        let is_idle = self.lock().list.is_empty();
+        if !is_idle {
+            self.awake();
+        }
+        is_idle
+    }
+
+    /// Says that the I/O thread does not sleep.
+    pub(crate) fn awake(&self) {
+        self.0.is_sleeping.store(false, Ordering::SeqCst);
+    }
+
+    /// Takes no more jobs, and refuses those that are left.
+    pub(crate) fn shut(&self) {
+        let mut jobs = self.lock();
+        jobs.is_closed = true;
+        let left = std::mem::take(&mut jobs.list);
+        drop(jobs);
+        left.into_iter().for_each(refuse);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Jobs> {
+        self.0.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn refuse(job: Job) {
+    if let Job::Leg(leg) = job {
+        leg.fail(&KeyError::Closed);
+    }
+}

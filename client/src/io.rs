@@ -1,0 +1,333 @@
+//! The I/O thread: sends legs to shards, hands replies back, keeps deadlines.
+//!
+//! One thread for all connections, and it never blocks but in `poll`, whose timeout is the nearest
+//! deadline. What fails is decided in `faults.rs`, this file is the way things go when all is well.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ahash::AHashMap;
+use larder_protocol::view::View;
+use mio::event::Event as Readiness;
+use mio::{Events, Poll, Token, Waker};
+
+use crate::bootstrap::{hello, name_hosts};
+use crate::circuit::Patience;
+use crate::config::Config;
+use crate::error::{Error, KeyError, Reason};
+use crate::inbox::{Job, Remote};
+use crate::leg::Leg;
+use crate::peers::Nodes;
+use crate::router::Route;
+use crate::session::{Event, Limits};
+use crate::tcp::{Conn, Link};
+
+/// State of the I/O thread.
+pub(crate) struct Io {
+    pub(crate) poll: Poll,
+    pub(crate) remote: Remote,
+    pub(crate) config: Arc<Config>,
+    pub(crate) nodes: Nodes,
+    pub(crate) conns: Vec<Conn>,
+    conn_of: AHashMap<Route, usize>,
+    /// Connections with something to send.
+    dirty: Vec<usize>,
+    /// Connections that have more to read than one turn allows.
+    readable: Vec<usize>,
+    /// Legs that wait for a newer view.
+    pub(crate) misplaced: Vec<Box<Leg>>,
+    /// When the view was asked for, if there is no answer yet.
+    pub(crate) view_asked_at: Option<Instant>,
+    /// Whether a thread asks the seeds.
+    pub(crate) is_learning: bool,
+    pub(crate) chance: u64,
+}
+
+/// Starts the thread.
+///
+/// # Errors
+/// [`Error::System`] if there is no thread or descriptor left.
+pub(crate) fn start_io(config: Config, view: View) -> Result<(Remote, JoinHandle<()>), Error> {
+    let system = |what| move |error: std::io::Error| Error::System { what, kind: error.kind() };
+    let poll = Poll::new().map_err(system("epoll"))?;
+    let waker = Waker::new(poll.registry(), WAKER).map_err(system("eventfd"))?;
+    let patience = Patience {
+        suspect_after: config.suspect_after,
+        pause_min: config.probe_pause_min,
+        pause_max: config.probe_pause_max,
+    };
+    let chance = ahash::RandomState::new().hash_one(std::process::id());
+    let mut nodes = Nodes::new(patience);
+    let (routes, _) = nodes.install(view, chance);
+    let remote = Remote::new(waker, routes);
+    let io = Io {
+        poll,
+        remote: remote.clone(),
+        config: Arc::new(config),
+        nodes,
+        conns: Vec::new(),
+        conn_of: AHashMap::new(),
+        dirty: Vec::new(),
+        readable: Vec::new(),
+        misplaced: Vec::new(),
+        view_asked_at: None,
+        is_learning: false,
+        chance,
+    };
+    let thread = std::thread::Builder::new().name("larder-io".into());
+    let thread = thread.spawn(move || io.run()).map_err(system("thread"))?;
+    Ok((remote, thread))
+}
+
+impl Io {
+    fn run(mut self) {
+        let mut readiness = Events::with_capacity(EVENTS_MAX);
+        let mut jobs = Vec::new();
+        loop {
+            let idle = self.readable.is_empty() && self.remote.may_sleep();
+            let timeout = if idle { self.timeout(Instant::now()) } else { Some(Duration::ZERO) };
+            if let Err(error) = self.poll.poll(&mut readiness, timeout)
+                && error.kind() != std::io::ErrorKind::Interrupted
+            {
+                tracing::error!(%error, "poll failed, the client ends");
+                return;
+            }
+            self.remote.awake();
+            let now = Instant::now();
+            self.remote.take(&mut jobs);
+            for job in jobs.drain(..) {
+                if !self.take_job(job, now) {
+                    return;
+                }
+            }
+            for at in std::mem::take(&mut self.readable) {
+                self.receive(at, now);
+            }
+            for ready in &readiness {
+                if ready.token() != WAKER {
+                    self.take_readiness(ready, now);
+                }
+            }
+            self.tick(now);
+            self.flush_all(now);
+        }
+    }
+
+    /// Does a job; `false` if it was the last.
+    fn take_job(&mut self, job: Job, now: Instant) -> bool {
+        match job {
+            Job::Leg(leg) => self.dispatch(leg, now),
+            Job::Cancel(call) => {
+                let cancelled = self.misplaced.extract_if(.., |leg| Arc::ptr_eq(&leg.call, &call));
+                cancelled.for_each(|leg| leg.fail(&KeyError::Cancelled));
+                for at in 0..self.conns.len() {
+                    if let Err(broken) = self.conns[at].session.cancel(&call) {
+                        self.broke(at, broken, now);
+                    }
+                }
+            }
+            Job::Resolved { slot, addresses } => {
+                self.nodes.all[slot].resolved(&addresses);
+                for at in 0..self.conns.len() {
+                    let is_waiting = matches!(self.conns[at].link, Link::Resolving);
+                    if self.conns[at].route.peer == slot && is_waiting {
+                        self.conns[at].link = Link::Down;
+                        if addresses.is_empty() {
+                            let kind = std::io::ErrorKind::AddrNotAvailable;
+                            self.unreachable(at, Reason::Connect(kind), now);
+                        } else {
+                            self.connect(at, now);
+                        }
+                    }
+                }
+            }
+            Job::View(view) => {
+                self.is_learning = false;
+                if let Some(view) = view {
+                    self.take_view(view, None, now);
+                }
+            }
+            Job::Close => return false,
+        }
+        true
+    }
+
+    /// Gives a leg to the connection of its shard, which is made if there is none.
+    pub(crate) fn dispatch(&mut self, leg: Box<Leg>, now: Instant) {
+        let node = &self.nodes.all[leg.route.peer];
+        if node.circuit.is_open() || !node.is_member {
+            self.reroute(leg, Reason::CircuitOpen, now);
+            return;
+        }
+        let at = self.conn_at(leg.route);
+        self.conns[at].session.submit(leg, now);
+        self.mark_dirty(at);
+        if matches!(self.conns[at].link, Link::Down) {
+            self.connect(at, now);
+        }
+    }
+
+    pub(crate) fn conn_at(&mut self, route: Route) -> usize {
+        *self.conn_of.entry(route).or_insert_with(|| {
+            let limits = Limits {
+                requests: self.config.inflight_max,
+                bytes: self.config.inflight_bytes_max,
+            };
+            self.conns.push(Conn::new(route, limits, self.nodes.view.epoch));
+            self.conns.len() - 1
+        })
+    }
+
+    /// Starts to connect, or to find out where to.
+    pub(crate) fn connect(&mut self, at: usize, now: Instant) {
+        let conn = &mut self.conns[at];
+        let node = &mut self.nodes.all[conn.route.peer];
+        let Some(addresses) = node.addresses(conn.route.shard) else {
+            conn.link = Link::Resolving;
+            node.resolve(&self.remote);
+            return;
+        };
+        let until = now + self.config.connect_timeout;
+        let registry = self.poll.registry();
+        if let Err(kind) = conn.connect(addresses, until, registry, Token(at)) {
+            self.unreachable(at, Reason::Connect(kind), now);
+        }
+    }
+
+    fn take_readiness(&mut self, ready: &Readiness, now: Instant) {
+        let at = ready.token().0;
+        let conn = &mut self.conns[at];
+        if let Link::Connecting { until, .. } = conn.link {
+            match conn.connected() {
+                Ok(false) => return,
+                Ok(true) => {
+                    let shard_count = self.nodes.all[conn.route.peer].shard_count;
+                    conn.session
+                        .say_hello(&hello(&self.config, conn.route.shard, shard_count), now);
+                }
+                Err((kind, others)) => {
+                    let registry = self.poll.registry();
+                    if conn.connect(others, until, registry, Token(at)).is_err() {
+                        self.unreachable(at, Reason::Connect(kind), now);
+                    }
+                    return;
+                }
+            }
+        }
+        if ready.is_writable() {
+            conn.set_writable();
+        }
+        self.mark_dirty(at);
+        if ready.is_readable() || ready.is_read_closed() || ready.is_error() {
+            self.receive(at, now);
+        }
+    }
+
+    fn receive(&mut self, at: usize, now: Instant) {
+        let mut events = Vec::new();
+        let received = self.conns[at].receive(now, &mut events);
+        let conn = &mut self.conns[at];
+        if conn.session.replies != conn.replies_seen {
+            conn.replies_seen = conn.session.replies;
+            conn.probed_at = None;
+            let Route { peer, shard } = conn.route;
+            if self.nodes.all[peer].answered(shard) {
+                tracing::info!(peer = %self.nodes.all[peer].peer.name, "answers again");
+            }
+        }
+        for event in events {
+            self.take_event(at, event, now);
+        }
+        match received {
+            Ok(true) => self.readable.push(at),
+            Ok(false) => {}
+            Err(broken) => self.broke(at, broken, now),
+        }
+        // Answers made room for what waits.
+        self.mark_dirty(at);
+    }
+
+    fn take_event(&mut self, at: usize, event: Event, now: Instant) {
+        match event {
+            Event::Hello(reply) => self.take_hello(at, &reply, now),
+            Event::View(mut view) => {
+                self.view_asked_at = None;
+                let node = &self.nodes.all[self.conns[at].route.peer];
+                name_hosts(&mut view, &node.host);
+                let id = node.peer.id;
+                self.take_view(view, Some(id), now);
+            }
+            Event::Epoch => self.ask_view(at, now),
+            Event::Again(leg, code) => self.ask_again(at, leg, code, now),
+        }
+    }
+
+    /// Asks a node for its view, unless that is being done already.
+    pub(crate) fn ask_view(&mut self, at: usize, now: Instant) {
+        let asked_lately = |asked_at| now.saturating_duration_since(asked_at) < VIEW_PAUSE;
+        if self.view_asked_at.is_some_and(asked_lately) {
+            return;
+        }
+        self.view_asked_at = Some(now);
+        self.conns[at].session.ask_view(now);
+        self.mark_dirty(at);
+    }
+
+    /// Uses a view that node `from` sent, or a seed, if it is news; sends what waited for it.
+    fn take_view(&mut self, view: View, from: Option<u64>, now: Instant) {
+        if let Some(view) = self.nodes.news_of(view, from) {
+            tracing::info!(epoch = view.epoch, members = view.members.len(), "new view");
+            let (routes, changed) = self.nodes.install(view, self.chance);
+            self.remote.set_routes(routes);
+            for conn in &mut self.conns {
+                conn.session.view_epoch = conn.session.view_epoch.max(self.nodes.view.epoch);
+            }
+            for at in 0..self.conns.len() {
+                if changed.contains(&self.conns[at].route.peer) {
+                    self.misplaced.append(&mut self.conns[at].close());
+                }
+            }
+        }
+        let routes = self.remote.routes();
+        for leg in std::mem::take(&mut self.misplaced) {
+            for leg in leg.split_again(&routes) {
+                self.dispatch(leg, now);
+            }
+        }
+    }
+
+    pub(crate) fn mark_dirty(&mut self, at: usize) {
+        if !std::mem::replace(&mut self.conns[at].is_dirty, true) {
+            self.dirty.push(at);
+        }
+    }
+
+    /// Writes what is to be written, once for all that came together.
+    fn flush_all(&mut self, now: Instant) {
+        while let Some(at) = self.dirty.pop() {
+            self.conns[at].is_dirty = false;
+            let mut events = Vec::new();
+            let flushed = self.conns[at].flush(now, &mut events);
+            events.into_iter().for_each(|event| self.take_event(at, event, now));
+            if let Err(broken) = flushed {
+                self.broke(at, broken, now);
+            }
+        }
+    }
+}
+
+impl Drop for Io {
+    /// However the thread ends, every call it was given is answered.
+    fn drop(&mut self) {
+        self.remote.shut();
+        let open = self.conns.iter_mut().flat_map(Conn::close).chain(self.misplaced.drain(..));
+        open.for_each(|leg| leg.fail(&KeyError::Closed));
+    }
+}
+
+const WAKER: Token = Token(usize::MAX);
+/// Readiness taken at once: as many as there are connections, usually.
+const EVENTS_MAX: usize = 256;
+/// The view is not asked for more often than this.
+pub(crate) const VIEW_PAUSE: Duration = Duration::from_millis(100);

@@ -1,0 +1,183 @@
+//! One leg of a call: what one shard is asked in one frame, and everything its answer needs.
+//!
+//! The encoded frame is the only record of what was asked. A leg that has to go elsewhere is read
+//! back from it, so that the common case keeps no second copy. Dropping a leg is how it ends.
+
+use std::sync::Arc;
+
+use larder_protocol::limits::HEADER_BYTES;
+use larder_protocol::message::{Get, Match, Put, PutItem, Remove};
+use larder_protocol::{Key, Opcode};
+use larder_transport::Landing;
+
+use crate::call::Call;
+use crate::error::KeyError;
+use crate::namespace::Namespace;
+use crate::object::Payload;
+use crate::request::{GetHead, Plan};
+use crate::router::{Indices, Route, Routes};
+
+/// What one shard is asked on behalf of a call.
+#[derive(Debug)]
+pub(crate) struct Leg {
+    pub(crate) call: Arc<Call>,
+    pub(crate) route: Route,
+    pub(crate) opcode: Opcode,
+    pub(crate) namespace: Option<Namespace>,
+    /// How often it was sent before.
+    pub(crate) attempts: u8,
+    /// Room for a header, then the body.
+    pub(crate) frame: Vec<u8>,
+    /// Place in the call of each key of the body.
+    pub(crate) indices: Indices,
+    /// How many keys, from the first, have their answer.
+    pub(crate) answered: usize,
+    /// Keys before that which have to be asked for again, by their places in the body.
+    pub(crate) again: Vec<u32>,
+    /// Whether some of these belong to another shard.
+    pub(crate) is_misplaced: bool,
+    /// For puts: the objects' bytes.
+    pub(crate) sources: Vec<Payload>,
+    /// For gets into landings: one for each key.
+    pub(crate) landings: Vec<Landing>,
+    /// For gets.
+    pub(crate) get: GetHead,
+    /// Payload bytes of the frame.
+    pub(crate) payload_bytes: u64,
+}
+
+impl Leg {
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.frame[HEADER_BYTES..]
+    }
+
+    /// Whether it removes by tag.
+    pub(crate) fn is_tag(&self) -> bool {
+        self.opcode == Opcode::Remove && matches!(Remove::decode(self.body()), Ok(Remove::Tag(_)))
+    }
+
+    /// Bytes that this leg is known to move.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.payload_bytes + self.landings.iter().map(Landing::len).sum::<u64>()
+    }
+
+    /// Ends it: keys without an answer get `error`.
+    pub(crate) fn fail(self: Box<Self>, error: &KeyError) {
+        let open = self.open_positions();
+        self.call.answer(|outcome| {
+            open.iter().for_each(|&at| outcome.fail(self.indices.at(at as usize), error));
+        });
+    }
+
+    /// Places in the body of the keys that have no answer yet.
+    fn open_positions(&self) -> Vec<u32> {
+        let rest = self.answered as u32..self.indices.len() as u32;
+        self.again.iter().copied().chain(rest).collect()
+    }
+
+    /// Asks for the keys without an answer anew, wherever they belong by now. Answers the legs to
+    /// send; keys that nobody can be asked for have failed already.
+    pub(crate) fn split_again(mut self: Box<Self>, routes: &Routes) -> Vec<Box<Self>> {
+        let Some(namespace) = self.namespace.clone() else {
+            // It asks one shard about itself, so there is nowhere else to go.
+            return vec![self];
+        };
+        let open = self.open_positions();
+        let base: Vec<u32> = open.iter().map(|&at| self.indices.at(at as usize) as u32).collect();
+        let (frame, call) = (std::mem::take(&mut self.frame), Arc::clone(&self.call));
+        let body = &frame[HEADER_BYTES..];
+        let plan = Plan {
+            call: &call,
+            routes,
+            namespace: &namespace,
+            base: Some(&base),
+            attempts: self.attempts,
+        };
+        let legs = match self.opcode {
+            Opcode::Get => {
+                let request = Get::decode(body).expect("encoded by this client");
+                let keys = pick(request.items.iter().map(|item| item.key), &open);
+                let landings = take_landings(&mut self.landings, &open);
+                plan.get(self.get, &keys, landings)
+            }
+            Opcode::Put => {
+                let request =
+                    Put::decode(body, self.payload_bytes).expect("encoded by this client");
+                let items: Vec<PutItem<'_>> = pick(request.items.iter(), &open);
+                let sources = open.iter().map(|&at| take(&mut self.sources[at as usize]));
+                plan.put(request.if_absent, &items, sources.collect())
+            }
+            Opcode::Match => {
+                let request = Match::decode(body).expect("encoded by this client");
+                plan.matching(request.touch, request.with_meta, &pick(request.keys.iter(), &open))
+            }
+            Opcode::Remove => match Remove::decode(body).expect("encoded by this client") {
+                Remove::Keys(keys) => plan.remove_from(self.route, &pick(keys.iter(), &open)),
+                Remove::Tag(_) => {
+                    self.frame = frame;
+                    return vec![self];
+                }
+            },
+            _ => {
+                self.frame = frame;
+                return vec![self];
+            }
+        };
+        // This leg ends only now, when the new ones count.
+        legs
+    }
+}
+
+/// A leg cannot be lost: however it ends, its call learns of it, and not before the caller's memory
+/// was let go.
+impl Drop for Leg {
+    fn drop(&mut self) {
+        self.sources.clear();
+        self.landings.clear();
+        self.call.leg_ended();
+    }
+}
+
+fn pick<T>(all: impl Iterator<Item = T>, positions: &[u32]) -> Vec<T> {
+    let mut wanted = positions.iter().peekable();
+    let picked = all
+        .enumerate()
+        .filter(|(at, _)| wanted.next_if(|&&position| position as usize == *at).is_some());
+    picked.map(|(_, item)| item).collect()
+}
+
+fn take(source: &mut Payload) -> Payload {
+    std::mem::replace(source, Payload::Bytes(bytes::Bytes::new()))
+}
+
+fn take_landings(landings: &mut [Landing], positions: &[u32]) -> Vec<Landing> {
+    if landings.is_empty() {
+        return Vec::new();
+    }
+    let nothing = || Landing::from_vec(Vec::new());
+    let taken = positions.iter();
+    taken.map(|&at| std::mem::replace(&mut landings[at as usize], nothing())).collect()
+}
+
+/// The keys of an encoded get, one after the other.
+#[derive(Debug)]
+pub(crate) struct KeyCursor {
+    at: usize,
+}
+
+impl KeyCursor {
+    /// At the first key of a get's frame.
+    pub(crate) const fn new() -> Self {
+        Self { at: HEADER_BYTES + GetHead::BYTES }
+    }
+
+    /// The next key.
+    pub(crate) fn next(&mut self, frame: &[u8]) -> Key {
+        use larder_protocol::message::{GetItem, Item};
+        use larder_protocol::wire::Reader;
+        let mut reader = Reader::new(&frame[self.at..]);
+        let item = GetItem::read(&mut reader).expect("encoded by this client");
+        self.at = frame.len() - reader.remaining();
+        item.key
+    }
+}

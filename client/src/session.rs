@@ -1,0 +1,447 @@
+//! One connection's conversation, without the connection: requests in flight, ids, deadlines.
+//!
+//! Sans-io: time is an argument, bytes go in and out through slices and a [`Wire`]. What a reader
+//! would get wrong: a request whose caller has gone stays in flight until its reply came, because
+//! the reply must be recognised and thrown away. Only a put that is half written cannot be left
+//! alone: its bytes are the caller's, so the connection has to end.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ahash::AHashMap;
+use larder_protocol::limits::DEADLINE_US_MAX;
+use larder_protocol::message::{Hello, HelloReply};
+use larder_protocol::view::View;
+use larder_protocol::{Code, DecodeError, Generation, Header, Opcode};
+
+use crate::call::Call;
+use crate::error::{KeyError, Reason};
+use crate::handles::{Handle, HandleState};
+use crate::leg::Leg;
+use crate::namespace::Namespace;
+use crate::reply::Inbound;
+
+/// The conversation over one connection. A new connection has a new session.
+pub(crate) struct Session {
+    limits: Limits,
+    is_up: bool,
+    /// The view that this client uses.
+    pub(crate) view_epoch: u64,
+    /// The newest view that the node told of.
+    pub(crate) heard_epoch: u64,
+    next_id: u64,
+    pub(crate) flights: AHashMap<u64, Flight>,
+    flight_bytes: u64,
+    unsent: VecDeque<u64>,
+    /// Requests that are written now and whose reply waited for that.
+    pub(crate) answered_early: Vec<u64>,
+    /// Bytes of the first unsent frame that are written already.
+    head_written: u64,
+    waiting: VecDeque<Box<Leg>>,
+    pub(crate) handles: Vec<Handle>,
+    pub(crate) inbound: Inbound,
+    /// No deadline is earlier than this.
+    earliest: Option<Instant>,
+    /// Since when answers are awaited and nothing came.
+    silent_since: Option<Instant>,
+    /// How many replies made sense.
+    pub(crate) replies: u64,
+}
+
+/// How much may be in flight.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) requests: usize,
+    pub(crate) bytes: u64,
+}
+
+/// A request that was given an id and has no reply yet.
+pub(crate) struct Flight {
+    pub(crate) opcode: Opcode,
+    pub(crate) what: What,
+    /// The frame, where there is no leg that has it.
+    frame: Vec<u8>,
+    bytes: u64,
+    is_sent: bool,
+    /// Its reply, if that came before the last of its bytes was written.
+    pub(crate) early: Option<(Header, Vec<u8>)>,
+}
+
+/// Whom a reply is for.
+pub(crate) enum What {
+    Leg(Box<Leg>),
+    /// Nobody any more.
+    Abandoned,
+    Hello,
+    /// Whoever waits for this namespace.
+    Open(Namespace),
+    View,
+}
+
+/// What a session tells its driver.
+pub(crate) enum Event {
+    /// The node let us in.
+    Hello(HelloReply),
+    /// The node's view.
+    View(View),
+    /// The node has a newer view than this client.
+    Epoch,
+    /// A leg that was sent to the wrong place, or got only some of its answers.
+    Again(Box<Leg>, Code),
+}
+
+/// Why a connection cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Broken {
+    /// The peer closed it, or the network did.
+    Lost,
+    /// The peer sent bytes that are no message.
+    Decode(DecodeError),
+    /// The peer sent a message that does not fit what was asked.
+    Desync(&'static str),
+    /// The caller of a half-written put has gone, and its bytes with it.
+    HalfPut,
+    /// The node does not want this client.
+    Refused(Code),
+}
+
+impl Session {
+    pub(crate) fn new(limits: Limits, view_epoch: u64) -> Self {
+        Self {
+            limits,
+            is_up: false,
+            view_epoch,
+            heard_epoch: view_epoch,
+            next_id: 1,
+            flights: AHashMap::new(),
+            flight_bytes: 0,
+            unsent: VecDeque::new(),
+            answered_early: Vec::new(),
+            head_written: 0,
+            waiting: VecDeque::new(),
+            handles: Vec::new(),
+            inbound: Inbound::new(),
+            earliest: None,
+            silent_since: None,
+            replies: 0,
+        }
+    }
+
+    /// Says who we are. Everything else waits for the answer.
+    pub(crate) fn say_hello(&mut self, hello: &Hello<'_>, now: Instant) {
+        let mut frame = Vec::new();
+        Header::begin(&mut frame);
+        hello.encode(&mut frame);
+        self.launch(Opcode::Hello, What::Hello, frame, now);
+    }
+
+    /// Asks for the view; also the way to see whether the peer lives.
+    pub(crate) fn ask_view(&mut self, now: Instant) {
+        let mut frame = Vec::new();
+        Header::begin(&mut frame);
+        self.launch(Opcode::View, What::View, frame, now);
+    }
+
+    /// Takes a leg to send as soon as it may be.
+    pub(crate) fn submit(&mut self, leg: Box<Leg>, now: Instant) {
+        self.note_deadline(leg.call.deadline);
+        if self.flights.is_empty() && self.waiting.is_empty() {
+            self.silent_since = Some(now);
+        }
+        self.waiting.push_back(leg);
+    }
+
+    /// Puts waiting legs in flight while there is room.
+    pub(crate) fn pump(&mut self, now: Instant) {
+        while self.is_up && self.has_room() {
+            let Some(leg) = self.waiting.pop_front() else { return };
+            self.start(leg, now);
+        }
+    }
+
+    /// What to write next, as slices that point into frames and callers' memory.
+    pub(crate) fn gather<'a>(&'a self, out: &mut Vec<IoSlice<'a>>) {
+        let mut skip = self.head_written;
+        let mut bytes = 0;
+        for id in &self.unsent {
+            let Some(flight) = self.flights.get(id) else { continue };
+            let frame = flight.frame();
+            let written = skip.min(frame.len() as u64);
+            if (written as usize) < frame.len() {
+                bytes += frame.len();
+                out.push(IoSlice::new(&frame[written as usize..]));
+            }
+            skip -= written;
+            for source in flight.sources() {
+                let mut offset = skip.min(source.len());
+                skip -= offset;
+                while out.len() < SLICES_MAX && bytes < WRITE_BYTES_MAX {
+                    let piece = source.piece_at(offset);
+                    if piece.is_empty() {
+                        break;
+                    }
+                    offset += piece.len() as u64;
+                    bytes += piece.len();
+                    out.push(IoSlice::new(piece));
+                }
+                if offset < source.len() {
+                    return;
+                }
+            }
+            if out.len() >= SLICES_MAX || bytes >= WRITE_BYTES_MAX {
+                return;
+            }
+            skip = 0;
+        }
+    }
+
+    /// Says that the first `bytes` of what was gathered are written.
+    pub(crate) fn wrote(&mut self, bytes: usize) {
+        self.head_written += bytes as u64;
+        while let Some(id) = self.unsent.front() {
+            if let Some(flight) = self.flights.get_mut(id) {
+                let whole = flight.frame().len() as u64 + flight.payload_bytes();
+                if self.head_written < whole {
+                    return;
+                }
+                self.head_written -= whole;
+                flight.is_sent = true;
+                flight.frame = Vec::new();
+                if flight.early.is_some() {
+                    self.answered_early.push(*id);
+                }
+            }
+            self.unsent.pop_front();
+        }
+    }
+
+    /// When [`Session::expire`] has to look again.
+    pub(crate) const fn next_deadline(&self) -> Option<Instant> {
+        self.earliest
+    }
+
+    /// Ends every leg whose deadline has passed; answers how many.
+    ///
+    /// # Errors
+    /// [`Broken::HalfPut`] if one of them was half written.
+    pub(crate) fn expire(&mut self, now: Instant) -> Result<usize, Broken> {
+        if self.earliest.is_none_or(|earliest| earliest > now) {
+            return Ok(0);
+        }
+        let out = self.take_if(|call| call.deadline <= now);
+        self.earliest = self.legs().map(|leg| leg.call.deadline).min();
+        let missed = out.0.len();
+        out.0.into_iter().for_each(|leg| leg.fail(&KeyError::DeadlineExceeded));
+        out.1.map_or(Ok(missed), Err)
+    }
+
+    /// Ends the legs of a call.
+    ///
+    /// # Errors
+    /// [`Broken::HalfPut`] if one of them was half written.
+    pub(crate) fn cancel(&mut self, cancelled: &Arc<Call>) -> Result<(), Broken> {
+        let (legs, broken) = self.take_if(|call| std::ptr::eq(call, Arc::as_ptr(cancelled)));
+        legs.into_iter().for_each(|leg| leg.fail(&KeyError::Cancelled));
+        broken.map_or(Ok(()), Err)
+    }
+
+    /// Takes out every leg, to be asked elsewhere. Their replies, if any come, are thrown away.
+    pub(crate) fn take_all(&mut self) -> (Vec<Box<Leg>>, Option<Broken>) {
+        self.earliest = None;
+        self.take_if(|_| true)
+    }
+
+    /// Since when answers are awaited and nothing came at all; `None` if none are awaited.
+    pub(crate) fn silent_since(&self) -> Option<Instant> {
+        let awaits = !self.flights.is_empty() || !self.waiting.is_empty();
+        self.silent_since.filter(|_| awaits)
+    }
+
+    /// The peer gave a sign of life.
+    pub(crate) const fn heard(&mut self, now: Instant) {
+        self.silent_since = Some(now);
+    }
+
+    pub(crate) const fn is_up(&self) -> bool {
+        self.is_up
+    }
+
+    pub(crate) const fn set_up(&mut self) {
+        self.is_up = true;
+    }
+
+    /// The request of which some bytes are written, but not all.
+    pub(crate) fn begun(&self) -> Option<u64> {
+        let head = self.unsent.iter().find(|id| self.flights.contains_key(id))?;
+        (self.head_written > 0).then_some(*head)
+    }
+
+    fn has_room(&self) -> bool {
+        let bytes_left = self.limits.bytes.saturating_sub(self.flight_bytes);
+        // One that is larger than the limit goes alone.
+        let fits = self.waiting.front().is_none_or(|leg| leg.bytes() <= bytes_left);
+        self.flights.len() < self.limits.requests && (fits || self.flight_bytes == 0)
+    }
+
+    pub(crate) fn launch_leg(&mut self, mut leg: Box<Leg>, handle: u64, now: Instant) {
+        // It may have been sent before, and half answered.
+        (leg.answered, leg.is_misplaced) = (0, false);
+        leg.again.clear();
+        let id = self.take_id(now);
+        let left_us = leg.call.deadline.saturating_duration_since(now).as_micros();
+        let deadline_us = u32::try_from(left_us).unwrap_or(u32::MAX).clamp(1, DEADLINE_US_MAX);
+        let generation = leg.namespace.as_ref().map_or(Generation(0), Namespace::generation);
+        let header = Header {
+            namespace: handle,
+            generation,
+            view_epoch: self.view_epoch,
+            ..Header::request(leg.opcode, id, deadline_us)
+        };
+        header.finish(leg.payload_bytes, 0, &mut leg.frame);
+        let (opcode, bytes) = (leg.opcode, leg.bytes());
+        self.flight_bytes += bytes;
+        let what = What::Leg(leg);
+        let flight = Flight { opcode, what, frame: Vec::new(), bytes, is_sent: false, early: None };
+        self.flights.insert(id, flight);
+        self.unsent.push_back(id);
+    }
+
+    pub(crate) fn launch(&mut self, opcode: Opcode, what: What, mut frame: Vec<u8>, now: Instant) {
+        let id = self.take_id(now);
+        let deadline_us = OWN_DEADLINE.as_micros() as u32;
+        let header =
+            Header { view_epoch: self.view_epoch, ..Header::request(opcode, id, deadline_us) };
+        header.finish(0, 0, &mut frame);
+        let flight = Flight { opcode, what, frame, bytes: 0, is_sent: false, early: None };
+        self.flights.insert(id, flight);
+        self.unsent.push_back(id);
+    }
+
+    fn take_id(&mut self, now: Instant) -> u64 {
+        if self.flights.is_empty() {
+            self.silent_since = Some(now);
+        }
+        self.next_id += 1;
+        self.next_id - 1
+    }
+
+    fn note_deadline(&mut self, deadline: Instant) {
+        self.earliest = Some(self.earliest.map_or(deadline, |known| known.min(deadline)));
+    }
+
+    pub(crate) fn landed(&mut self, flight: &Flight) {
+        self.flight_bytes -= flight.bytes;
+    }
+
+    fn legs(&self) -> impl Iterator<Item = &Leg> {
+        let flying = self.flights.values().chain(self.inbound.flight()).filter_map(Flight::leg);
+        let flying = flying.chain(self.inbound.filling());
+        let parked = self.handles.iter().flat_map(|handle| match &handle.state {
+            HandleState::Opening { parked } => parked.as_slice(),
+            HandleState::Open { .. } => &[],
+        });
+        flying.chain(parked.chain(&self.waiting).map(AsRef::as_ref))
+    }
+
+    /// Takes out the legs whose call is `chosen`. What is on its way to or from the peer stays in
+    /// flight without them.
+    fn take_if(&mut self, chosen: impl Fn(&Call) -> bool) -> (Vec<Box<Leg>>, Option<Broken>) {
+        let mut out = Vec::new();
+        let mut take = |legs: &mut Vec<Box<Leg>>| {
+            out.extend(legs.extract_if(.., |leg| chosen(&leg.call)));
+        };
+        let mut waiting = Vec::from(std::mem::take(&mut self.waiting));
+        take(&mut waiting);
+        self.waiting = waiting.into();
+        for handle in &mut self.handles {
+            if let HandleState::Opening { parked } = &mut handle.state {
+                take(parked);
+            }
+        }
+        out.extend(self.inbound.abandon_if(&chosen));
+        let begun = self.begun();
+        let mut broken = None;
+        let mut unsent = Vec::new();
+        for (&id, flight) in &mut self.flights {
+            if !flight.leg().is_some_and(|leg| chosen(&leg.call)) {
+                continue;
+            }
+            let is_begun = begun == Some(id);
+            if is_begun && flight.payload_bytes() > 0 {
+                broken = Some(Broken::HalfPut);
+            }
+            if !flight.is_sent && !is_begun {
+                unsent.push(id);
+            }
+            out.extend(flight.abandon());
+        }
+        for id in unsent {
+            let flight = self.flights.remove(&id).expect("found a moment ago");
+            self.flight_bytes -= flight.bytes;
+        }
+        (out, broken)
+    }
+}
+
+impl Flight {
+    pub(crate) const fn leg(&self) -> Option<&Leg> {
+        match &self.what {
+            What::Leg(leg) => Some(leg),
+            _ => None,
+        }
+    }
+
+    /// Lets its leg go, keeping what of the frame may have to be written still.
+    pub(crate) fn abandon(&mut self) -> Option<Box<Leg>> {
+        match std::mem::replace(&mut self.what, What::Abandoned) {
+            What::Leg(leg) => {
+                if !self.is_sent {
+                    self.frame.extend_from_slice(&leg.frame);
+                }
+                Some(leg)
+            }
+            other => {
+                self.what = other;
+                None
+            }
+        }
+    }
+
+    fn frame(&self) -> &[u8] {
+        self.leg().map_or(&self.frame, |leg| &leg.frame)
+    }
+
+    pub(crate) const fn is_sent(&self) -> bool {
+        self.is_sent
+    }
+
+    fn payload_bytes(&self) -> u64 {
+        self.leg().map_or(0, |leg| leg.payload_bytes)
+    }
+
+    fn sources(&self) -> &[crate::object::Payload] {
+        self.leg().map_or(&[], |leg| &leg.sources)
+    }
+}
+
+impl From<Broken> for Reason {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Lost | Broken::HalfPut => Self::Lost,
+            Broken::Decode(error) => Self::Protocol(error),
+            Broken::Desync(what) => Self::Desync(what),
+            Broken::Refused(Code::Denied) => Self::Denied,
+            Broken::Refused(Code::WrongShard) => Self::WrongShard,
+            Broken::Refused(_) => Self::Desync("hello refused"),
+        }
+    }
+}
+
+/// How long the node may take for what the client asks on its own behalf.
+const OWN_DEADLINE: Duration = Duration::from_secs(5);
+/// Slices of one write: the kernel takes 1,024.
+const SLICES_MAX: usize = 256;
+/// About how much one write offers; a socket takes less.
+const WRITE_BYTES_MAX: usize = 4 << 20;

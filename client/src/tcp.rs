@@ -1,0 +1,220 @@
+//! One connection to one shard over TCP: the twin of the node's `tcp.rs`.
+//!
+//! Never waits: it connects, writes and reads what the socket takes and has, and remembers whether
+//! it was full or empty. What a reader would get wrong: readiness is edge-triggered, so a socket
+//! that was not read to its end says nothing more.
+
+use std::io::{self, IoSliceMut};
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::time::Instant;
+
+use larder_transport::socket::{recv, send_vectored, set_keepalive, set_nodelay};
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+
+use crate::leg::Leg;
+use crate::router::Route;
+use crate::session::{Broken, Event, Limits, Session};
+use crate::wire::Wire;
+
+/// A connection, whether there is one just now or not.
+pub(crate) struct Conn {
+    pub(crate) route: Route,
+    pub(crate) session: Session,
+    pub(crate) link: Link,
+    /// Since when a probe is unanswered.
+    pub(crate) probed_at: Option<Instant>,
+    /// Whether it waits to be flushed.
+    pub(crate) is_dirty: bool,
+    /// How many of the session's replies were noticed.
+    pub(crate) replies_seen: u64,
+    can_write: bool,
+    limits: Limits,
+}
+
+/// How far a connection is.
+pub(crate) enum Link {
+    Down,
+    /// Its host's name is being looked up.
+    Resolving,
+    Connecting {
+        socket: Socket,
+        until: Instant,
+        /// Where to try next.
+        others: Vec<SocketAddr>,
+    },
+    Up(Socket),
+}
+
+pub(crate) struct Socket(TcpStream);
+
+impl Conn {
+    pub(crate) fn new(route: Route, limits: Limits, view_epoch: u64) -> Self {
+        Self {
+            route,
+            session: Session::new(limits, view_epoch),
+            link: Link::Down,
+            probed_at: None,
+            is_dirty: false,
+            replies_seen: 0,
+            can_write: false,
+            limits,
+        }
+    }
+
+    /// Starts to connect to the first of `addresses` that can be tried.
+    pub(crate) fn connect(
+        &mut self,
+        mut addresses: Vec<SocketAddr>,
+        until: Instant,
+        registry: &Registry,
+        token: Token,
+    ) -> Result<(), io::ErrorKind> {
+        self.link = Link::Down;
+        let mut last = io::ErrorKind::AddrNotAvailable;
+        while !addresses.is_empty() {
+            let begun = TcpStream::connect(addresses.remove(0)).and_then(|mut socket| {
+                let interest = Interest::READABLE | Interest::WRITABLE;
+                registry.register(&mut socket, token, interest).map(|()| socket)
+            });
+            match begun {
+                Ok(socket) => {
+                    let (socket, others) = (Socket(socket), addresses);
+                    self.link = Link::Connecting { socket, until, others };
+                    return Ok(());
+                }
+                Err(error) => last = error.kind(),
+            }
+        }
+        Err(last)
+    }
+
+    /// The socket under way has become ready. Whether it is connected now.
+    ///
+    /// # Errors
+    /// What went wrong, and where else to try.
+    pub(crate) fn connected(&mut self) -> Result<bool, (io::ErrorKind, Vec<SocketAddr>)> {
+        let Link::Connecting { socket, others, .. } = &mut self.link else { return Ok(false) };
+        let failed = match socket.0.take_error() {
+            Ok(None) => match socket.0.peer_addr() {
+                Ok(_) => None,
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(false),
+                Err(error) => Some(error),
+            },
+            Ok(Some(error)) | Err(error) => Some(error),
+        };
+        if let Some(error) = failed {
+            let others = std::mem::take(others);
+            self.link = Link::Down;
+            return Err((error.kind(), others));
+        }
+        // Both only make things better; a socket without them still works.
+        let _ = set_nodelay(&socket.0);
+        let _ = set_keepalive(&socket.0, KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT);
+        if let Link::Connecting { socket, .. } = std::mem::replace(&mut self.link, Link::Down) {
+            self.link = Link::Up(socket);
+        }
+        self.can_write = true;
+        Ok(true)
+    }
+
+    pub(crate) const fn set_writable(&mut self) {
+        self.can_write = true;
+    }
+
+    /// Puts waiting legs in flight and writes what the socket takes.
+    pub(crate) fn flush(&mut self, now: Instant, events: &mut Vec<Event>) -> Result<(), Broken> {
+        let Link::Up(socket) = &self.link else { return Ok(()) };
+        loop {
+            self.session.pump(now);
+            if !self.can_write {
+                return Ok(());
+            }
+            let mut slices = Vec::new();
+            self.session.gather(&mut slices);
+            if slices.is_empty() {
+                return Ok(());
+            }
+            let offered: usize = slices.iter().map(|slice| slice.len()).sum();
+            match send_vectored(&socket.0, &slices) {
+                Ok(sent) => {
+                    self.session.wrote(sent);
+                    self.session.end_early(now, events)?;
+                    // It took less than it was offered: it is full, and will say when it is not.
+                    self.can_write = sent == offered;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.can_write = false,
+                Err(_) => return Err(Broken::Lost),
+            }
+        }
+    }
+
+    /// Reads and handles what is there. Whether there may be more.
+    pub(crate) fn receive(
+        &mut self,
+        now: Instant,
+        events: &mut Vec<Event>,
+    ) -> Result<bool, Broken> {
+        let Link::Up(socket) = &mut self.link else { return Ok(false) };
+        let more = self.session.receive(socket, now, events)?;
+        self.session.end_early(now, events)?;
+        Ok(more)
+    }
+
+    /// Ends the connection. Answers the legs that are open.
+    pub(crate) fn close(&mut self) -> Vec<Box<Leg>> {
+        self.link = Link::Down;
+        self.probed_at = None;
+        self.replies_seen = 0;
+        let epoch = self.session.view_epoch;
+        let mut session = std::mem::replace(&mut self.session, Session::new(self.limits, epoch));
+        session.take_all().0
+    }
+
+    pub(crate) const fn is_up(&self) -> bool {
+        matches!(self.link, Link::Up(_)) && self.session.is_up()
+    }
+}
+
+impl Wire for Socket {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        recv(&self.0, into)
+    }
+
+    fn read_both(&mut self, first: &mut [u8], then: &mut [u8]) -> io::Result<usize> {
+        let mut slices = [IoSliceMut::new(first), IoSliceMut::new(then)];
+        let read = rustix::io::retry_on_intr(|| rustix::io::readv(&self.0, &mut slices));
+        Ok(read?)
+    }
+
+    fn read_more(&mut self, into: &mut Vec<u8>, bytes_max: usize) -> io::Result<usize> {
+        if into.capacity() - into.len() == bytes_max {
+            let read = rustix::io::retry_on_intr(|| {
+                rustix::io::read(&self.0, rustix::buffer::spare_capacity(into))
+            });
+            return Ok(read?);
+        }
+        // The allocator gave more than was asked for, and what follows must not be read into it.
+        let len = into.len();
+        into.resize(len + bytes_max, 0);
+        let read = self.read(&mut into[len..]);
+        into.truncate(len + read.as_ref().map_or(0, |&read| read));
+        read
+    }
+}
+
+impl std::fmt::Debug for Conn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let fd = match &self.link {
+            Link::Up(socket) => Some(socket.0.as_raw_fd()),
+            _ => None,
+        };
+        f.debug_struct("Conn").field("route", &self.route).field("fd", &fd).finish_non_exhaustive()
+    }
+}
+
+/// A peer that vanished is noticed within half a minute even if nothing is asked of it.
+const KEEPALIVE_IDLE_S: u32 = 10;
+const KEEPALIVE_INTERVAL_S: u32 = 5;
+const KEEPALIVE_COUNT: u32 = 3;

@@ -1,0 +1,7 @@
+//! The client as its users see it, against nodes made of a few threads.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
+mod calls;
+mod fake;
+mod faults;
+mod real;
