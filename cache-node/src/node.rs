@@ -233,6 +233,7 @@ impl ShardStart {
             if self.state.is_stopping_now() {
                 core.stop();
                 wake_accept(self.address());
+                self.end_connections(core).await;
                 break;
             }
             if !self.state.is_draining() {
@@ -248,10 +249,23 @@ impl ShardStart {
             core.stalls.idle(tcp::cut);
             if core.stalls.len() == 0 || now_ms >= by {
                 tracing::info!(shard = self.index, left = core.stalls.len(), "drained");
+                self.end_connections(core).await;
                 break;
             }
         }
         self.state.shards[usize::from(self.index)].retire();
+    }
+
+    /// Ends what is open: the runtime would leave the sockets of dropped tasks to the process.
+    async fn end_connections(&self, core: &Core) {
+        for _ in 0..ENDING_STEPS {
+            core.stalls.all(tcp::cut);
+            if core.stalls.len() == 0 {
+                return;
+            }
+            glommio::timer::sleep(ENDING_STEP).await;
+        }
+        tracing::warn!(shard = self.index, left = core.stalls.len(), "connections do not end");
     }
 
     fn tick(&self, core: &Core) {
@@ -307,6 +321,8 @@ fn ready_line(config: &Config, state: &NodeState, memory: &[RegionReport]) -> St
 /// A year: see the head of this file.
 const PREEMPT_NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 const TICK: Duration = Duration::from_millis(100);
+const ENDING_STEP: Duration = Duration::from_millis(2);
+const ENDING_STEPS: u32 = 250;
 /// Sockets need none of the runtime's registered memory, and 10 MiB do not fit common limits.
 const IO_MEMORY_BYTES: usize = 64 << 10;
 const RING_DEPTH_MIN: usize = 256;

@@ -23,7 +23,7 @@ use crate::counters::{NodeState, OPCODE_NUMBERS};
 use crate::gauge::Gauge;
 use crate::namespace::{Handles, NamespaceId, OpenError};
 use crate::outbox::Outbox;
-use crate::store::{Ask, KeyHash, RECORD_BYTES_MAX, Store, StoreConfig};
+use crate::store::{Ask, KeyHash, RECORD_BYTES_MAX, Store, StoreConfig, WARM_KEYS};
 
 pub(crate) use put::PutJob;
 
@@ -287,7 +287,11 @@ impl Shard {
             MatchReplyWriter::begin(request.keys.len(), request.with_meta, &mut out.bytes);
         let mut found = std::mem::take(&mut self.scratch.entries);
         let ask = self.ask(header, namespace, Freshness::Any);
-        for key in request.keys.iter() {
+        let mut ahead = request.keys.iter();
+        for (index, key) in request.keys.iter().enumerate() {
+            if index % WARM_KEYS == 0 {
+                get::warm(&self.store, &mut self.scratch.keys, namespace, ahead.by_ref());
+            }
             let is_mine = self.identity.owns(&key);
             match self.store.probe(&ask, key.as_bytes()) {
                 Ok((entry, record)) if is_mine => {

@@ -63,6 +63,11 @@ impl Stalls {
         }
     }
 
+    /// Calls `cut` for every connection.
+    pub(crate) fn all(&self, mut cut: impl FnMut(RawFd)) {
+        self.0.borrow().places.iter().flatten().for_each(|limit| cut(limit.socket));
+    }
+
     /// Calls `cut` for each connection that waits for its next request.
     pub(crate) fn idle(&self, mut cut: impl FnMut(RawFd)) {
         for limit in self.0.borrow().places.iter().flatten().filter(|l| l.is_idle.get()) {

@@ -25,7 +25,7 @@ use crate::core::Core;
 use crate::inbox::Inbox;
 use crate::outbox::Outbox;
 use crate::shard::{Peer, PutJob, Step};
-use crate::stalls::Patience;
+use crate::stalls::{Patience, Stalls};
 
 /// Ends a connection from outside its task, which then ends by itself.
 pub(crate) fn cut(connection: RawFd) {
@@ -73,7 +73,7 @@ async fn connection(stream: TcpStream, core: Rc<Core>) {
         tracing::debug!(%error, "cannot set options of a connection");
     }
     let hello_by = core.now_ms() + core.limits.hello_timeout_ms;
-    let mut wire = Wire::new(stream);
+    let mut wire = Wire::new(stream, core.stalls.clone());
     // Declared after the socket, so dropped before it: the sweep never cuts a reused descriptor.
     let patience = core.stalls.watch(wire.stream.as_raw_fd(), hello_by);
     let (mut peer, mut outbox) = (Peer::default(), Outbox::default());
@@ -160,7 +160,7 @@ async fn converse(
                 patience.until(core.sent_by(outbox.len()));
                 wire.flush(outbox).await?;
             }
-            wire.breathe_if_spent(core.stalls.len()).await;
+            wire.breathe_if_spent().await;
         }
         if !outbox.is_empty() {
             patience.until(core.sent_by(outbox.len()));
@@ -194,8 +194,12 @@ async fn fill(
         let status = match core.shard(|s| s.reserve(job, &item)) {
             Ok(mut filling) => {
                 while !filling.is_full() {
-                    let count = payload.read(filling.unfilled()).await?;
+                    let room = filling.unfilled();
+                    let most = room.len().min(READ_BYTES_MAX);
+                    let count = payload.read(&mut room[..most]).await?;
                     filling.received(count, item.parts);
+                    payload.wire.bytes += count as u64;
+                    payload.wire.breathe_if_spent().await;
                 }
                 let late = core.is_late(&job.header, arrived_us);
                 core.shard(|s| s.commit(job, &item, filling, late))
@@ -206,8 +210,8 @@ async fn fill(
             }
         };
         statuses.push(status);
-        payload.wire.spend(u64::from(item.object_bytes));
-        payload.wire.breathe_if_spent(core.stalls.len()).await;
+        payload.wire.spend(0);
+        payload.wire.breathe_if_spent().await;
     }
     Ok(statuses)
 }
@@ -230,20 +234,25 @@ async fn say_why(
     }
     // Bytes left unread would turn the close into a reset, which eats the answer.
     let mut scrap = vec![0; SCRAP_BYTES];
-    while let Ok(1..) = wire.read(&mut scrap).await {}
+    while let Ok(count @ 1..) = wire.read(&mut scrap).await {
+        wire.spend(count as u64);
+        wire.breathe_if_spent().await;
+    }
 }
 
 /// A socket, and how much was served since it last made its task wait.
 struct Wire {
     stream: TcpStream,
+    /// Who else is served by this core.
+    stalls: Stalls,
     staging: Vec<u8>,
     requests: u32,
     bytes: u64,
 }
 
 impl Wire {
-    fn new(stream: TcpStream) -> Self {
-        Self { stream, staging: Vec::new(), requests: 0, bytes: 0 }
+    fn new(stream: TcpStream, stalls: Stalls) -> Self {
+        Self { stream, stalls, staging: Vec::new(), requests: 0, bytes: 0 }
     }
 
     async fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
@@ -300,8 +309,8 @@ impl Wire {
     ///
     /// What may be served between two polls is shared by all connections: a lone one needs no
     /// breath for as many requests as a client has in flight, and a breath costs some microseconds.
-    async fn breathe_if_spent(&mut self, connections: usize) {
-        let share = connections.max(1);
+    async fn breathe_if_spent(&mut self) {
+        let share = self.stalls.len().max(1);
         let requests_max = (POLL_REQUESTS / share).max(BREATH_REQUESTS_MIN);
         let bytes_max = (POLL_BYTES / share as u64).max(BREATH_BYTES_MIN);
         if self.requests as usize >= requests_max || self.bytes >= bytes_max {
@@ -349,6 +358,9 @@ impl PayloadIn<'_> {
         while count > 0 {
             if self.behind.is_empty() && self.staged.is_empty() {
                 self.stage().await?;
+                // Nobody else is served while a long payload is thrown away at full speed.
+                self.wire.bytes += self.staged.len() as u64;
+                self.wire.breathe_if_spent().await;
             }
             let source = if self.behind.is_empty() { self.staged.len() } else { self.behind.len() };
             let now = source.min(usize::try_from(count).unwrap_or(usize::MAX));
@@ -389,6 +401,8 @@ const DIRECT_BYTES_MIN: usize = 32 << 10;
 /// Smaller objects are received this many bytes at a time, and copied.
 const STAGING_BYTES: usize = 64 << 10;
 const SCRAP_BYTES: usize = 16 << 10;
+/// Received of one object before the others get their turn: sockets hold many megabytes.
+const READ_BYTES_MAX: usize = 1 << 20;
 
 /// What all connections of a core may be served between two polls: 1 to 2 ms of work.
 const POLL_REQUESTS: usize = 512;

@@ -164,8 +164,8 @@ impl Call {
             let left = (self.deadline + BACKSTOP).saturating_duration_since(Instant::now());
             if left.is_zero() {
                 // The I/O thread ends calls at their deadline; this is for when it gets no CPU.
-                state.outcome = None;
-                return Err(Error::DeadlineExceeded);
+                let outcome = state.outcome.take().ok_or(Error::Closed);
+                return outcome.map(Outcome::cut_short);
             }
             state =
                 self.answered.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
@@ -205,6 +205,15 @@ impl Outcome {
             Self::Match(result) => result.set_error(index..index + 1, error.clone()),
             Self::Shards(shards) => shards[index].answer = Err(error.clone()),
         }
+    }
+
+    /// What is known of a call that nobody waits for any longer. Keys without an answer have said
+    /// from the start that the deadline passed, but for removes, which ask about a key twice.
+    fn cut_short(mut self) -> Self {
+        if let Self::Remove(keys) = &mut self {
+            keys.fill(Err(KeyError::DeadlineExceeded));
+        }
+        self
     }
 
     pub(crate) fn removed(&mut self, index: usize, answer: KeyResult<()>) {

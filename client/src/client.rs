@@ -37,7 +37,7 @@ use crate::sealing::Seals;
 ///
 /// let client = Client::connect(Config::seed("127.0.0.1:7400"))?;
 /// let namespace = client.namespace(NamespaceSpec::new("acme", "llama-3-8b"))?;
-/// let key = Key::new(b"block-0").expect("1 to 64 bytes");
+/// let key = Key::new(b"chain-0").expect("1 to 64 bytes");
 /// let stored = client.put(
 ///     &namespace,
 ///     &[PutObject::new(key, b"some bytes")],

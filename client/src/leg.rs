@@ -62,11 +62,25 @@ impl Leg {
     }
 
     /// Ends it: keys without an answer get `error`.
-    pub(crate) fn fail(self: Box<Self>, error: &KeyError) {
+    pub(crate) fn fail(mut self: Box<Self>, error: &KeyError) {
+        self.fail_open(error);
+    }
+
+    fn fail_open(&mut self, error: &KeyError) {
         let open = self.open_positions();
+        if open.is_empty() {
+            return;
+        }
         self.call.answer(|outcome| {
             open.iter().for_each(|&at| outcome.fail(self.indices.at(at as usize), error));
         });
+        self.close();
+    }
+
+    /// Says that nothing is left to be answered through this leg.
+    fn close(&mut self) {
+        self.answered = self.indices.len();
+        self.again.clear();
     }
 
     /// Places in the body of the keys that have no answer yet.
@@ -123,7 +137,8 @@ impl Leg {
                 return vec![self];
             }
         };
-        // This leg ends only now, when the new ones count.
+        // What it had to ask is asked by others now, which count already.
+        self.close();
         legs
     }
 }
@@ -132,6 +147,7 @@ impl Leg {
 /// was let go.
 impl Drop for Leg {
     fn drop(&mut self) {
+        self.fail_open(&KeyError::Closed);
         self.sources.clear();
         self.landings.clear();
         self.call.leg_ended();

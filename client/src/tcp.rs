@@ -9,7 +9,9 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
-use larder_transport::socket::{recv, send_vectored, set_keepalive, set_nodelay};
+use larder_transport::socket::{
+    recv, recv_more, recv_vectored, send_vectored, set_keepalive, set_nodelay,
+};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
@@ -184,23 +186,11 @@ impl Wire for Socket {
 
     fn read_both(&mut self, first: &mut [u8], then: &mut [u8]) -> io::Result<usize> {
         let mut slices = [IoSliceMut::new(first), IoSliceMut::new(then)];
-        let read = rustix::io::retry_on_intr(|| rustix::io::readv(&self.0, &mut slices));
-        Ok(read?)
+        recv_vectored(&self.0, &mut slices)
     }
 
     fn read_more(&mut self, into: &mut Vec<u8>, bytes_max: usize) -> io::Result<usize> {
-        if into.capacity() - into.len() == bytes_max {
-            let read = rustix::io::retry_on_intr(|| {
-                rustix::io::read(&self.0, rustix::buffer::spare_capacity(into))
-            });
-            return Ok(read?);
-        }
-        // The allocator gave more than was asked for, and what follows must not be read into it.
-        let len = into.len();
-        into.resize(len + bytes_max, 0);
-        let read = self.read(&mut into[len..]);
-        into.truncate(len + read.as_ref().map_or(0, |&read| read));
-        read
+        recv_more(&self.0, into, bytes_max)
     }
 }
 

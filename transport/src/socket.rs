@@ -1,12 +1,12 @@
 //! Moves bytes between sockets and memory without waiting, and sets what a connection needs.
 //!
 //! Sockets come as `AsRawFd` because glommio's streams are no `AsFd`. What a reader would get
-//! wrong: nothing here blocks, whatever mode the socket is in. `WouldBlock` means wait for readiness, in
-//! whatever way the driver does that.
+//! wrong: nothing here blocks, whatever mode the socket is in (`recv_vectored` apart). `WouldBlock`
+//! means wait for readiness, in whatever way the driver does that.
 
 use rustix::fd::BorrowedFd;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, sockopt};
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -38,6 +38,35 @@ pub fn recv(socket: &impl AsRawFd, into: &mut [u8]) -> io::Result<usize> {
         rustix::net::recv(borrow(socket), &mut *into, RecvFlags::DONTWAIT)
     });
     Ok(received?.0)
+}
+
+/// As [`recv`], into the first of `into` and what does not fit there into the next.
+///
+/// # Errors
+/// As [`recv`]; the socket must not block.
+pub fn recv_vectored(socket: &impl AsRawFd, into: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+    Ok(rustix::io::retry_on_intr(|| rustix::io::readv(borrow(socket), into))?)
+}
+
+/// As [`recv`], behind what `into` holds: at most `bytes_max`, and no more than it has room for.
+///
+/// What was never written is not zeroed first.
+///
+/// # Errors
+/// As [`recv`].
+pub fn recv_more(socket: &impl AsRawFd, into: &mut Vec<u8>, bytes_max: usize) -> io::Result<usize> {
+    let len = into.len();
+    let room = into.spare_capacity_mut();
+    let room_bytes = room.len().min(bytes_max);
+    let room = &mut room[..room_bytes];
+    let received = rustix::io::retry_on_intr(|| {
+        let flags = RecvFlags::DONTWAIT;
+        let ((received, _), _) = rustix::net::recv(borrow(socket), &mut *room, flags)?;
+        Ok(received.len())
+    })?;
+    // SAFETY: the kernel wrote `received` bytes behind the first `len`, within the capacity.
+    unsafe { into.set_len(len + received) };
+    Ok(received)
 }
 
 /// Ends one or both directions of a connection; whoever waits on it is woken.
@@ -113,6 +142,8 @@ fn borrow(socket: &impl AsRawFd) -> BorrowedFd<'_> {
 #[cfg(not(miri))]
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
     use std::net::{TcpListener, TcpStream};
 
@@ -186,6 +217,29 @@ mod tests {
             }
         };
         assert!(matches!(error, io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset));
+    }
+
+    #[test]
+    fn bytes_go_where_there_is_room_and_no_further() {
+        let (near, mut far) = pair();
+        far.write_all(b"0123456789").unwrap();
+        let mut into = Vec::with_capacity(32);
+        into.push(b'>');
+        let mut more = |bytes_max| loop {
+            match recv_more(&near, &mut into, bytes_max) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => break (other.unwrap(), into.clone()),
+            }
+        };
+        assert_eq!(more(4), (4, b">0123".to_vec()));
+        assert_eq!(more(1000), (6, b">0123456789".to_vec()));
+
+        near.set_nonblocking(true).unwrap();
+        far.write_all(b"abcdef").unwrap();
+        let (mut first, mut then) = ([0; 4], [0; 4]);
+        let mut both = [IoSliceMut::new(&mut first), IoSliceMut::new(&mut then)];
+        while recv_vectored(&near, &mut both).is_err() {}
+        assert_eq!((&first, &then), (b"abcd", b"ef\0\0"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use larder_protocol::limits::PAYLOAD_BYTES_MAX;
 use larder_protocol::message::{Get, Hit, Payload};
 use larder_protocol::stats::Stat;
 use larder_protocol::wire::Write;
-use larder_protocol::{Code, Header, Status};
+use larder_protocol::{Code, Header, Key, Status};
 use larder_transport::Slot;
 
 use std::ops::Range;
@@ -13,12 +13,13 @@ use std::ops::Range;
 use super::Shard;
 use crate::namespace::NamespaceId;
 use crate::outbox::Outbox;
-use crate::store::{EntryId, Record};
+use crate::store::{EntryId, Record, Store, WARM_KEYS};
 
 /// Lists that one request fills and the next uses again.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     pub(super) entries: Vec<EntryId>,
+    pub(super) keys: Vec<Key>,
     slots: Vec<(Slot, Range<u32>)>,
 }
 
@@ -40,7 +41,11 @@ impl Shard {
         let at = Header::begin(&mut out.bytes);
         out.bytes.u32(get.items.len() as u32);
         let mut payload_bytes = 0;
-        for item in get.items.iter() {
+        let mut ahead = get.items.iter().map(|item| item.key);
+        for (index, item) in get.items.iter().enumerate() {
+            if index % WARM_KEYS == 0 {
+                warm(&self.store, &mut scratch.keys, namespace, ahead.by_ref());
+            }
             if !self.identity.owns(&item.key) {
                 out.bytes.u8(Status::WrongShard as u8);
                 continue;
@@ -86,6 +91,21 @@ impl Shard {
                 out.attach(slot, range, self.sending.hold(u64::from(bytes)));
             }
         }
+    }
+}
+
+/// Has the memory fetch what the next keys of a batch need.
+pub(super) fn warm(
+    store: &Store,
+    keys: &mut Vec<Key>,
+    namespace: NamespaceId,
+    ahead: impl Iterator<Item = Key>,
+) {
+    keys.clear();
+    keys.extend(ahead.take(WARM_KEYS));
+    // A lone key is looked up right away.
+    if keys.len() > 1 {
+        store.warm(namespace, keys);
     }
 }
 

@@ -26,7 +26,7 @@ use larder_transport::{Arena, Slot, SlotMut, UNTAGGED};
 
 pub use entries::EntryId;
 pub use hash::KeyHash;
-pub use lookup::{Ask, Found};
+pub use lookup::{Ask, Found, WARM_KEYS};
 pub use record::{RECORD_BYTES_MAX, RECORD_UNIT_BYTES, Record, RecordSpec};
 pub use stats::StoreStats;
 pub use tags::REMOVED_TAGS_MAX;

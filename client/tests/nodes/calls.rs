@@ -12,6 +12,7 @@ use larder_client::{
     MatchOptions, NamespaceSpec, Outcome, OwnedPlace, Pieces, Place, PutObject, PutOptions,
     ShardValue, Status,
 };
+use mio::unix::SourceFd;
 
 fn key(number: usize) -> Key {
     Key::new(format!("key-{number}").as_bytes()).unwrap()
@@ -233,11 +234,16 @@ fn a_thousand_calls_in_flight_are_told_through_one_descriptor() {
         (0..500).map(|n| PutObject::new(key(n), b"hundred")).collect();
     client.put(&namespace, &puts, &PutOptions::default()).unwrap();
     let queue = CompletionQueue::new().unwrap();
-    let poll = |timeout_ms: i64| {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let timeout =
-            Timespec { tv_sec: timeout_ms / 1000, tv_nsec: timeout_ms % 1000 * 1_000_000 };
-        poll(&mut [PollFd::new(&queue, PollFlags::IN)], Some(&timeout)).unwrap() == 1
+    let mut poller = mio::Poll::new().unwrap();
+    let fd = queue.fd();
+    let readable = mio::Interest::READABLE;
+    poller.registry().register(&mut SourceFd(&fd), mio::Token(0), readable).unwrap();
+    // Registered anew, it tells what is so, not only what changed.
+    let mut poll = |timeout_ms: u64| {
+        let mut events = mio::Events::with_capacity(1);
+        poller.registry().reregister(&mut SourceFd(&fd), mio::Token(0), readable).unwrap();
+        poller.poll(&mut events, Some(Duration::from_millis(timeout_ms))).unwrap();
+        !events.is_empty()
     };
     assert!(!poll(0) && queue.drain().is_empty());
     for n in 0..1000 {

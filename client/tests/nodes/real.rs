@@ -79,6 +79,8 @@ fn a_node_that_is_gone_is_told_within_the_deadline() {
     let put = [PutObject::new(key[0], b"bytes")];
     assert_eq!(client.put(&namespace, &put, &PutOptions::default()).unwrap(), [Ok(())]);
     drop(node);
-    let answer = client.get(&namespace, &key, &GetOptions::default()).unwrap().remove(0);
+    let deadline = Some(Duration::from_millis(250));
+    let options = GetOptions { deadline, ..GetOptions::default() };
+    let answer = client.get(&namespace, &key, &options).unwrap().remove(0);
     assert!(answer.is_err_and(|error| error.is_unanswered()));
 }
