@@ -23,8 +23,9 @@ use crate::counters::{NodeState, OPCODE_NUMBERS};
 use crate::gauge::Gauge;
 use crate::namespace::{Handles, NamespaceId, OpenError};
 use crate::outbox::Outbox;
-use crate::store::{Ask, KeyHash, RECORD_BYTES_MAX, Store, StoreConfig, WARM_KEYS};
+use crate::store::{Ask, KeyHash, RECORD_BYTES_MAX, Store, StoreConfig};
 
+use get::next_group;
 pub(crate) use put::PutJob;
 
 /// One core's partition of the node.
@@ -287,20 +288,22 @@ impl Shard {
             MatchReplyWriter::begin(request.keys.len(), request.with_meta, &mut out.bytes);
         let mut found = std::mem::take(&mut self.scratch.entries);
         let ask = self.ask(header, namespace, Freshness::Any);
-        let mut ahead = request.keys.iter();
-        for (index, key) in request.keys.iter().enumerate() {
-            if index % WARM_KEYS == 0 {
-                get::warm(&self.store, &mut self.scratch.keys, namespace, ahead.by_ref());
-            }
-            let is_mine = self.identity.owns(&key);
-            match self.store.probe(&ask, key.as_bytes()) {
-                Ok((entry, record)) if is_mine => {
-                    found.push(entry);
-                    writer.hit(record.object_bytes(), record.user_meta(), &mut out.bytes);
+        let mut keys = request.keys.iter();
+        let mut group = std::mem::take(&mut self.scratch.keys);
+        while next_group(&mut group, &mut keys) {
+            let places = self.store.locate(namespace, &group);
+            for (key, place) in group.iter().zip(places) {
+                let is_mine = self.identity.owns(key);
+                match self.store.probe_at(&ask, key.as_bytes(), place) {
+                    Ok((entry, record)) if is_mine => {
+                        found.push(entry);
+                        writer.hit(record.object_bytes(), record.user_meta(), &mut out.bytes);
+                    }
+                    _ => writer.miss(is_mine, &mut out.bytes),
                 }
-                _ => writer.miss(is_mine, &mut out.bytes),
             }
         }
+        self.scratch.keys = group;
         writer.finish(&mut out.bytes);
         self.answer_in(header, Code::Ok, namespace).finish(0, at, &mut out.bytes);
         self.count(Stat::MatchedKeys, request.keys.len() as u64);

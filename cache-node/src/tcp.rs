@@ -224,7 +224,8 @@ async fn say_why(
     outbox: &mut Outbox,
     reason: DecodeError,
 ) {
-    patience.until(core.now_ms() + FAREWELL_MS);
+    let until_ms = core.now_ms() + FAREWELL_MS;
+    patience.until(until_ms);
     core.shard(|s| s.farewell(reason, outbox));
     if wire.flush(outbox).await.is_err() {
         return;
@@ -232,9 +233,13 @@ async fn say_why(
     if socket::shutdown(&wire.stream, Shutdown::Write).is_err() {
         return;
     }
-    // Bytes left unread would turn the close into a reset, which eats the answer.
+    // Bytes left unread would turn the close into a reset, which eats the answer. A socket that was
+    // cut off still gives what goes on arriving, so the time is looked at here too.
     let mut scrap = vec![0; SCRAP_BYTES];
     while let Ok(count @ 1..) = wire.read(&mut scrap).await {
+        if core.now_ms() >= until_ms {
+            return;
+        }
         wire.spend(count as u64);
         wire.breathe_if_spent().await;
     }
@@ -248,14 +253,35 @@ struct Wire {
     staging: Vec<u8>,
     requests: u32,
     bytes: u64,
+    /// With how many bytes the socket counts as readable.
+    readable_bytes: u32,
 }
 
 impl Wire {
     fn new(stream: TcpStream, stalls: Stalls) -> Self {
-        Self { stream, stalls, staging: Vec::new(), requests: 0, bytes: 0 }
+        Self { stream, stalls, staging: Vec::new(), requests: 0, bytes: 0, readable_bytes: 1 }
+    }
+
+    /// Receives at least one byte; where it has to wait, it waits for `wanted` of them.
+    async fn read_many(&mut self, into: &mut [u8], wanted: usize) -> io::Result<usize> {
+        self.wait_for(wanted.min(READABLE_BYTES_MAX) as u32)?;
+        self.receive(into).await
     }
 
     async fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.wait_for(1)?;
+        self.receive(into).await
+    }
+
+    fn wait_for(&mut self, bytes: u32) -> io::Result<()> {
+        if bytes != self.readable_bytes {
+            socket::set_readable_bytes(&self.stream, bytes)?;
+            self.readable_bytes = bytes;
+        }
+        Ok(())
+    }
+
+    async fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
         poll_fn(|cx| {
             let poll = Pin::new(&mut self.stream).poll_read(cx, into);
             if poll.is_pending() {
@@ -341,7 +367,8 @@ impl PayloadIn<'_> {
         }
         if self.staged.is_empty() {
             if into.len() >= DIRECT_BYTES_MIN || into.len() as u64 >= self.on_wire {
-                let count = some(self.wire.read(into).await?)?;
+                let wanted = into.len();
+                let count = some(self.wire.read_many(into, wanted).await?)?;
                 self.on_wire -= count as u64;
                 return Ok(count);
             }
@@ -398,6 +425,8 @@ const FLUSH_BYTES: u64 = 256 << 10;
 const SLICES_MAX: usize = 130;
 /// An object with more than this still to come is received straight into its slot.
 const DIRECT_BYTES_MIN: usize = 32 << 10;
+/// A reader of a long payload is woken for this much: a wake-up costs as much as copying it.
+const READABLE_BYTES_MAX: usize = 256 << 10;
 /// Smaller objects are received this many bytes at a time, and copied.
 const STAGING_BYTES: usize = 64 << 10;
 const SCRAP_BYTES: usize = 16 << 10;

@@ -87,6 +87,14 @@ impl Inbound {
         }
     }
 
+    /// How many bytes are bound to come before the node waits for us again, as far as is known.
+    pub(crate) fn bound_to_come(&self) -> u64 {
+        match &self.phase {
+            Phase::Fill { left, .. } | Phase::Scrap { left } => *left,
+            _ => 1,
+        }
+    }
+
     fn received(&self) -> &[u8] {
         &self.area[self.start..self.end]
     }

@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use std::time::Instant;
 
 use larder_transport::socket::{
-    recv, recv_more, recv_vectored, send_vectored, set_keepalive, set_nodelay,
+    recv, recv_more, recv_vectored, send_vectored, set_keepalive, set_nodelay, set_readable_bytes,
 };
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
@@ -32,6 +32,8 @@ pub(crate) struct Conn {
     /// How many of the session's replies were noticed.
     pub(crate) replies_seen: u64,
     can_write: bool,
+    /// With how many bytes the socket counts as readable.
+    readable_bytes: u32,
     limits: Limits,
 }
 
@@ -61,6 +63,7 @@ impl Conn {
             is_dirty: false,
             replies_seen: 0,
             can_write: false,
+            readable_bytes: 1,
             limits,
         }
     }
@@ -117,7 +120,7 @@ impl Conn {
         if let Link::Connecting { socket, .. } = std::mem::replace(&mut self.link, Link::Down) {
             self.link = Link::Up(socket);
         }
-        self.can_write = true;
+        (self.can_write, self.readable_bytes) = (true, 1);
         Ok(true)
     }
 
@@ -161,6 +164,13 @@ impl Conn {
         let Link::Up(socket) = &mut self.link else { return Ok(false) };
         let more = self.session.receive(socket, now, events)?;
         self.session.end_early(now, events)?;
+        if !more {
+            let bytes = self.session.inbound.bound_to_come().clamp(1, READABLE_BYTES_MAX) as u32;
+            // Without it we are only woken more often.
+            if bytes != self.readable_bytes && set_readable_bytes(&socket.0, bytes).is_ok() {
+                self.readable_bytes = bytes;
+            }
+        }
         Ok(more)
     }
 
@@ -204,6 +214,8 @@ impl std::fmt::Debug for Conn {
     }
 }
 
+/// A long payload wakes us for this much at a time: a wake-up costs as much as copying it.
+const READABLE_BYTES_MAX: u64 = 256 << 10;
 /// A peer that vanished is noticed within half a minute even if nothing is asked of it.
 const KEEPALIVE_IDLE_S: u32 = 10;
 const KEEPALIVE_INTERVAL_S: u32 = 5;

@@ -69,6 +69,30 @@ pub fn recv_more(socket: &impl AsRawFd, into: &mut Vec<u8>, bytes_max: usize) ->
     Ok(received)
 }
 
+/// Lets a connection count as readable only once `bytes` are there, or it has ended.
+///
+/// Waking a reader costs more than copying what woke it. Never ask for more than the peer is bound
+/// to send before it waits for us: nobody would move again.
+///
+/// # Errors
+///
+/// Of `setsockopt`.
+pub fn set_readable_bytes(socket: &impl AsRawFd, bytes: u32) -> io::Result<()> {
+    let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    let size = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the option takes an int, which lives over the call, and its size is the one given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const value).cast(),
+            size,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Ends one or both directions of a connection; whoever waits on it is woken.
 ///
 /// # Errors
@@ -240,6 +264,26 @@ mod tests {
         let mut both = [IoSliceMut::new(&mut first), IoSliceMut::new(&mut then)];
         while recv_vectored(&near, &mut both).is_err() {}
         assert_eq!((&first, &then), (b"abcd", b"ef\0\0"));
+    }
+
+    #[test]
+    fn connection_is_readable_only_with_enough() {
+        let (near, mut far) = pair();
+        near.set_nonblocking(true).unwrap();
+        set_readable_bytes(&near, 1000).unwrap();
+        let readable = || {
+            let mut fds = [rustix::event::PollFd::new(&near, rustix::event::PollFlags::IN)];
+            let soon = rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+            rustix::event::poll(&mut fds, Some(&soon)).unwrap() == 1
+        };
+        far.write_all(&[1; 999]).unwrap();
+        assert!(!readable());
+        far.write_all(&[1]).unwrap();
+        assert!(readable());
+        recv(&near, &mut [0; 1000]).unwrap();
+        far.write_all(&[1]).unwrap();
+        drop(far);
+        assert!(readable(), "an end is told at once");
     }
 
     #[test]

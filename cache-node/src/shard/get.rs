@@ -13,7 +13,7 @@ use std::ops::Range;
 use super::Shard;
 use crate::namespace::NamespaceId;
 use crate::outbox::Outbox;
-use crate::store::{EntryId, Record, Store, WARM_KEYS};
+use crate::store::{EntryId, GROUP_KEYS, Record};
 
 /// Lists that one request fills and the next uses again.
 #[derive(Debug, Default)]
@@ -41,31 +41,30 @@ impl Shard {
         let at = Header::begin(&mut out.bytes);
         out.bytes.u32(get.items.len() as u32);
         let mut payload_bytes = 0;
-        let mut ahead = get.items.iter().map(|item| item.key);
-        for (index, item) in get.items.iter().enumerate() {
-            if index % WARM_KEYS == 0 {
-                warm(&self.store, &mut scratch.keys, namespace, ahead.by_ref());
-            }
-            if !self.identity.owns(&item.key) {
-                out.bytes.u8(Status::WrongShard as u8);
-                continue;
-            }
-            match self.store.lookup(&ask, item.key.as_bytes(), false) {
-                Ok(found) => {
+        let mut keys = get.items.iter().map(|item| item.key);
+        while next_group(&mut scratch.keys, &mut keys) {
+            let places = self.store.locate(namespace, &scratch.keys);
+            for (key, place) in scratch.keys.iter().zip(places) {
+                let found = if self.identity.owns(key) {
+                    self.store.lookup_at(&ask, key.as_bytes(), place)
+                } else {
+                    Err(Status::WrongShard)
+                };
+                let answer = found.and_then(|found| {
                     let record = found.record();
-                    match wanted(get, &record, part_bytes, payload_bytes) {
-                        Ok(range) => {
-                            payload_bytes += u64::from(range.end - range.start);
-                            hit(&record, &range).encode(&mut out.bytes);
-                            let start = record.record_bytes();
-                            scratch.entries.push(found.entry);
-                            let place = start + range.start..start + range.end;
-                            scratch.slots.push((found.slot, place));
-                        }
-                        Err(status) => out.bytes.u8(status as u8),
+                    let range = wanted(get, &record, part_bytes, payload_bytes)?;
+                    hit(&record, &range).encode(&mut out.bytes);
+                    let start = record.record_bytes();
+                    Ok((start + range.start..start + range.end, found))
+                });
+                match answer {
+                    Ok((place, found)) => {
+                        payload_bytes += u64::from(place.end - place.start);
+                        scratch.entries.push(found.entry);
+                        scratch.slots.push((found.slot, place));
                     }
+                    Err(status) => out.bytes.u8(status as u8),
                 }
-                Err(status) => out.bytes.u8(status as u8),
             }
         }
         let reply = self.answer_in(header, Code::Ok, namespace);
@@ -94,19 +93,11 @@ impl Shard {
     }
 }
 
-/// Has the memory fetch what the next keys of a batch need.
-pub(super) fn warm(
-    store: &Store,
-    keys: &mut Vec<Key>,
-    namespace: NamespaceId,
-    ahead: impl Iterator<Item = Key>,
-) {
-    keys.clear();
-    keys.extend(ahead.take(WARM_KEYS));
-    // A lone key is looked up right away.
-    if keys.len() > 1 {
-        store.warm(namespace, keys);
-    }
+/// Takes the next keys of a batch that are located together, if there are more.
+pub(super) fn next_group(group: &mut Vec<Key>, keys: &mut impl Iterator<Item = Key>) -> bool {
+    group.clear();
+    group.extend(keys.take(GROUP_KEYS));
+    !group.is_empty()
 }
 
 /// Which bytes of an object answer this request, or why none do.

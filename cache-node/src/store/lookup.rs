@@ -42,6 +42,14 @@ impl Found {
     }
 }
 
+/// Where a key may be, at the moment of [`Store::locate`]. A stale one finds less, never another's.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Place {
+    hash: u32,
+    /// The first entry with this hash.
+    candidate: Option<u32>,
+}
+
 /// What a lookup makes of an object with the right key.
 pub(super) enum Verdict {
     Alive,
@@ -50,22 +58,26 @@ pub(super) enum Verdict {
 }
 
 impl Store {
-    /// Loads what looking these keys up will read, in steps for all of them together.
+    /// Where each of up to [`GROUP_KEYS`] keys is, if it is anywhere, to look it up with.
     ///
     /// A lookup is four loads, each at an address that the one before it gave. Done key by key a
-    /// batch waits for memory four times a key; here the memory answers many keys side by side.
-    /// Changes nothing and decides nothing: [`WARM_KEYS`] at a time are worth it.
-    pub fn warm(&self, namespace: NamespaceId, keys: &[Key]) {
-        let mut numbers = [None; WARM_KEYS];
-        for (number, key) in numbers.iter_mut().zip(keys) {
-            let hash = self.hash.of(namespace, key.as_bytes());
-            *number = self.index.find(hash, |_| true);
+    /// batch waits for memory four times a key; here each step is taken for all keys before the
+    /// next, so that the memory answers them side by side.
+    pub fn locate(&self, namespace: NamespaceId, keys: &[Key]) -> [Place; GROUP_KEYS] {
+        let mut places = [Place::default(); GROUP_KEYS];
+        for (place, key) in places.iter_mut().zip(keys) {
+            place.hash = self.hash.of(namespace, key.as_bytes());
         }
-        let entries = numbers.iter().flatten().filter_map(|&number| self.entries.object(number));
+        for place in &mut places[..keys.len()] {
+            place.candidate = self.index.find(place.hash, |_| true);
+        }
+        let candidates = places.iter().filter_map(|place| place.candidate);
+        let entries = candidates.filter_map(|number| self.entries.object(number));
         let stamps = entries.clone().fold(0, |all, entry| all ^ entry.stamp);
         let firsts = entries.fold(0, |all, entry| all ^ entry.slot()[0]);
-        // Else the loads, which nobody uses, would be left out.
+        // Nobody uses them; without this the loads would be left out.
         std::hint::black_box((stamps, firsts));
+        places
     }
 
     /// Finds an object without changing the order of eviction.
@@ -73,21 +85,43 @@ impl Store {
     /// # Errors
     /// The status that says why there is none for this reader.
     pub fn probe(&mut self, ask: &Ask, key: &[u8]) -> Result<(EntryId, Record<'_>), Status> {
-        let number = self.alive(ask, key)?;
+        self.probe_at(ask, key, self.place_of(ask.namespace, key))
+    }
+
+    /// As [`Store::probe`], for a key that was located.
+    ///
+    /// # Errors
+    /// As [`Store::probe`].
+    pub fn probe_at(
+        &mut self,
+        ask: &Ask,
+        key: &[u8],
+        place: Place,
+    ) -> Result<(EntryId, Record<'_>), Status> {
+        let number = self.alive(ask, key, place)?;
         let record = Record::read(self.entries[number].slot()).ok_or(Status::MissCorrupt)?;
         Ok((EntryId(number), record))
     }
 
-    /// Finds an object and holds its bytes. With `touch` that is a use; for several keys of one
-    /// request leave it off and call [`Store::touch_batch`] once.
+    /// Finds an object and holds its bytes. With `touch` that is a use.
     ///
     /// # Errors
     /// The status that says why there is none for this reader.
     pub fn lookup(&mut self, ask: &Ask, key: &[u8], touch: bool) -> Result<Found, Status> {
-        let number = self.alive(ask, key)?;
+        let found = self.lookup_at(ask, key, self.place_of(ask.namespace, key))?;
         if touch {
-            self.touch(number);
+            self.touch(found.entry.0);
         }
+        Ok(found)
+    }
+
+    /// As [`Store::lookup`], for a key that was located. It counts as a use only once
+    /// [`Store::touch_batch`] is called with all that was found.
+    ///
+    /// # Errors
+    /// As [`Store::lookup`].
+    pub fn lookup_at(&mut self, ask: &Ask, key: &[u8], place: Place) -> Result<Found, Status> {
+        let number = self.alive(ask, key, place)?;
         Ok(Found { entry: EntryId(number), slot: self.entries[number].slot().clone() })
     }
 
@@ -98,12 +132,11 @@ impl Store {
     }
 
     /// The entry of an object that this reader may have; whatever is found dead goes at once.
-    pub(super) fn alive(&mut self, ask: &Ask, key: &[u8]) -> Result<u32, Status> {
+    pub(super) fn alive(&mut self, ask: &Ask, key: &[u8], place: Place) -> Result<u32, Status> {
         if ask.generation != self.generation(ask.namespace) {
             return Err(Status::MissGeneration);
         }
-        let hash = self.hash.of(ask.namespace, key);
-        let number = self.find(ask.namespace, hash, key).ok_or(Status::Miss)?;
+        let number = self.find(ask.namespace, key, place).ok_or(Status::Miss)?;
         match self.verdict(ask, number) {
             Verdict::Alive => Ok(number),
             Verdict::NotFresh => Err(Status::MissStale),
@@ -115,11 +148,24 @@ impl Store {
     }
 
     /// The entry with this key, whatever its state.
-    pub(super) fn find(&self, namespace: NamespaceId, hash: u32, key: &[u8]) -> Option<u32> {
-        self.index.find(hash, |number| {
-            let entry = &self.entries[number];
+    pub(super) fn find(&self, namespace: NamespaceId, key: &[u8], place: Place) -> Option<u32> {
+        // The candidate has the key's hash, and other keys may have that too.
+        place.candidate.filter(|&number| self.is_named(number, namespace, key)).or_else(|| {
+            place.candidate?;
+            self.index.find(place.hash, |number| self.is_named(number, namespace, key))
+        })
+    }
+
+    fn is_named(&self, number: u32, namespace: NamespaceId, key: &[u8]) -> bool {
+        self.entries.object(number).is_some_and(|entry| {
             entry.namespace() == namespace && Record::has_key(entry.slot(), key)
         })
+    }
+
+    /// Where one key is.
+    pub(super) fn place_of(&self, namespace: NamespaceId, key: &[u8]) -> Place {
+        let hash = self.hash.of(namespace, key);
+        Place { hash, candidate: self.index.find(hash, |_| true) }
     }
 
     pub(super) fn verdict(&self, ask: &Ask, number: u32) -> Verdict {
@@ -173,5 +219,5 @@ impl Store {
     }
 }
 
-/// Keys that are worth loading ahead together: about as many loads as a core keeps in flight.
-pub const WARM_KEYS: usize = 16;
+/// Keys that are located together: about as many loads as a core keeps in flight.
+pub const GROUP_KEYS: usize = 16;

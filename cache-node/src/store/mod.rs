@@ -26,7 +26,7 @@ use larder_transport::{Arena, Slot, SlotMut, UNTAGGED};
 
 pub use entries::EntryId;
 pub use hash::KeyHash;
-pub use lookup::{Ask, Found, WARM_KEYS};
+pub use lookup::{Ask, Found, GROUP_KEYS, Place};
 pub use record::{RECORD_BYTES_MAX, RECORD_UNIT_BYTES, Record, RecordSpec};
 pub use stats::StoreStats;
 pub use tags::REMOVED_TAGS_MAX;
@@ -177,7 +177,9 @@ impl Store {
         if record.namespace() != namespace.number() {
             return Status::Corrupt;
         }
-        if let Some(resident) = self.find(namespace, hash, record.key()) {
+        if let Some(resident) =
+            self.find(namespace, record.key(), self.place_of(namespace, record.key()))
+        {
             if let Some(refusal) = self.refusal(resident, record.version(), if_absent, now_ms) {
                 return refusal;
             }
@@ -203,7 +205,8 @@ impl Store {
 
     /// Removes one object: [`Status::Removed`], or why there was none to remove.
     pub fn remove(&mut self, namespace: NamespaceId, key: &[u8], now_ms: u64) -> Status {
-        match self.alive(&self.any(namespace, now_ms), key) {
+        let place = self.place_of(namespace, key);
+        match self.alive(&self.any(namespace, now_ms), key, place) {
             Ok(number) => {
                 self.drop_entry(number, Why::Removed);
                 Status::Removed
