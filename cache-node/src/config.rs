@@ -1,8 +1,8 @@
 //! What a node is told at start: checked values, their defaults and their limits.
 //!
 //! [`Config::default`] is for a node embedded in another process (one shard, any free ports, no
-//! admin listener, no signals); the command line has its own defaults, listed by `--help`. What ends
-//! in `_max` bounds one shard, `memory_bytes` is for all shards together.
+//! admin listener, no signals); the command line has its own defaults, listed by `--help`. What
+//! ends in `_max` bounds one shard, `memory_bytes` is for all shards together.
 
 mod check;
 mod cores;

@@ -15,7 +15,8 @@ use larder_protocol::{Code, DecodeError, Header, Opcode};
 use crate::config::Config;
 use crate::error::{Error, Reason, Unavailable};
 
-/// Asks one seed after the other until one answers. Members that give no host are where the seed is.
+/// Asks one seed after the other until one answers. Members that give no host are where the seed
+/// is.
 pub(crate) fn learn_view(config: &Config) -> Result<View, Error> {
     let mut last = Error::InvalidArgument { what: "no seed to learn the view from" };
     for seed in &config.seeds {

@@ -73,8 +73,8 @@ impl Client {
     /// # Errors
     /// [`Error::Unavailable`] if no seed answers within the connect timeout of each,
     /// [`Error::Denied`] if the credential is not good, [`Error::InvalidArgument`] or
-    /// [`Error::TooLarge`] for a configuration that makes no sense, [`Error::System`] if there is no
-    /// thread or descriptor left.
+    /// [`Error::TooLarge`] for a configuration that makes no sense, [`Error::System`] if there is
+    /// no thread or descriptor left.
     pub fn connect(config: Config) -> Result<Self, Error> {
         config.check()?;
         let view = learn_view(&config)?;
@@ -162,7 +162,8 @@ impl Client {
         lend(pieces, |landings| self.land(namespace, &keys, landings, options)?.wait())
     }
 
-    /// As [`Client::get_into`], without waiting. The landings are dropped before the answer is there.
+    /// As [`Client::get_into`], without waiting. The landings are dropped before the answer is
+    /// there.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for an impossible range of parts; [`Error::Forked`].

@@ -100,6 +100,11 @@ impl Io {
         let reason = Reason::from(broken);
         match broken {
             Broken::Lost | Broken::HalfPut if was_up => {
+                // A node that drains goes away with its connections. Nobody asks it any more, so
+                // only probes find out that it is back.
+                if self.nodes.is_draining(peer) {
+                    self.nodes.all[peer].failed(shard, now);
+                }
                 // It may have been idle for too long, or restarted: another one tells.
                 for mut leg in legs {
                     leg.attempts += 1;
@@ -172,6 +177,9 @@ impl Io {
                 self.broke(other, Broken::Lost, now);
             }
         }
+        // What is known of it may have been true of its predecessor only.
+        self.conns[at].session.ask_view(now);
+        self.mark_dirty(at);
     }
 
     /// A leg has to be asked again: elsewhere, or for what is missing.

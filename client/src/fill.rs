@@ -1,8 +1,9 @@
 //! Takes the payload of a get's reply apart: to landings, to new objects, or to nowhere.
 //!
-//! Nothing is believed before it is checked. The seal decides whether an object gets any memory, the
-//! parts' checksums, computed while the bytes are still in the cache, whether it is a hit. A landing
-//! is written while they are checked, so a corrupt object leaves it with unspecified contents.
+//! Nothing is believed before it is checked. The seal decides whether an object gets any memory,
+//! the parts' checksums, computed while the bytes are still in the cache, whether it is a hit. A
+//! landing is written while they are checked, so a corrupt object leaves it with unspecified
+//! contents.
 
 use std::io;
 use std::ops::Range;

@@ -1,7 +1,8 @@
-//! How callers' threads reach the I/O thread: a list of jobs and a bell that rings only if it sleeps.
+//! How callers' threads reach the I/O thread: a list of jobs and a bell that rings only if it
+//! sleeps.
 //!
-//! The order matters: a caller appends its job before it looks whether the thread sleeps, the thread
-//! says that it will sleep before it looks at the list once more. So no job is slept over.
+//! The order matters: a caller appends its job before it looks whether the thread sleeps, the
+//! thread says that it will sleep before it looks at the list once more. So no job is slept over.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};

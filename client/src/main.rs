@@ -1,7 +1,7 @@
 //! The `larder` command: look into a cluster, and put things there, from a shell.
 //!
-//! Exit codes: 0 done, 1 a key was not there or was not stored, 2 usage, 3 no node answered in time,
-//! 4 refused or broken. Whatever goes wrong is one line on standard error.
+//! Exit codes: 0 done, 1 a key was not there or was not stored, 2 usage, 3 no node answered in
+//! time, 4 refused or broken. Whatever goes wrong is one line on standard error.
 #![forbid(unsafe_code)]
 
 mod command;

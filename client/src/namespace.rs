@@ -1,7 +1,7 @@
 //! The client's side of a namespace: what its bytes mean, and the generation a caller is bound to.
 //!
-//! A handle is cheap to clone and never changes: after a bump there is a new handle, and the old one
-//! only misses. Node-side handles are a matter of each connection and do not show here.
+//! A handle is cheap to clone and never changes: after a bump there is a new handle, and the old
+//! one only misses. Node-side handles are a matter of each connection and do not show here.
 
 use std::sync::Arc;
 

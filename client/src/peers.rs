@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use larder_protocol::view::{Member, View};
+use larder_protocol::view::{Member, MemberState, View};
 
 use crate::circuit::{Circuit, Patience};
 use crate::inbox::{Job, Remote};
@@ -79,27 +79,39 @@ impl Nodes {
         (Routes::new(Arc::clone(&self.view), peers), changed)
     }
 
-    /// What of a view that node `from` sent, or a seed, is to be believed; `None` if nothing is new.
+    /// What of a view that node `from` sent, or a seed, is to be believed; `None` if nothing is
+    /// new.
     ///
     /// Nodes with a fixed list of members agree on its epoch and little else: each knows itself. So
-    /// at the same epoch a node is believed about itself, and a seed only if all else is lost.
+    /// at the same epoch a node is believed about itself, and a seed only if all else is lost. A
+    /// node that drained and was started again is back at its first epoch, and is believed too.
     pub(crate) fn news_of(&self, view: View, from: Option<u64>) -> Option<View> {
-        if view.members.is_empty() || view.epoch < self.view.epoch || view == *self.view {
+        if view.members.is_empty() || view == *self.view {
             return None;
         }
         if view.epoch > self.view.epoch {
             return Some(view);
         }
+        let is_older = view.epoch < self.view.epoch;
         let Some(id) = from else {
             let is_lost = self.all.iter().all(|node| !node.is_member || node.circuit.is_open());
-            return is_lost.then_some(view);
+            return (is_lost && !is_older).then_some(view);
         };
         let told = view.member(id)?;
+        if is_older && self.view.member(id)?.incarnation == told.incarnation {
+            return None;
+        }
         let mut merged = View::clone(&self.view);
         let known = merged.members.iter_mut().find(|member| member.id == id)?;
         let host = std::mem::take(&mut known.host);
         *known = Member { host, ..told.clone() };
         (merged != *self.view).then_some(merged)
+    }
+
+    /// Whether a node has said that it is about to go.
+    pub(crate) fn is_draining(&self, slot: usize) -> bool {
+        let member = self.view.member(self.all[slot].peer.id);
+        member.is_some_and(|member| member.state == MemberState::Draining)
     }
 
     fn slot(&mut self, member: &Member, chance: u64) -> usize {

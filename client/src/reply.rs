@@ -217,7 +217,8 @@ impl Session {
             return Err(Broken::Desync("a payload where none belongs"));
         }
         if !flight.is_sent() {
-            // A refusal may overtake the payload that it refuses, which must be written all the same.
+            // A refusal may overtake the payload that it refuses, which must be written all the
+            // same.
             let is_begun = self.begun() == Some(header.request_id);
             let fits = header.body_bytes as usize <= AREA_BYTES && flight.early.is_none();
             if !is_begun || !fits {

@@ -1,8 +1,8 @@
 //! Which shard a key is asked of: the view's placement, less the peers that do not answer.
 //!
 //! Pure: the view and the circuits are arguments. What a reader would get wrong: a key's *owner*
-//! and the shard it is *asked of* differ while the owner's circuit is open; writers and readers then
-//! agree on the next candidate, because both follow the same list.
+//! and the shard it is *asked of* differ while the owner's circuit is open; writers and readers
+//! then agree on the next candidate, because both follow the same list.
 
 use std::ops::Range;
 use std::sync::Arc;

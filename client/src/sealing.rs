@@ -1,7 +1,7 @@
 //! Checksums and seals of objects to be put, made on the caller's thread.
 //!
-//! The bytes are read once, in order, whatever pieces they lie in: a part may begin in one piece and
-//! end in another.
+//! The bytes are read once, in order, whatever pieces they lie in: a part may begin in one piece
+//! and end in another.
 
 use std::ops::Range;
 use std::time::Duration;

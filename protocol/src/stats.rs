@@ -60,11 +60,11 @@ stats! {
     Removed = 8, Counter, "removed_total", "Objects removed by request.";
     Evicted = 9, Counter, "evicted_total", "Objects evicted to make room.";
     EvictedStale = 10, Counter, "evicted_stale_total", "Evicted objects of an older generation.";
-    Expired = 11, Counter, "expired_total", "Objects dropped because their time to live had passed.";
-    RefusedBusy = 12, Counter, "refused_busy_total", "Requests and puts refused for lack of room in flight.";
+    Expired = 11, Counter, "expired_total", "Objects whose time to live had passed.";
+    RefusedBusy = 12, Counter, "refused_busy_total", "Refused for lack of room in flight.";
     RefusedRoom = 13, Counter, "refused_room_total", "Puts refused because no room could be made.";
-    Corrupt = 14, Counter, "corrupt_total", "Puts refused because their bytes had a wrong checksum.";
-    Malformed = 15, Counter, "malformed_total", "Connections ended because of bytes that are no request.";
+    Corrupt = 14, Counter, "corrupt_total", "Puts refused for a wrong checksum.";
+    Malformed = 15, Counter, "malformed_total", "Connections ended by bytes that are no request.";
     TimedOut = 16, Counter, "timed_out_total", "Connections ended because their peer stood still.";
     Accepted = 17, Counter, "connections_total", "Connections accepted.";
     AcceptErrors = 18, Counter, "accept_errors_total", "Connections that could not be accepted.";
@@ -81,8 +81,8 @@ stats! {
     Namespaces = 40, Gauge, "namespaces", "Namespaces registered.";
     StaleObjects = 41, Gauge, "stale_objects", "Objects of older generations not yet reclaimed.";
     ProcessId = 48, Gauge, "process_id", "Process id of the node.";
-    ProcessCpuUs = 49, Gauge, "process_cpu_us", "CPU time that the node's process has used, in microseconds.";
-    ProcessRssBytes = 50, Gauge, "process_rss_bytes", "Resident memory of the node's process, in bytes.";
+    ProcessCpuUs = 49, Gauge, "process_cpu_us", "CPU time of the node's process, in us.";
+    ProcessRssBytes = 50, Gauge, "process_rss_bytes", "Resident memory of the process.";
 }
 
 /// How many numbers a table of all stats needs.

@@ -1,9 +1,9 @@
 //! Where a caller wants the bytes of one object: memory that another thread fills.
 //!
 //! A landing is `Send` and `'static`, so an I/O thread can hold it, and whoever holds it is the
-//! only one who touches the memory. Dropping it is how the memory comes home. What a reader would get
-//! wrong: a landing that was dropped is never written again by anybody, so a get may be answered
-//! only after its landing was.
+//! only one who touches the memory. Dropping it is how the memory comes home. What a reader would
+//! get wrong: a landing that was dropped is never written again by anybody, so a get may be
+//! answered only after its landing was.
 
 use crate::lend::Ticket;
 use crate::pieces::Pieces;

@@ -288,9 +288,8 @@ mod tests {
 
     #[test]
     fn help_is_shown_and_unknown_arguments_are_named() {
-        assert!(
-            matches!(parsed(&["--help"]), Err(ConfigError::Shown(text)) if text.contains("--memory"))
-        );
+        let help = parsed(&["--help"]);
+        assert!(matches!(help, Err(ConfigError::Shown(text)) if text.contains("--memory")));
         assert!(matches!(parsed(&["-V"]), Err(ConfigError::Shown(_))));
         let text = message(&["--memroy", "1GiB"]);
         assert!(text.contains("--memroy") && !text.contains('\n'), "{text}");

@@ -32,7 +32,12 @@ fn as_json(shards: &[ShardAnswer]) -> Value {
         Ok(ShardValue::Stats(stats)) => {
             let stats = stats.iter().map(|(stat, value)| (stat.name().into(), json!(value)));
             let stats: Map<String, Value> = stats.collect();
-            json!({ "node": shard.node_id, "address": &*shard.peer, "shard": shard.shard, "stats": stats })
+            json!({
+                "node": shard.node_id,
+                "address": &*shard.peer,
+                "shard": shard.shard,
+                "stats": stats,
+            })
         }
         Ok(_) => Value::Null,
         Err(error) => json!({

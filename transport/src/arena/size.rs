@@ -72,8 +72,8 @@ impl Size {
     }
 
     /// Units a slab takes of a free run: those `wanted`, or as many slots as the run holds if it
-    /// has no room for two such slabs, or all of it if next to nothing is wasted so. `None` if no slot
-    /// fits.
+    /// has no room for two such slabs, or all of it if next to nothing is wasted so. `None` if no
+    /// slot fits.
     pub(super) fn units_of_run(self, run_units: u32, wanted: u32) -> Option<u32> {
         let is_short = run_units / 2 < wanted;
         let slots = u64::from(self.slots_in(if is_short { run_units } else { wanted }));
