@@ -3,6 +3,7 @@
 //! A command returns its exit code, because a run that ends well may still have found wrong bytes.
 
 mod compare;
+mod compare_small;
 mod demo;
 mod embedded;
 mod limits;
@@ -35,6 +36,7 @@ enum Command {
     Replay(replay::ReplayArgs),
     Limits(limits::Limits),
     CompareStream(compare::CompareStream),
+    CompareSmall(compare_small::CompareSmall),
     #[command(name = stream_server::NAME, hide = true)]
     StreamServer(stream_server::Serve),
 }
@@ -47,6 +49,7 @@ impl CommandLine {
             Command::Replay(replay) => replay.run(),
             Command::Limits(limits) => limits.run(),
             Command::CompareStream(compare) => compare.run(),
+            Command::CompareSmall(compare) => compare.run(),
             Command::StreamServer(serve) => serve.run(),
         }
     }

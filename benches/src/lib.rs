@@ -19,6 +19,7 @@ pub mod random;
 pub mod reference;
 pub mod replay;
 pub mod report;
+pub mod small;
 pub mod stream;
 pub mod tally;
 pub mod trace;

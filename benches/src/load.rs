@@ -14,14 +14,16 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use larder_client::{Client, CompletionQueue, Config, Error, Namespace, NamespaceSpec, PutOptions};
+use larder_client::{
+    Client, CompletionQueue, Config, Error, Key, Namespace, NamespaceSpec, PutOptions,
+};
 
 use crate::cold::ColdMemory;
 use crate::measure::{Cost, Stopwatch};
 use crate::node_stats::{CpuSource, NodeCpu};
 use crate::random::{Random, mix};
 use arrivals::Arrivals;
-use objects::Objects;
+pub use objects::Objects;
 pub use score::{Live, Score};
 use worker::Worker;
 
@@ -58,8 +60,11 @@ pub struct Plan {
     pub clients: usize,
     /// Of 100 operations of [`Op::Mixed`], how many store.
     pub put_percent: u8,
-    /// Checks every byte that is read, against what it must be.
-    pub verify: bool,
+    /// Names the objects, which are numbered from 0.
+    pub key_of: fn(u64) -> Key,
+    /// Of so many reads one is checked in every byte against what it must be; 0 checks none. The
+    /// others are checked in length.
+    pub verify_one_in: u64,
     /// Open loop: operations a second that are due, all clients together. `None` is a closed loop.
     pub rate_per_s: Option<f64>,
     /// How long one operation may take.
@@ -143,7 +148,7 @@ impl Load {
         }
         let namespace = namespace.expect("there is a client");
         let node_cpu = NodeCpu::find(&clients[0]).map_err(failed("ask for counters"))?;
-        let mut objects = Objects::new(NAMESPACE_SEED, plan.object_bytes, plan.keys, plan.batch);
+        let mut objects = Objects::new(plan.object_bytes, plan.keys, plan.batch, plan.key_of);
         if matches!(plan.op, Op::Put | Op::Mixed) {
             objects.make_ready();
         }
@@ -163,6 +168,16 @@ impl Load {
     /// The client that a caller may ask for counters meanwhile.
     pub fn client(&self) -> &Client {
         &self.clients[0]
+    }
+
+    /// The namespace that the objects are in.
+    pub const fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// What it reads and writes.
+    pub const fn objects(&self) -> &Arc<Objects> {
+        &self.objects
     }
 
     /// Works for `duration`; `watch` is called about every tenth of a second meanwhile.
@@ -305,7 +320,6 @@ fn failed(what: &'static str) -> impl Fn(Error) -> LoadError {
     move |source| LoadError::Client { what, source }
 }
 
-const NAMESPACE_SEED: u64 = 0x6c6f_6164;
 const PREFILL_BYTES: u64 = 4 << 20;
 const PREFILL_DEADLINE: Duration = Duration::from_secs(30);
 const WATCH_PAUSE: Duration = Duration::from_millis(100);

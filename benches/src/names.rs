@@ -1,4 +1,4 @@
-//! Keys of test objects: 32 bytes that look like a runtime's hashes.
+//! Keys of test objects: 32 bytes that look like a runtime's hashes, or 16 that any server takes.
 //!
 //! A number has one key for ever, and no two numbers share one.
 
@@ -15,6 +15,12 @@ pub fn key_of(id: u64) -> Key {
     Key::new(&bytes).expect("32 bytes are a key")
 }
 
+/// A key of 16 hexadecimal digits for number `id`: memcached takes only bytes that can be printed.
+pub fn short_key_of(id: u64) -> Key {
+    let digits = format!("{:016x}", mix(0, id));
+    Key::try_from(digits.as_str()).expect("16 bytes are a key")
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -26,5 +32,8 @@ mod tests {
         let keys: HashSet<Key> = (0..10_000).map(key_of).collect();
         assert_eq!(keys.len(), 10_000);
         assert_eq!(key_of(7), key_of(7));
+        let short: HashSet<Key> = (0..10_000).map(short_key_of).collect();
+        assert_eq!(short.len(), 10_000);
+        assert!(short.iter().all(|key| key.as_bytes().len() == 16));
     }
 }

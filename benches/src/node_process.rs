@@ -20,6 +20,8 @@ pub struct NodeShape {
     pub shards: u16,
     /// Memory for objects, all shards together, in bytes.
     pub memory_bytes: u64,
+    /// Keeps each shard on a core, as nodes do unless told otherwise.
+    pub is_pinned: bool,
 }
 
 /// A node process. Dropping it ends the process.
@@ -75,6 +77,7 @@ impl NodeProcess {
             .args(["--listen", &address.to_string()])
             .args(["--shards", &shape.shards.to_string()])
             .args(["--memory", &format_bytes(shape.memory_bytes)])
+            .args(["--pin-cores", if shape.is_pinned { "auto" } else { "off" }])
             .args(["--admin", "off", "--log", "warn"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -90,6 +93,11 @@ impl NodeProcess {
     /// Where its first shard listens.
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The process, as the kernel numbers it.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     fn wait_until_ready(&mut self) -> io::Result<bool> {
@@ -120,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_named_with_the_way_to_build_it() {
-        let shape = NodeShape { shards: 1, memory_bytes: 64 << 20 };
+        let shape = NodeShape { shards: 1, memory_bytes: 64 << 20, is_pinned: true };
         let error = NodeProcess::start(Some(Path::new("/no/larder-node")), &shape).unwrap_err();
         let message = error.to_string();
         assert!(
@@ -131,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_program_that_does_not_serve_is_an_error() {
-        let shape = NodeShape { shards: 1, memory_bytes: 64 << 20 };
+        let shape = NodeShape { shards: 1, memory_bytes: 64 << 20, is_pinned: true };
         let error = NodeProcess::start(Some(Path::new("/bin/true")), &shape).unwrap_err();
         assert!(matches!(error, NodeError::NotReady { .. }), "{error}");
     }

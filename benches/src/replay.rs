@@ -1,9 +1,9 @@
 //! Replays a trace against real nodes, with real bytes, as an inference server would use them.
 //!
 //! For each request: ask which of its chain is there (a probe, so that asking changes nothing),
-//! read what is, store what is not, the deepest first, and touch the whole chain, so that its head ends
-//! youngest. On one shard that is LRU touched tail to head, to the object. Hits are counted at the
-//! probe.
+//! read what is, store what is not, the deepest first, and touch the whole chain, so that its head
+//! ends youngest. On one shard that is LRU touched tail to head, to the object. Hits are counted at
+//! the probe.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,6 @@
 //! The program as a person or a script meets it: exit codes, and JSON whose names are kept.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -17,6 +18,11 @@ fn json(arguments: &[&str]) -> Value {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {stderr}");
     serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {stderr}"))
+}
+
+/// Beside the program; cargo builds it only with the whole workspace.
+fn node_program() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_larder-bench")).with_file_name("larder-node")
 }
 
 fn has_numbers(value: &Value, names: &[&str]) {
@@ -96,10 +102,8 @@ fn limits_tell_every_baseline() {
 
 #[test]
 fn compare_stream_tells_ratios() {
-    let program =
-        std::path::Path::new(env!("CARGO_BIN_EXE_larder-bench")).with_file_name("larder-node");
-    if !program.is_file() {
-        eprintln!("skipped: {program:?} was not built");
+    if !node_program().is_file() {
+        eprintln!("skipped: {:?} was not built", node_program());
         return;
     }
     let arguments = "compare-stream --size 64KiB --batch 1,4 --seconds 0.05 --rounds 1 \
@@ -116,11 +120,68 @@ fn compare_stream_tells_ratios() {
 }
 
 #[test]
+fn compare_small_tells_every_server_that_is_installed() {
+    if !node_program().is_file() {
+        eprintln!("skipped: {:?} was not built", node_program());
+        return;
+    }
+    let arguments = "compare-small --size 100B --keys 300 --inflight 16 --seconds 0.05 --rounds 2 \
+                     --json -";
+    let results = json(&arguments.split_whitespace().collect::<Vec<_>>());
+    let (servers, skipped) =
+        (results["servers"].as_array().unwrap(), results["skipped"].as_array().unwrap());
+    // Larder is there by its client and a bare socket, memcached by `get` and by `mg`.
+    assert_eq!(servers.len() + skipped.len(), 6, "{results}");
+    skipped.iter().for_each(|server| eprintln!("skipped: {server}"));
+    for server in servers {
+        let names = [
+            "ops_per_s",
+            "p50_us",
+            "p99_us",
+            "server_cpu_us_per_op",
+            "client_cpu_us_per_op",
+            "cpu_us_per_op",
+            "ops_per_server_cpu_s",
+            "ops_per_cpu_s",
+        ];
+        has_numbers(server, &names);
+        assert!(server["ops_per_s"].as_f64().unwrap() > 0.0);
+        let bad = [&server["misses"], &server["wrong"], &server["errors"]];
+        assert!(bad.iter().all(|count| **count == 0), "{server}");
+        assert_eq!(server["rounds"].as_array().unwrap().len(), 2);
+    }
+    assert_eq!(results["ratios"].as_array().unwrap().len(), 2 * (servers.len() - 2));
+    for best in results["against_best"].as_array().unwrap() {
+        for name in ["ops_per_s", "ops_per_server_cpu_s", "ops_per_cpu_s"] {
+            assert!(best[name]["rival"].is_string() && best[name]["ratio"].is_number(), "{best}");
+        }
+    }
+}
+
+#[test]
+fn compare_small_needs_no_rival() {
+    if !node_program().is_file() {
+        eprintln!("skipped: {:?} was not built", node_program());
+        return;
+    }
+    let arguments = "compare-small --servers larder --size 1KiB --keys 300 --seconds 0.05 \
+                     --rounds 1 --json -";
+    let results = json(&arguments.split_whitespace().collect::<Vec<_>>());
+    let drivers: Vec<_> =
+        results["servers"].as_array().unwrap().iter().map(|line| &line["driver"]).collect();
+    assert_eq!(drivers, ["client", "bare"]);
+    assert_eq!(results["against_best"].as_array().unwrap().len(), 0);
+    assert!(results["notes"].as_array().unwrap().len() > 3);
+}
+
+#[test]
 fn bad_arguments_are_2_and_failures_are_1() {
     for arguments in [
         &["load", "--size", "4GB"][..],
         &["load", "--seconds", "0"],
         &["load", "--batch", "0"],
+        &["compare-small", "--size", "128KiB"],
+        &["compare-small", "--servers", "etcd"],
         &["replay", "--object-bytes", "65MiB"],
         &["nothing"],
         &[],
@@ -131,6 +192,8 @@ fn bad_arguments_are_2_and_failures_are_1() {
         &["load", "--node", "127.0.0.1:1"][..],
         &["replay", "--trace", "/no/such/trace"],
         &["compare-stream", "--node-program", "/no/such/program"],
+        &["compare-small", "--node-program", "/no/such/program"],
+        &["compare-small", "--keys", "4000000", "--size", "1KiB"],
     ] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");

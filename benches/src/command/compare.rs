@@ -10,6 +10,7 @@ use std::time::Duration;
 use larder_benches::load::{Load, Op, Plan};
 use larder_benches::machine::Machine;
 use larder_benches::measure::{Cost, Rates};
+use larder_benches::names::key_of;
 use larder_benches::node_process::{NodeProcess, NodeShape};
 use larder_benches::node_stats::CpuSource;
 use larder_benches::report::{Output, Table, median, ratio};
@@ -154,7 +155,7 @@ impl CompareStream {
         if self.node.is_some() {
             return Ok(None);
         }
-        let shape = NodeShape { shards: 1, memory_bytes: self.memory };
+        let shape = NodeShape { shards: 1, memory_bytes: self.memory, is_pinned: true };
         Ok(Some(NodeProcess::start(self.node_program.as_deref(), &shape)?))
     }
 
@@ -224,7 +225,8 @@ fn plan(address: &str) -> Plan {
         inflight: 1,
         clients: 1,
         put_percent: 0,
-        verify: false,
+        key_of,
+        verify_one_in: 0,
         rate_per_s: None,
         deadline: Duration::from_secs(10),
         own_memory: true,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use larder_benches::load::{Live, Load, Op, Plan, Round};
 use larder_benches::machine::Machine;
+use larder_benches::names::key_of;
 use larder_benches::node_stats::CpuSource;
 use larder_benches::progress::Progress;
 use larder_benches::report::{Output, Table};
@@ -152,7 +153,8 @@ impl LoadArgs {
             inflight: usize::from(self.inflight),
             clients: usize::from(self.clients),
             put_percent: self.puts,
-            verify: self.verify,
+            key_of,
+            verify_one_in: u64::from(self.verify),
             rate_per_s: self.rate,
             deadline: self.deadline,
             own_memory: u64::from(self.batch) * u64::from(self.size) > ALLOCATED_BYTES_MAX,

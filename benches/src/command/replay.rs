@@ -23,8 +23,8 @@ use super::{Failure, embedded};
 ///
 /// For each request: match the chain, get what is there, put what is not (deepest first), touch the
 /// whole chain. Hits are counted at the match. The comparison with plain LRU supposes that nobody
-/// else uses the node. Lines are Mooncake's JSON or `t_ms tokens id0 id1 …`, plain or compressed with
-/// zstd.
+/// else uses the node. Lines are Mooncake's JSON or `t_ms tokens id0 id1 …`, plain or compressed
+/// with zstd.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     larder-bench replay --trace conversation_trace.jsonl --object-bytes 64KiB --verify\n  \

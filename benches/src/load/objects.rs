@@ -8,12 +8,10 @@ use larder_client::{Payload, PutObject};
 use larder_protocol::Key;
 
 use crate::content::{Content, Wrong};
-use crate::names::key_of;
 
 /// Objects of one size, numbered from 0.
 #[derive(Debug)]
-pub(super) struct Objects {
-    namespace: u64,
+pub struct Objects {
     object_bytes: u32,
     count: u64,
     /// As many behind the last as a batch may reach, so that every batch is one slice.
@@ -22,16 +20,24 @@ pub(super) struct Objects {
 }
 
 impl Objects {
-    pub(super) fn new(namespace: u64, object_bytes: u32, count: u64, batch: usize) -> Self {
+    /// `count` objects of `object_bytes` each, named by `key_of`, to be asked for in batches of
+    /// `batch`.
+    ///
+    /// # Panics
+    /// If there are none, or none in a batch.
+    pub fn new(object_bytes: u32, count: u64, batch: usize, key_of: fn(u64) -> Key) -> Self {
+        assert!(count > 0 && batch > 0, "{count} objects in batches of {batch}");
         let keys = (0..count + batch as u64 - 1).map(|index| key_of(index % count)).collect();
-        Self { namespace, object_bytes, count, keys, ready: Vec::new() }
+        Self { object_bytes, count, keys, ready: Vec::new() }
     }
 
-    pub(super) const fn count(&self) -> u64 {
+    /// How many there are.
+    pub const fn count(&self) -> u64 {
         self.count
     }
 
-    pub(super) const fn object_bytes(&self) -> u32 {
+    /// Size of each in bytes.
+    pub const fn object_bytes(&self) -> u32 {
         self.object_bytes
     }
 
@@ -43,7 +49,7 @@ impl Objects {
     }
 
     /// Keys of a batch that begins at object `first`.
-    pub(super) fn keys(&self, first: u64, batch: usize) -> &[Key] {
+    pub(crate) fn keys(&self, first: u64, batch: usize) -> &[Key] {
         let first = usize::try_from(first).expect("keys are in memory");
         &self.keys[first..first + batch]
     }
@@ -54,12 +60,28 @@ impl Objects {
         numbered.map(|(index, key)| PutObject::new(*key, self.bytes(index % self.count))).collect()
     }
 
-    /// Checks what was read for object `index`, which may lie behind the last.
-    pub(super) fn check(&self, index: u64, found: &[u8]) -> Result<(), Wrong> {
+    /// Checks what was read for object `index`, which may lie behind the last: every byte, or only
+    /// how many there are.
+    pub(crate) fn check_or_measure(
+        &self,
+        index: u64,
+        found: &[u8],
+        every_byte: bool,
+    ) -> Result<(), Wrong> {
+        if every_byte {
+            return self.check(index, found);
+        }
+        let (expected, found) = (u64::from(self.object_bytes), found.len() as u64);
+        if found == expected { Ok(()) } else { Err(Wrong::Length { expected, found }) }
+    }
+
+    /// Checks every byte that was read for object `index`, which may lie behind the last.
+    fn check(&self, index: u64, found: &[u8]) -> Result<(), Wrong> {
         self.content(index % self.count).check(found)
     }
 
-    fn bytes(&self, index: u64) -> Bytes {
+    /// The bytes of object `index`.
+    pub(crate) fn bytes(&self, index: u64) -> Bytes {
         let ready = usize::try_from(index).ok().and_then(|index| self.ready.get(index));
         ready.map_or_else(|| self.fill(index), Bytes::clone)
     }
@@ -72,20 +94,23 @@ impl Objects {
 
     fn content(&self, index: u64) -> Content {
         let index = usize::try_from(index).expect("keys are in memory");
-        Content::of(self.namespace, &self.keys[index], 0, self.object_bytes)
+        Content::of(NAMESPACE_SEED, &self.keys[index], 0, self.object_bytes)
     }
 }
 
+/// What the bytes are mixed with beside key and length: the same in every load.
+const NAMESPACE_SEED: u64 = 0x6c6f_6164;
 /// Most memory for bytes that are made beforehand.
 const READY_BYTES_MAX: u64 = 1 << 30;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::key_of;
 
     #[test]
     fn a_batch_goes_on_at_the_first_object() {
-        let mut objects = Objects::new(1, 100, 3, 5);
+        let mut objects = Objects::new(100, 3, 5, key_of);
         let before = objects.to_put(2, 5);
         objects.make_ready();
         for (index, (put, unprepared)) in (2..).zip(objects.to_put(2, 5).iter().zip(before)) {
@@ -97,6 +122,8 @@ mod tests {
             assert_eq!(*bytes, same);
             objects.check(index, bytes).unwrap();
             objects.check(index + 1, bytes).unwrap_err();
+            assert_eq!(objects.check_or_measure(index + 1, bytes, false), Ok(()));
+            objects.check_or_measure(index, &bytes[1..], false).unwrap_err();
         }
     }
 }

@@ -81,7 +81,7 @@ impl Score {
     }
 
     /// An object came, and was looked at.
-    pub(super) fn came(&mut self, bytes: u64, verdict: Result<(), Wrong>) {
+    pub(crate) fn came(&mut self, bytes: u64, verdict: Result<(), Wrong>) {
         self.bytes += bytes;
         if let Err(wrong) = verdict {
             self.wrong += 1;

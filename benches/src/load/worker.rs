@@ -145,9 +145,10 @@ impl Worker {
             Ok(landed) => landed,
             Err(error) => return self.score.failed(batch, &error),
         };
+        let verify = self.verifies_next();
         for ((index, landed), (_, place)) in (ask.first..).zip(landed).zip(places) {
             let came = landed.map(|landed| place.get(..landed.bytes as usize).unwrap_or(place));
-            came_or_not(&mut self.score, &self.objects, self.plan.verify, index, came);
+            came_or_not(&mut self.score, &self.objects, verify, index, came);
         }
     }
 
@@ -174,9 +175,10 @@ impl Worker {
         let object_bytes = u64::from(self.objects.object_bytes());
         match outcome {
             Ok(Outcome::Get(objects)) => {
+                let verify = self.verifies_next();
                 for (index, object) in (ask.first..).zip(objects) {
                     let came = object.as_ref().map(|o| &o.bytes[..]).map_err(Clone::clone);
-                    came_or_not(&mut self.score, &self.objects, self.plan.verify, index, came);
+                    came_or_not(&mut self.score, &self.objects, verify, index, came);
                 }
             }
             Ok(Outcome::Put(stored)) => stored.into_iter().for_each(|stored| match stored {
@@ -196,6 +198,11 @@ impl Worker {
                 None => self.score.misses += u64::from(!found.is_hit(index)),
             }
         }
+    }
+
+    fn verifies_next(&self) -> bool {
+        let one_in = self.plan.verify_one_in;
+        one_in > 0 && self.score.ops.is_multiple_of(one_in)
     }
 
     fn end(&mut self, ask: Ask, before: [u64; 3]) {
@@ -231,8 +238,7 @@ fn came_or_not(
 ) {
     match object {
         Ok(bytes) => {
-            let verdict = if verify { objects.check(index, bytes) } else { Ok(()) };
-            score.came(bytes.len() as u64, verdict);
+            score.came(bytes.len() as u64, objects.check_or_measure(index, bytes, verify));
         }
         Err(error) => score.refused(&error),
     }
