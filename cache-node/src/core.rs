@@ -114,7 +114,7 @@ impl Core {
     }
 }
 
-/// Slower lines than a megabyte a second are cut off.
-const LINE_BYTES_PER_MS_MIN: u64 = 1000;
+/// Slower lines than 8 MB a second are cut off: what they hold up is everybody's memory.
+const LINE_BYTES_PER_MS_MIN: u64 = 8000;
 /// How long after its deadline a put may still trickle in.
 const LATE_MS: u64 = 1000;

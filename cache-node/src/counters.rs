@@ -86,7 +86,7 @@ pub enum Phase {
     Starting = 0,
     /// Takes requests.
     Serving = 1,
-    /// Takes no new connections or requests, finishes what it had accepted.
+    /// Takes no new connections and no puts, finishes what it had accepted.
     Draining = 2,
     /// Executors end now, whatever they were doing.
     Stopping = 3,

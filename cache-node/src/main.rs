@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use larder_node::config::{Config, ConfigError};
 use larder_node::node::Node;
+use larder_transport::process::raise_open_files_limit;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -29,6 +30,10 @@ fn run(config: Config) -> ExitCode {
         .with_writer(stderr)
         .with_ansi(false)
         .init();
+    // A soft limit is often below the connections that one shard may have.
+    if let Err(error) = raise_open_files_limit() {
+        tracing::warn!(%error, "the limit of open files stays what it is");
+    }
     let node = match Node::start(config) {
         Ok(node) => node,
         Err(error) => return fail(error, EXIT_FAILURE),

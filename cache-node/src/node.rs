@@ -121,11 +121,6 @@ impl Node {
         self.state.addresses[0]
     }
 
-    /// Where the admin pages are, unless they are off.
-    pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.state.admin.get().copied()
-    }
-
     /// What the node's threads share: counters and flags.
     pub fn state(&self) -> &Arc<NodeState> {
         &self.state

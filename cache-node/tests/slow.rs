@@ -194,36 +194,44 @@ fn readers_that_never_read_are_capped_and_then_cut_off() {
 }
 
 #[test]
-fn replies_held_for_sending_are_capped_over_all_connections() {
+fn replies_held_for_sending_are_capped_for_each_and_over_all_connections() {
     let node = with_a_big_object();
     let mut witness = Raw::open(node.address, "big");
-    // Each asks for 24 MiB in one reply, more than sockets take.
-    let mut readers: Vec<_> = (0..6).map(|_| Raw::open(node.address, "big")).collect();
+    // Each asks for 24 MiB again and again, more than sockets take.
+    let keys = [b"big".as_slice(); 24];
+    let mut readers: Vec<_> = (0..16).map(|_| Raw::open(node.address, "big")).collect();
     for raw in &mut readers {
-        let frame = raw.get_frame(&Get::whole(true), &[b"big".as_slice(); 24]);
-        raw.send(&frame);
+        let frames = (0..8).map(|_| raw.get_frame(&Get::whole(true), &keys));
+        let frames: Vec<u8> = frames.collect::<Vec<_>>().concat();
+        raw.send(&frames);
     }
     let mut refused = 0;
     let started = Instant::now();
     while refused == 0 {
         let sending = witness.stat(Stat::SendingBytes);
-        assert!(sending <= (16 + 24) << 20, "the limit and one reply: {sending}");
-        let reply = witness.try_get(&Get::whole(true), &[b"big"]);
+        assert!(sending <= (16 + 4) << 20, "the limit and one reply: {sending}");
+        let frame = witness.get_frame(&Get::whole(true), &[b"big"]);
+        let reply = witness.call(&frame);
         refused += u64::from(reply.header.code == Code::Busy);
         assert!(started.elapsed() < Duration::from_secs(10), "somebody is refused");
     }
     assert_eq!(witness.matched(&[b"big"], false), [true], "what holds nothing is served");
-    // Whoever reads gets whole and right bytes, or was told that there is no room.
+    // Whoever reads gets whole and right bytes for a quarter of the limit, and may ask again.
     for raw in &mut readers {
         let reply = raw.reply();
-        if reply.header.code != Code::Busy {
-            let keys = [b"big".as_slice(); 24];
-            for got in reply.answers(&keys, &raw.meaning) {
-                assert!(got.unwrap().bytes == content(b"big", 1, 1 << 20));
+        if reply.header.code == Code::Busy {
+            continue;
+        }
+        let answers = reply.answers(&keys, &raw.meaning);
+        for (index, got) in answers.into_iter().enumerate() {
+            match got {
+                Ok(got) if index < 4 => assert!(got.bytes == content(b"big", 1, 1 << 20)),
+                other => assert_eq!(other.err(), Some(Status::MissReplyFull), "key {index}"),
             }
         }
     }
-    assert_eq!(witness.stat(Stat::SendingBytes), 0);
+    drop(readers);
+    within(Duration::from_secs(3), "slots are let go", || witness.stat(Stat::SendingBytes) == 0);
 }
 
 #[test]

@@ -70,7 +70,7 @@ const CRATES: [(&str, &[&str]); 6] = [
 ];
 
 /// A library, and the files that may name it.
-const NAMED_ALONE: [(&str, &[&str]); 8] = [
+const NAMED_ALONE: [(&str, &[&str]); 7] = [
     ("glommio::", &["cache-node/src/node.rs", "cache-node/src/tcp.rs"]),
     ("tokio::", &["cache-node/src/control"]),
     ("axum::", &["cache-node/src/control"]),
@@ -78,7 +78,6 @@ const NAMED_ALONE: [(&str, &[&str]); 8] = [
     ("libc::", &["transport/src/"]),
     ("rustix::", &["transport/src/"]),
     ("SystemTime", &["cache-node/tests/tidy.rs"]),
-    ("cudarc::", &["gpu-bridge/src/cuda.rs"]),
 ];
 
 #[test]

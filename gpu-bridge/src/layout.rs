@@ -41,11 +41,6 @@ impl Order {
     /// Everything of a page together: `[pages, layers, 2, heads, tokens, dim]`.
     pub const PAGE_FIRST_HND: Self = Self([Page, Layer, Plane, Head, Token]);
 
-    /// Whether a range of layers is one range of the object, so that it can be asked for as parts.
-    pub const fn has_layers_as_parts(self) -> bool {
-        matches!(self.0[0], Layer)
-    }
-
     /// The stride of each axis in bytes when all lies side by side. Fails if the whole is too long.
     fn strides(self, extents: [u32; 5], unit: u32) -> Result<[u64; 5], LayoutError> {
         if ![Layer, Plane, Page, Token, Head].iter().all(|axis| self.0.contains(axis)) {

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Fuzzes one target for some seconds:   protocol/fuzz/run.sh TARGET SECONDS [libFuzzer options]
+# Builds all targets and runs none:     protocol/fuzz/run.sh --build-only
 # Targets: header, bodies, view. A crash is written to protocol/fuzz/target/artifacts/TARGET-*; run the
 # binary on that file to see it again, and make it a test before fixing it.
 #
@@ -8,10 +9,6 @@
 # `--target` keeps the flags away from build scripts, which would not link with them.
 set -eu
 cd "$(dirname "$0")"
-target=${1:?usage: run.sh header|bodies|view SECONDS}
-seconds=${2:?usage: run.sh header|bodies|view SECONDS}
-shift 2
-
 host=$(rustc -vV | sed -n 's/^host: //p')
 export RUSTFLAGS="-Cpasses=sancov-module \
 -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -20,6 +17,12 @@ export RUSTFLAGS="-Cpasses=sancov-module \
 -Ccodegen-units=1"
 CARGO_TARGET_DIR=$PWD/target
 export CARGO_TARGET_DIR
+if [ "${1-}" = --build-only ]; then
+    exec cargo build --release --locked --target "$host" --bins
+fi
+target=${1:?usage: run.sh header|bodies|view SECONDS}
+seconds=${2:?usage: run.sh header|bodies|view SECONDS}
+shift 2
 cargo build --release --locked --target "$host" --bin "$target"
 
 # Seeds are the golden messages. `bodies` wants the number of a decoder in front: every number is

@@ -134,30 +134,6 @@ pub fn set_keepalive(
     Ok(sockopt::set_socket_keepalive(socket, true)?)
 }
 
-/// Ends the connection if sent bytes stay unacknowledged that long; 0 is the kernel's default.
-///
-/// Keepalive alone does not help here: it is silent while bytes are under way.
-///
-/// # Errors
-///
-/// If this is no TCP socket.
-pub fn set_user_timeout_ms(socket: &impl AsRawFd, timeout_ms: u32) -> io::Result<()> {
-    Ok(sockopt::set_tcp_user_timeout(borrow(socket), timeout_ms)?)
-}
-
-/// Fixes how many bytes the kernel holds for this socket, in each direction.
-///
-/// It ends the kernel's own adjusting, which is better for most: only for tests of slow peers, and
-/// for links whose round trip times rate exceeds what `tcp_wmem` and `tcp_rmem` allow.
-///
-/// # Errors
-///
-/// If the kernel refuses.
-pub fn set_held_bytes(socket: &impl AsRawFd, bytes: usize) -> io::Result<()> {
-    sockopt::set_socket_send_buffer_size(borrow(socket), bytes)?;
-    Ok(sockopt::set_socket_recv_buffer_size(borrow(socket), bytes)?)
-}
-
 fn borrow(socket: &impl AsRawFd) -> BorrowedFd<'_> {
     // SAFETY: the owner of the descriptor is borrowed, so it stays open for this call.
     unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) }
@@ -291,14 +267,11 @@ mod tests {
         let (near, _far) = pair();
         set_nodelay(&near).unwrap();
         set_keepalive(&near, 7, 3, 2).unwrap();
-        set_user_timeout_ms(&near, 1234).unwrap();
-        set_held_bytes(&near, 65_536).unwrap();
         assert!(near.nodelay().unwrap());
         assert_eq!(sockopt::tcp_keepidle(&near).unwrap(), Duration::from_secs(7));
         assert_eq!(sockopt::tcp_keepintvl(&near).unwrap(), Duration::from_secs(3));
         assert_eq!(sockopt::tcp_keepcnt(&near).unwrap(), 2);
         assert!(sockopt::socket_keepalive(&near).unwrap());
-        assert_eq!(sockopt::tcp_user_timeout(&near).unwrap(), 1234);
         assert!(set_keepalive(&near, 0, 3, 2).is_err());
     }
 }

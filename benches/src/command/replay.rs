@@ -29,7 +29,7 @@ use super::{Failure, embedded};
 #[command(after_help = "Examples:\n  \
     larder-bench replay --trace conversation_trace.jsonl --object-bytes 64KiB --verify\n  \
     larder-bench replay --embedded --memory 512MiB --object-bytes 16KiB --verify --json\n  \
-    larder-bench replay --node 10.0.0.7:7400 --trace weka8h.txt.zst --object-bytes 1MiB")]
+    larder-bench replay --node 10.0.0.7:7400 --trace trace.txt.zst --object-bytes 1MiB")]
 pub(super) struct ReplayArgs {
     /// The trace; without it the bundled sample is replayed
     #[arg(long, value_name = "FILE")]

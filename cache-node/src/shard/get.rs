@@ -35,6 +35,11 @@ impl Shard {
             self.refuse(header, Code::Busy, out);
             return;
         }
+        // One reader that stands still must not take what all of them have.
+        let reply_bytes_max = PAYLOAD_BYTES_MAX.min(self.sending_bytes_max / READERS_MIN);
+        let room = |sent: u64| {
+            if sent == 0 { PAYLOAD_BYTES_MAX } else { reply_bytes_max.saturating_sub(sent) }
+        };
         let part_bytes = self.store.namespaces()[namespace].part_bytes();
         let ask = self.ask(header, namespace, get.freshness);
         let mut scratch = std::mem::take(&mut self.scratch);
@@ -52,7 +57,7 @@ impl Shard {
                 };
                 let answer = found.and_then(|found| {
                     let record = found.record();
-                    let range = wanted(get, &record, part_bytes, payload_bytes)?;
+                    let range = wanted(get, &record, part_bytes, room(payload_bytes))?;
                     hit(&record, &range).encode(&mut out.bytes);
                     let start = record.record_bytes();
                     Ok((start + range.start..start + range.end, found))
@@ -105,7 +110,7 @@ fn wanted(
     get: &Get<'_>,
     record: &Record<'_>,
     part_bytes: u32,
-    sent_bytes: u64,
+    room_bytes: u64,
 ) -> Result<Range<u32>, Status> {
     let object_bytes = record.object_bytes();
     let range = if get.part_count == 0 {
@@ -122,7 +127,7 @@ fn wanted(
     if bytes > get.payload_bytes_max {
         return Err(Status::MissSize);
     }
-    if sent_bytes + u64::from(bytes) > PAYLOAD_BYTES_MAX {
+    if u64::from(bytes) > room_bytes {
         return Err(Status::MissReplyFull);
     }
     Ok(range)
@@ -140,5 +145,7 @@ fn hit<'a>(record: &Record<'a>, range: &Range<u32>) -> Hit<'a> {
     }
 }
 
+/// How many stalled readers it takes at least to use up a shard's bytes in sending.
+const READERS_MIN: u64 = 4;
 /// Up to here a copy into the reply costs less than a piece of its own in the system call.
 const COPIED_BYTES_MAX: u32 = 2 << 10;

@@ -58,10 +58,12 @@ impl Nodes {
 /// ours does so each time: a test whose calls came late is run again, and fails if they always do.
 pub(crate) fn alone(test: fn(&Nodes)) {
     let _machine = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
-    let mut late = Vec::new();
+    let take_late = || std::mem::take(&mut *LATE.lock().unwrap_or_else(PoisonError::into_inner));
+    // A test that failed may have left some.
+    let mut late = take_late();
     for _ in 0..ATTEMPTS_MAX {
         limited(TEST_MAX, test);
-        late = std::mem::take(&mut *LATE.lock().unwrap_or_else(PoisonError::into_inner));
+        late = take_late();
         if late.is_empty() {
             return;
         }

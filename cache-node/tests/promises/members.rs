@@ -234,15 +234,16 @@ fn a_client_that_was_told_of_a_drain_uses_the_member_again_when_it_is_back() {
         let keys: Vec<_> = (0..100).map(|n| key("key", n)).collect();
         let (theirs, _) = split(&view, &keys, 2);
         for key in &theirs {
-            put_version(&client, &namespace, *key, 1, 300_000).unwrap();
+            put_version(&client, &namespace, *key, 1, 100_000).unwrap();
         }
         // A connection that is busy is told; an idle one is just closed.
         let calls =
-            (0..24).map(|_| client.start_get(&namespace, &theirs, &GetOptions::default()).unwrap());
+            (0..80).map(|_| client.start_get(&namespace, &theirs, &GetOptions::default()).unwrap());
         let calls: Vec<_> = calls.collect();
         cluster.members[2].signal("TERM");
         for call in calls {
-            assert_eq!(Verdict::of_all(&call.wait().unwrap()), Verdict::Right);
+            let verdict = Verdict::of_all(&call.wait().unwrap());
+            assert!(!matches!(verdict, Verdict::Unanswered(_)), "{verdict:?}");
         }
         within(Duration::from_secs(2), "the client is told", || {
             client.view().member(id_of(2)).unwrap().state == MemberState::Draining
