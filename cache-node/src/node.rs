@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use glommio::net::TcpListener;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use larder_transport::process::memory_available_bytes;
 use larder_transport::{Arena, Region, RegionError, RegionReport};
 
 use crate::config::{Config, ConfigError, format_bytes};
@@ -79,6 +80,7 @@ impl Node {
     pub fn start(mut config: Config) -> Result<Self, StartError> {
         let listen = config.listen;
         config.pick_ports().map_err(|source| StartError::Listen { address: listen, source })?;
+        check_memory(config.memory_bytes)?;
         let state = NodeState::new(&config);
         let claims = state.addresses.iter().map(|&address| {
             Claim::take(address).map_err(|source| StartError::Listen { address, source })
@@ -255,6 +257,8 @@ impl ShardStart {
     async fn end_connections(&self, core: &Core) {
         for _ in 0..ENDING_STEPS {
             core.stalls.all(tcp::cut);
+            // The watchdog still looks at this shard.
+            self.tick(core);
             if core.stalls.len() == 0 {
                 return;
             }
@@ -276,6 +280,16 @@ impl ShardStart {
     fn address(&self) -> SocketAddr {
         self.state.addresses[usize::from(self.index)]
     }
+}
+
+/// Shards take their memory side by side: each alone would find room for itself.
+fn check_memory(wanted_bytes: u64) -> Result<(), StartError> {
+    let available_bytes = memory_available_bytes().unwrap_or(u64::MAX);
+    if wanted_bytes > available_bytes {
+        let source = RegionError::NoMemory { wanted_bytes, available_bytes };
+        return Err(StartError::Memory { shard: 0, source });
+    }
+    Ok(())
 }
 
 fn limits(config: &Config) -> Limits {

@@ -7,7 +7,9 @@ mod get;
 mod put;
 
 use larder_protocol::header::Opcode;
-use larder_protocol::limits::{HEADER_BYTES, OBJECT_BYTES_MAX, VERSION_MAX, VERSION_MIN};
+use larder_protocol::limits::{
+    GENERATION_MAX, HEADER_BYTES, OBJECT_BYTES_MAX, VERSION_MAX, VERSION_MIN,
+};
 use larder_protocol::message::{
     Bump, Freshness, Get, Hello, HelloReply, Match, MatchReplyWriter, Open, Put, Remove,
     encode_stats, encode_statuses,
@@ -15,6 +17,7 @@ use larder_protocol::message::{
 use larder_protocol::placement::{anchor_hash, shard_of};
 use larder_protocol::stats::{STAT_NUMBERS, Stat};
 use larder_protocol::view::{MemberState, View};
+use larder_protocol::wire::within;
 use larder_protocol::{Code, DecodeError, Generation, Header, Key, Status};
 use larder_transport::Arena;
 
@@ -148,7 +151,7 @@ impl Shard {
             self.requests[opcode as usize] += 1;
         }
         if opcode != Some(Opcode::Put) && opcode.is_some() {
-            larder_protocol::wire::within(header.payload_bytes, 0, "payload of this operation")?;
+            within(header.payload_bytes, 0, "payload of this operation")?;
         }
         if !peer.is_greeted && opcode != Some(Opcode::Hello) {
             return Ok(self.refuse(header, Code::Denied, out));
@@ -183,10 +186,12 @@ impl Shard {
         };
         if header.opcode == Opcode::Bump as u8 {
             let to = Bump::decode(body)?.to;
+            within(to.0, GENERATION_MAX, "generation")?;
             self.store.bump(namespace, to);
             self.bare(header, Code::Ok, namespace, header.namespace, out);
             return Ok(Step::Replied);
         }
+        within(header.generation.0, GENERATION_MAX, "generation")?;
         // A client that knows a newer generation has been told by another shard or node: a bump
         // that never came here is made up for now.
         if header.generation > self.store.generation(namespace) {
@@ -262,6 +267,7 @@ impl Shard {
                 return Ok(());
             }
         };
+        within(open.known.0, GENERATION_MAX, "generation")?;
         if open.known > self.store.generation(namespace) {
             self.store.bump(namespace, open.known);
         }

@@ -83,6 +83,11 @@ impl Patience {
         self.limit.is_idle.set(false);
     }
 
+    /// Until when the connection may stand still.
+    pub(crate) fn limit_ms(&self) -> u64 {
+        self.limit.until_ms.get()
+    }
+
     /// Whether the connection waits for its next request.
     pub(crate) fn is_idle(&self) -> bool {
         self.limit.is_idle.get()

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use larder_protocol::limits::GENERATION_MAX;
 use larder_protocol::message::Get;
 use larder_protocol::stats::Stat;
 use larder_protocol::{Code, NamespaceSpec, Status};
@@ -206,9 +207,13 @@ fn request_of_a_generation_that_the_node_missed_finds_nothing_old() {
     assert_eq!(raw.get_one("key").unwrap().bytes, b"new");
     let other = Raw::open(node.address, "missed");
     assert_eq!(other.meaning.generation, 4, "the node has moved on");
-    raw.meaning.generation = u64::MAX;
+    raw.meaning.generation = GENERATION_MAX;
     assert!(raw.get_one("key").is_err(), "even to the end");
-    assert_eq!(raw.bump(u64::MAX), u64::MAX);
+    assert_eq!(raw.bump(GENERATION_MAX), GENERATION_MAX);
+    raw.meaning.generation = GENERATION_MAX + 1;
+    let frame = raw.get_frame(&Get::whole(true), &[b"key"]);
+    raw.send(&frame);
+    assert!(raw.farewell().contains("generation"), "none that could never be left again");
 }
 
 #[test]

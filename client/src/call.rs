@@ -93,6 +93,8 @@ struct State {
     legs_left: usize,
     waker: Option<Waker>,
     queue: Option<(Arc<Queue>, u64)>,
+    /// Whether memory of the caller's is with the I/O thread until the legs have ended.
+    holds_memory: bool,
 }
 
 impl Call {
@@ -108,6 +110,7 @@ impl Call {
             legs_left: 1,
             waker: None,
             queue: None,
+            holds_memory: false,
         };
         Arc::new(Self {
             deadline,
@@ -155,6 +158,11 @@ impl Call {
         }
     }
 
+    /// Says that landings or sources of the caller's go with the legs: no answer before they ended.
+    pub(crate) fn hold_memory(&self) {
+        self.lock().holds_memory = true;
+    }
+
     fn wait(&self) -> Result<Outcome, Error> {
         let mut state = self.lock();
         loop {
@@ -162,6 +170,11 @@ impl Call {
                 return state.take_answer().unwrap_or(Err(Error::Closed));
             }
             let left = (self.deadline + BACKSTOP).saturating_duration_since(Instant::now());
+            if state.holds_memory {
+                // The I/O thread lets go at the deadline; until it did, the memory is not free.
+                state = self.answered.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
             if left.is_zero() {
                 // The I/O thread ends calls at their deadline; this is for when it gets no CPU.
                 let outcome = state.outcome.take().ok_or(Error::Closed);

@@ -321,6 +321,7 @@ impl Client {
     ) -> Result<Pending<Vec<KeyResult<Landed>>>, Error> {
         let unanswered = (0..keys.len()).map(|_| Err(KeyError::DeadlineExceeded)).collect();
         let call = self.begin(Outcome::GetInto(unanswered), options.deadline, None)?;
+        call.hold_memory();
         self.send(&call, namespace, |plan| plan.get(GetHead::new(options), keys, landings));
         Ok(Pending::new(call, |_, outcome| match outcome {
             Outcome::GetInto(keys) => Ok(keys),
@@ -338,6 +339,9 @@ impl Client {
     ) -> Result<Pending<Vec<KeyResult<()>>>, Error> {
         let unanswered = (0..objects.len()).map(|_| Err(KeyError::DeadlineExceeded)).collect();
         let call = self.begin(Outcome::Put(unanswered), options.deadline, None)?;
+        if sources.iter().any(|source| matches!(source, Payload::Source(_))) {
+            call.hold_memory();
+        }
         let items = seals.items(objects);
         self.send(&call, namespace, |plan| plan.put(options.if_absent, &items, sources));
         Ok(Pending::new(call, |_, outcome| match outcome {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use larder_protocol::message::{Bump, Open, Remove};
-use larder_protocol::{NamespaceSpec, Opcode};
+use larder_protocol::{Generation, NamespaceSpec, Opcode};
 
 use crate::call::{Call, Outcome, Pending, ShardAnswer, ShardValue};
 use crate::client::Client;
@@ -41,10 +41,22 @@ impl Client {
     /// # Errors
     /// [`Error::Unavailable`], [`Error::DeadlineExceeded`] or [`Error::Denied`] if no shard did it.
     pub fn bump(&self, namespace: &Namespace) -> Result<Namespace, Error> {
-        let current = self.open_everywhere(namespace.clone(), None)?.wait()?;
-        let to = current.generation().next();
-        let body = |out: &mut Vec<u8>| Bump { to }.encode(out);
-        self.ask_shards(Opcode::Bump, Some(current), None, body, newest_generation)?.wait()
+        let mut current = self.open_everywhere(namespace.clone(), None)?.wait()?;
+        for _ in 0..BUMPS_MAX {
+            // Far ahead by chance: two clients that bump at once, or a shard that was away, must
+            // not mean different things by one number.
+            let step = ahash::RandomState::new().hash_one(current.generation().0) >> 32;
+            let to = Generation(current.generation().0 + 1 + step);
+            let body = move |out: &mut Vec<u8>| Bump { to }.encode(out);
+            let asked = self.ask_shards(Opcode::Bump, Some(current), None, body, newest_generation);
+            let reached = asked?.wait()?;
+            if reached.generation() == to {
+                return Ok(reached);
+            }
+            // Somebody was further already, and may have stored since: that is not our bump.
+            current = reached;
+        }
+        Err(Error::DeadlineExceeded)
     }
 
     /// Removes everything that carries `tag`, from every shard. Answers what each shard said
@@ -152,3 +164,6 @@ fn newest_generation(call: &Call, answers: Vec<ShardAnswer>) -> Result<Namespace
         }
     }
 }
+
+/// How often a bump that was overtaken by another client's is tried again.
+const BUMPS_MAX: u32 = 8;

@@ -76,7 +76,20 @@ impl Io {
                     self.opened(peer, Reason::CircuitOpen, now);
                 }
             }
-            Err(broken) => self.broke(at, broken, now),
+            Err(broken) => {
+                // A half-written put whose deadline passed says as much about the peer as any.
+                let Route { peer, shard } = self.conns[at].route;
+                let node = &mut self.nodes.all[peer];
+                let opens =
+                    silent_since.is_some_and(|since| node.circuit.deadline_missed(now, since));
+                if opens {
+                    node.opened(shard);
+                }
+                self.broke(at, broken, now);
+                if opens {
+                    self.opened(peer, Reason::CircuitOpen, now);
+                }
+            }
         }
     }
 
@@ -164,6 +177,11 @@ impl Io {
     /// the one before.
     pub(crate) fn take_hello(&mut self, at: usize, reply: &HelloReply, now: Instant) {
         let Route { peer, shard } = self.conns[at].route;
+        if reply.node_id != self.nodes.all[peer].peer.id {
+            // The address is another node's by now: what it holds belongs elsewhere.
+            self.broke(at, Broken::Desync("another node"), now);
+            return;
+        }
         if reply.shard != shard || !(VERSION_MIN..=VERSION_MAX).contains(&reply.version) {
             self.broke(at, Broken::Desync("another shard or version"), now);
             return;

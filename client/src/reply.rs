@@ -220,7 +220,9 @@ impl Session {
             // A refusal may overtake the payload that it refuses, which must be written all the
             // same.
             let is_begun = self.begun() == Some(header.request_id);
+            let is_refusal = header.payload_bytes == 0 && header.code != Code::Ok;
             let fits = header.body_bytes as usize <= AREA_BYTES && flight.early.is_none();
+            let fits = fits && is_refusal;
             if !is_begun || !fits {
                 return Err(Broken::Desync("a request that was not sent"));
             }

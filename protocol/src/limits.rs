@@ -50,6 +50,8 @@ pub const MEMBERS_MAX: usize = 1024;
 pub const SHARDS_MAX: u16 = 256;
 /// Longest address of a member, in bytes.
 pub const ADDRESS_BYTES_MAX: usize = 255;
+/// Highest generation: a namespace that was brought there could never be bumped again.
+pub const GENERATION_MAX: u64 = 1 << 62;
 /// Longest deadline that a request may carry: an hour.
 pub const DEADLINE_US_MAX: u32 = 3_600_000_000;
 

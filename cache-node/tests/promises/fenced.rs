@@ -95,7 +95,8 @@ fn read(client: &Client, fence: &Fence, seed: u64) -> u64 {
 
 /// Gets and matches through the handle before the newest: nothing is there for it any more.
 fn read_stale(client: &Client, fence: &Fence, seed: u64) -> u64 {
-    let (mut random, mut misses, mut stale) = (Random::new(seed), 0, fence.newest());
+    let (mut random, mut misses, mut held) = (Random::new(seed), 0, 0);
+    let mut stale = fence.newest();
     while !fence.is_over() {
         let key = any_key(&mut random);
         let is_fenced = fence.answered() > stale.generation().0;
@@ -108,10 +109,10 @@ fn read_stale(client: &Client, fence: &Fence, seed: u64) -> u64 {
             assert_eq!(found, Err(KeyError::Status(Status::MissGeneration)));
             assert_eq!((matched.leading(), matched.error_count()), (0, 0));
             misses += 1;
+            held += 1;
         }
-        let newest = fence.newest();
-        if newest.generation().0 > stale.generation().0 + 1 {
-            stale = newest;
+        if held == 3 {
+            (stale, held) = (fence.newest(), 0);
         }
     }
     misses
