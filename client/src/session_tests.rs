@@ -239,6 +239,21 @@ fn a_refusal_that_overtakes_its_put_is_told_when_the_put_is_written() {
 }
 
 #[test]
+fn only_a_refusal_may_overtake_its_request() {
+    for (body, payload) in [(misses(1), b"".as_slice()), (Vec::new(), b"1234567890")] {
+        let mut talk = Talk::new();
+        let call = talk.get(&[b"k"]);
+        let head = talk.write(70);
+        let asked = Header::decode(head.first_chunk().unwrap()).unwrap();
+        let body = if payload.is_empty() { body } else { talk.hit(b"k", payload) };
+        talk.say(&asked.reply(Code::Ok), &body, payload);
+        assert_eq!(talk.receive(), Err(Broken::Desync("a request that was not sent")));
+        drop(talk.session);
+        assert!(answers(call)[0].is_err());
+    }
+}
+
+#[test]
 fn a_full_reply_is_asked_for_the_rest() {
     let mut talk = Talk::new();
     let call = talk.get(&[b"a", b"k"]);
