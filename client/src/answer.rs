@@ -33,7 +33,13 @@ impl Session {
                 events.push(Event::Hello(reply));
                 Ok(())
             }
-            What::Hello => Err(Broken::Refused(header.code)),
+            What::Hello => {
+                if header.code == Code::WrongShard {
+                    let reply = HelloReply::decode(body).map_err(Broken::Decode)?;
+                    events.push(Event::Reshaped(reply));
+                }
+                Err(Broken::Refused(header.code))
+            }
             What::View if header.code == Code::Ok => {
                 let view = View::decode(body).map_err(Broken::Decode)?;
                 events.push(Event::View(view));

@@ -95,11 +95,12 @@ impl Io {
 
     /// No connection can be made.
     pub(crate) fn unreachable(&mut self, at: usize, reason: Reason, now: Instant) {
-        let Route { peer, shard } = self.conns[at].route;
+        let Route { peer, .. } = self.conns[at].route;
         let legs = self.conns[at].close();
         let node = &mut self.nodes.all[peer];
         node.forget_addresses();
-        if node.failed(shard, now) {
+        // Shard 0 is there whenever the node is; this one may be gone for good.
+        if node.failed(0, now) {
             self.opened(peer, reason, now);
         }
         legs.into_iter().for_each(|leg| self.reroute(leg, reason, now));

@@ -8,7 +8,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
-use larder_protocol::view::View;
+use larder_protocol::message::HelloReply;
+use larder_protocol::view::{Member, View};
 use mio::event::Event as Readiness;
 use mio::{Events, Poll, Token, Waker};
 
@@ -236,16 +237,37 @@ impl Io {
                 tracing::info!(peer = %self.nodes.all[peer].peer.name, "answers again");
             }
         }
+        let mut is_reshaped = false;
         for event in events {
-            self.take_event(at, event, now);
+            match event {
+                Event::Reshaped(reply) => is_reshaped |= self.take_shape(at, &reply, now),
+                event => self.take_event(at, event, now),
+            }
         }
         match received {
             Ok(true) => self.readable.push(at),
             Ok(false) => {}
+            // Its connections are closed already, and perhaps being made anew.
+            Err(_) if is_reshaped => {}
             Err(broken) => self.broke(at, broken, now),
         }
         // Answers made room for what waits.
         self.mark_dirty(at);
+    }
+
+    /// A node was started again with another number of shards: places its keys by that, and sends
+    /// them to where they are now. Whether that was so.
+    fn take_shape(&mut self, at: usize, reply: &HelloReply, now: Instant) -> bool {
+        let id = self.nodes.all[self.conns[at].route.peer].peer.id;
+        let Some(known) = self.nodes.view.member(id) else { return false };
+        let shard_count = reply.shard_count;
+        let told = Member { shard_count, incarnation: reply.incarnation, ..known.clone() };
+        if reply.node_id != id || shard_count == known.shard_count {
+            return false;
+        }
+        let Ok(view) = View::new(self.nodes.view.epoch, vec![told]) else { return false };
+        self.take_view(view, Some(id), now);
+        true
     }
 
     fn take_event(&mut self, at: usize, event: Event, now: Instant) {
@@ -258,6 +280,7 @@ impl Io {
                 let id = node.peer.id;
                 self.take_view(view, Some(id), now);
             }
+            Event::Reshaped(_) => {}
             Event::Epoch => self.ask_view(at, now),
             Event::Again(leg, code) => self.ask_again(at, leg, code, now),
         }

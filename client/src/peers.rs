@@ -61,6 +61,8 @@ impl Nodes {
             if !is_same {
                 node.host.clone_from(&member.host);
                 (node.port, node.shard_count) = (member.port, member.shard_count);
+                // The shard that was suspected may be there no more.
+                node.suspect = 0;
                 node.addresses.clear();
                 node.peer = Arc::new(Peer {
                     slot,

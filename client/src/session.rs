@@ -84,6 +84,8 @@ pub(crate) enum What {
 pub(crate) enum Event {
     /// The node let us in.
     Hello(HelloReply),
+    /// The node let us not in: it has other shards than this client thought.
+    Reshaped(HelloReply),
     /// The node's view.
     View(View),
     /// The node has a newer view than this client.

@@ -9,7 +9,7 @@ use larder_client::{Client, KeyError, KeyResult, Namespace, PutObject, PutOption
 
 use crate::calls::{PATIENCE, SLACK, connect, connect_to, get, is_right, key, open, put_version};
 use crate::content::{Random, content};
-use crate::limit::{Nodes, alone};
+use crate::limit::{Nodes, alone, among_others};
 use crate::load::{Repeated, Sample, Verdict, expect_on_time, under_load};
 use crate::process::{Process, within};
 
@@ -62,6 +62,35 @@ fn read<'a>(
 /// Starts the node again where it was.
 fn restart(nodes: &Nodes, node: &mut Process, args: &[&str]) {
     *node = nodes.start_at(node.address, args).expect("its ports are free");
+}
+
+#[test]
+fn a_node_started_again_with_another_number_of_shards_is_used_as_it_is_now() {
+    among_others(|nodes| {
+        let mut node = nodes.start(&["--shards", "2"]);
+        let (one, two) = (connect(&node, PATIENCE), connect(&node, PATIENCE));
+        let (of_one, of_two) = (open(&one), open(&two));
+        let keys = || (0..20).map(|number| key("k", number));
+        for (shards, version) in [("1", 2), ("2", 3)] {
+            assert!(keys().all(|key| get(&two, &of_two, key).is_err()));
+            for number in 0..20 {
+                put_version(&one, &of_one, key("k", number), version - 1, 9).unwrap();
+            }
+            node.kill();
+            restart(nodes, &mut node, &["--shards", shards]);
+            within(BACK_MAX, "every key is asked where it belongs now", || {
+                keys().all(|key| get(&one, &of_one, key).err() == Some(MISS))
+            });
+            for number in 0..20 {
+                put_version(&one, &of_one, key("k", number), version, 9).unwrap();
+            }
+            within(BACK_MAX, "another client looks in the same places", || {
+                keys().all(|key| get(&two, &of_two, key).is_ok())
+            });
+            let removed = one.remove(&of_one, &keys().collect::<Vec<_>>(), None).unwrap();
+            assert!(removed.iter().all(KeyResult::is_ok));
+        }
+    });
 }
 
 #[test]
