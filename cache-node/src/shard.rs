@@ -364,7 +364,7 @@ impl Shard {
         self.store.tick(self.now_ms);
         self.count(Stat::TimedOut, seen.timed_out);
         self.counts[Stat::Connections as usize] = seen.connections;
-        for stat in [Stat::ProcessId, Stat::ProcessCpuUs, Stat::ProcessRssBytes] {
+        for &stat in Stat::ALL.iter().filter(|stat| stat.is_of_process()) {
             self.counts[stat as usize] = state.process(stat);
         }
         let counters = &state.shards[usize::from(self.identity.index)];

@@ -85,6 +85,13 @@ stats! {
     ProcessRssBytes = 50, Gauge, "process_rss_bytes", "Resident memory of the process.";
 }
 
+impl Stat {
+    /// Whether it is said of the whole process, the same by every shard, and so is never summed.
+    pub const fn is_of_process(self) -> bool {
+        matches!(self, Self::ProcessId | Self::ProcessCpuUs | Self::ProcessRssBytes)
+    }
+}
+
 /// How many numbers a table of all stats needs.
 pub const STAT_NUMBERS: usize = 64;
 

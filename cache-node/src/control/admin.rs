@@ -15,8 +15,8 @@ use axum::routing::get;
 use larder_protocol::stats::Stat;
 use serde_json::{Map, Value, json};
 
+use super::Control;
 use super::metrics::opcodes;
-use super::{Control, node_wide};
 use crate::counters::{Counters, NodeState, Phase};
 
 /// The pages of a node.
@@ -72,7 +72,7 @@ fn answer(code: StatusCode, content_type: &'static str, body: String) -> Respons
 
 /// A node as JSON. Ids are hexadecimal text, since not every reader keeps 64 bits of a number.
 fn describe(state: &NodeState, now: Instant) -> Value {
-    let process = Stat::ALL.iter().filter(|stat| node_wide(**stat));
+    let process = Stat::ALL.iter().filter(|stat| stat.is_of_process());
     let process: Map<_, _> =
         process.map(|&stat| (stat.name().to_owned(), state.process(stat).into())).collect();
     let shards: Vec<_> = state.shards.iter().map(|shard| numbers(&[shard])).collect();
@@ -95,7 +95,7 @@ fn describe(state: &NodeState, now: Instant) -> Value {
 /// The sums of all stats and requests over some shards.
 fn numbers(shards: &[&Arc<Counters>]) -> Value {
     let sum = |read: &dyn Fn(&Counters) -> u64| shards.iter().map(|shard| read(shard)).sum::<u64>();
-    let stats = Stat::ALL.iter().filter(|stat| !node_wide(**stat));
+    let stats = Stat::ALL.iter().filter(|stat| !stat.is_of_process());
     let mut numbers: Map<_, _> = stats
         .map(|&stat| (stat.name().to_owned(), sum(&|shard| shard.read(stat)).into()))
         .collect();

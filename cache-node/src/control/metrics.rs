@@ -10,7 +10,6 @@ use larder_protocol::stats::{Kind, Stat};
 use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder, SharedString};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use super::node_wide;
 use crate::counters::{Counters, NodeState, OPCODE_NUMBERS, Phase};
 
 /// Every number of a node, registered once.
@@ -45,7 +44,7 @@ impl Metrics {
             Label::new("version", env!("CARGO_PKG_VERSION")),
         ];
         gauge(&recorder, "larder_info", info).set(1.0);
-        let process = Stat::ALL.iter().filter(|stat| node_wide(**stat));
+        let process = Stat::ALL.iter().filter(|stat| stat.is_of_process());
         Self {
             handle: recorder.handle(),
             shards: (0..state.shards.len()).map(|shard| register(&recorder, shard)).collect(),
@@ -89,7 +88,7 @@ impl ShardMetrics {
 
 fn register(recorder: &PrometheusRecorder, shard: usize) -> ShardMetrics {
     let labels = || vec![Label::new("shard", shard.to_string())];
-    let stats = Stat::ALL.iter().filter(|stat| !node_wide(**stat)).map(|&stat| {
+    let stats = Stat::ALL.iter().filter(|stat| !stat.is_of_process()).map(|&stat| {
         let series = match stat.kind() {
             Kind::Counter => Series::Counter(counter(recorder, &name(stat), labels())),
             Kind::Gauge => Series::Gauge(gauge(recorder, &name(stat), labels())),

@@ -16,7 +16,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use larder_protocol::stats::Stat;
 use larder_transport::process;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
@@ -167,11 +166,6 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     })
 }
 
-/// Whether a stat is of the whole process, so that summing it over shards says nothing.
-const fn node_wide(stat: Stat) -> bool {
-    matches!(stat, Stat::ProcessId | Stat::ProcessCpuUs | Stat::ProcessRssBytes)
-}
-
 const NOBODY: u64 = u64::MAX;
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
 /// 600 ms, so that probes hear of it before the watchdog ends the process.
@@ -181,6 +175,8 @@ const LOOKS_A_REFRESH: u64 = 5;
 
 #[cfg(test)]
 mod tests {
+    use larder_protocol::stats::Stat;
+
     use super::*;
     use std::io::{Read, Write};
     use std::net::TcpStream;

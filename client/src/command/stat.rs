@@ -48,7 +48,7 @@ fn as_json(shards: &[ShardAnswer]) -> Value {
         }),
     });
     let each: Vec<_> = each.collect();
-    let total = Counter::ALL.iter().filter(|stat| !is_of_process(**stat));
+    let total = Counter::ALL.iter().filter(|stat| !stat.is_of_process());
     let total: Map<String, Value> =
         total.map(|stat| (stat.name().into(), json!(sum(shards, *stat)))).collect();
     json!({ "shards": each, "total": total })
@@ -80,11 +80,6 @@ fn sum(shards: &[ShardAnswer], stat: Counter) -> u64 {
         _ => None,
     });
     values.map(|&(_, value)| value).sum()
-}
-
-/// These are of a whole node, and every shard of it tells them.
-const fn is_of_process(stat: Counter) -> bool {
-    matches!(stat, Counter::ProcessId | Counter::ProcessCpuUs | Counter::ProcessRssBytes)
 }
 
 const COLUMNS: [(&str, Counter); 8] = [
