@@ -12,7 +12,7 @@ use larder_protocol::limits::{
 };
 use larder_protocol::message::{
     Bump, Freshness, Get, Hello, HelloReply, Match, MatchReplyWriter, Open, Put, Remove,
-    encode_stats, encode_statuses,
+    SocketPath, encode_stats, encode_statuses,
 };
 use larder_protocol::placement::{anchor_hash, shard_of};
 use larder_protocol::stats::{STAT_NUMBERS, Stat};
@@ -243,6 +243,7 @@ impl Shard {
             shard: me.index,
             shard_count: me.count,
             object_bytes_max: self.object_bytes_max,
+            uds: SocketPath::NONE,
         };
         let at = Header::begin(&mut out.bytes);
         reply.encode(&mut out.bytes);

@@ -44,9 +44,20 @@ pub enum Opcode {
     View = 8,
     /// Asks for the shard's counters.
     Stats = 9,
+    /// From the node, unasked: memory of its own that a later reply names.
+    Region = 10,
+    /// Gives the node memory of the client's to read puts from.
+    Share = 11,
+    /// Takes that memory back.
+    Unshare = 12,
+    /// Ends leases. It has no reply.
+    Release = 13,
 }
 
-from_byte!(Opcode, "opcode", Hello, Open, Bump, Match, Get, Put, Remove, View, Stats);
+from_byte!(
+    Opcode, "opcode", Hello, Open, Bump, Match, Get, Put, Remove, View, Stats, Region, Share,
+    Unshare, Release,
+);
 
 /// The header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -33,6 +33,16 @@ pub const HELLO_BODY_BYTES_MAX: u32 = 4 << 10;
 /// Most payload bytes of one frame, either way.
 pub const PAYLOAD_BYTES_MAX: u64 = 128 << 20;
 
+/// Longest object that is sent inline where a lease was asked for, in bytes: below this a lease and
+/// its release cost more than the copies that they save.
+pub const INLINE_BYTES_MAX: u32 = 16 << 10;
+/// Most regions that one side shares with the other on one connection.
+pub const SHARED_REGIONS_MAX: u32 = 16;
+/// Longest region that one side shares with the other, in bytes.
+pub const REGION_SHARED_BYTES_MAX: u64 = 1 << 40;
+/// Most leases that one `Release` ends.
+pub const RELEASES_MAX: usize = 4096;
+
 /// Longest field of a namespace description, in bytes.
 pub const NAMESPACE_FIELD_BYTES_MAX: usize = 256;
 /// Longest encoded namespace description, in bytes.
@@ -43,6 +53,9 @@ pub const HANDLES_MAX: usize = 256;
 pub const CREDENTIAL_BYTES_MAX: usize = 1024;
 /// Longest name a client gives itself in `Hello`, in bytes.
 pub const CLIENT_NAME_BYTES_MAX: usize = 64;
+
+/// Longest path of a Unix socket, in bytes: what the kernel takes, less room for `.` and a shard.
+pub const SOCKET_PATH_BYTES_MAX: usize = 100;
 
 /// Most members of a view.
 pub const MEMBERS_MAX: usize = 1024;
@@ -62,6 +75,7 @@ pub const PUT_ITEM_BYTES_MAX: usize =
 
 const _: () = assert!(MATCH_KEYS_MAX * (KEY_BYTES_MAX + 1) + 64 <= BODY_BYTES_MAX as usize);
 const _: () = assert!(BATCH_OBJECTS_MAX * PUT_ITEM_BYTES_MAX + 64 <= BODY_BYTES_MAX as usize);
+const _: () = assert!(RELEASES_MAX * 12 + 64 <= BODY_BYTES_MAX as usize);
 const _: () = assert!(PAYLOAD_BYTES_MAX >= OBJECT_BYTES_MAX as u64);
 const _: () = assert!(HELLO_BODY_BYTES_MAX <= BODY_BYTES_MAX);
 const _: () = assert!(NAMESPACE_BYTES_MAX <= HELLO_BODY_BYTES_MAX as usize);

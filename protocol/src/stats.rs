@@ -70,6 +70,11 @@ stats! {
     AcceptErrors = 18, Counter, "accept_errors_total", "Connections that could not be accepted.";
     Panics = 19, Counter, "panics_total", "Connections ended by a fault in their own code.";
     Bumps = 20, Counter, "bumps_total", "Generations begun.";
+    Leases = 21, Counter, "leases_total", "Leases given to readers on this host.";
+    LeasesRefused = 22, Counter, "leases_refused_total", "Leases refused: too much under lease.";
+    LeasesUnknown = 23, Counter, "leases_unknown_total", "Releases of what was not leased.";
+    AttachDenied = 24, Counter, "attach_denied_total", "Unix connections of users not allowed.";
+    PulledBytes = 25, Counter, "pulled_bytes_total", "Bytes of puts read from shared memory.";
     Connections = 32, Gauge, "connections", "Connections open.";
     Objects = 33, Gauge, "objects", "Objects in the index.";
     ObjectBytes = 34, Gauge, "object_bytes", "Bytes of objects in memory, as their writers count.";
@@ -80,6 +85,8 @@ stats! {
     SendingBytes = 39, Gauge, "sending_bytes", "Bytes of slots being sent by gets.";
     Namespaces = 40, Gauge, "namespaces", "Namespaces registered.";
     StaleObjects = 41, Gauge, "stale_objects", "Objects of older generations not yet reclaimed.";
+    LeasesHeld = 42, Gauge, "leases_held", "Leases that readers on this host hold.";
+    LeasedBytes = 43, Gauge, "leased_bytes", "Bytes of slots under lease.";
     ProcessId = 48, Gauge, "process_id", "Process id of the node.";
     ProcessCpuUs = 49, Gauge, "process_cpu_us", "CPU time of the node's process, in us.";
     ProcessRssBytes = 50, Gauge, "process_rss_bytes", "Resident memory of the process.";

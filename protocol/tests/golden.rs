@@ -8,47 +8,17 @@
 use larder_protocol::checksum::{Sealed, combine_parts, crc64, encode_parts, part_checksums, seal};
 use larder_protocol::message::{
     Batch, Bump, Freshness, Get, GetAnswer, GetItem, Hello, HelloReply, Hit, Match, MatchReply,
-    MatchReplyWriter, Open, Payload, Put, PutItem, RemotePiece, Remove, decode_stats,
+    MatchReplyWriter, Open, Payload, Put, PutItem, RemotePiece, Remove, SocketPath, decode_stats,
     decode_statuses, encode_stats, encode_statuses,
 };
 use larder_protocol::stats::Stat;
 use larder_protocol::view::{Member, MemberState, View};
 use larder_protocol::wire::{Reader, Write};
-use larder_protocol::{Code, Generation, Header, Key, NamespaceSpec, Opcode, Status};
+use larder_protocol::{Code, Generation, Header, NamespaceSpec, Opcode, Status};
 
-/// The bytes of one file: hexadecimal up to `#`, comments behind it.
-macro_rules! golden {
-    ($name:literal) => {
-        bytes_of(include_str!(concat!("golden/v1/", $name, ".hex")))
-    };
-}
+mod files;
 
-fn bytes_of(text: &str) -> Vec<u8> {
-    let hex = text.lines().flat_map(|line| line.split('#').next().unwrap().split_whitespace());
-    hex.map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
-}
-
-#[track_caller]
-fn assert_golden(encoded: &[u8], golden: &[u8]) {
-    let differs = encoded.iter().zip(golden).position(|(e, g)| e != g);
-    let at = differs.unwrap_or_else(|| encoded.len().min(golden.len()));
-    assert!(
-        encoded == golden,
-        "THE WIRE FORMAT CHANGED at byte {at}: peers in the field will not understand it. Do not \
-         edit the golden file; restore the format, or make a new protocol version.\n\
-         encoded: {encoded:02x?}\n golden: {golden:02x?}"
-    );
-}
-
-fn encoded(encode: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let mut out = Vec::new();
-    encode(&mut out);
-    out
-}
-
-fn key(bytes: &[u8]) -> Key {
-    Key::new(bytes).unwrap()
-}
+use files::{assert_golden, encoded, golden, key};
 
 const SHARED: Payload<'static> = Payload::Shared { region: 6, offset: 0x12_3456_789a };
 
@@ -154,6 +124,7 @@ fn hello_and_its_reply_are_golden() {
         shard: 3,
         shard_count: 8,
         object_bytes_max: 64 << 20,
+        uds: SocketPath::NONE,
     };
     assert_golden(&encoded(|out| reply.encode(out)), &golden);
     assert_eq!(HelloReply::decode(&golden), Ok(reply));

@@ -318,7 +318,7 @@ fn what_has_no_meaning_is_refused() {
     let refused = [
         ("flag of match", changed("match", keys, 0, 4)),
         ("flag of match reply", changed("match reply", |out| out.bytes(&[0; 9]), 8, 2)),
-        ("flag of get", changed("get", get, 0, 2)),
+        ("flag of get", changed("get", get, 0, 6)),
         ("kind of freshness", changed("get", get, 1, 4)),
         ("value of any freshness", changed("get", get, 2, 1)),
         ("form of landing", changed("get", get, 24, 3)),

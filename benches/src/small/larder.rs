@@ -52,6 +52,7 @@ impl Larder {
     /// The object's number is the request's id: an answer to another one is noticed.
     pub(super) fn encode_get(&self, index: u64, key: &Key, out: &mut Vec<u8>) {
         let get = Get {
+            sharing: larder_protocol::message::Sharing::Never,
             touch: true,
             freshness: Freshness::Any,
             part_first: 0,

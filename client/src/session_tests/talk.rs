@@ -120,6 +120,7 @@ impl Talk {
             shard: 0,
             shard_count: 1,
             object_bytes_max: 1 << 20,
+            uds: larder_protocol::message::SocketPath::NONE,
         };
         let mut body = Vec::new();
         reply.encode(&mut body);

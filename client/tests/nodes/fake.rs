@@ -295,6 +295,7 @@ impl Talk {
             shard: self.shard,
             shard_count: self.shared.shard_count,
             object_bytes_max: 64 << 20,
+            uds: larder_protocol::message::SocketPath::NONE,
         };
         reply.encode(out);
         let fits =

@@ -23,11 +23,29 @@ pub enum Freshness {
     MaxAgeMs(u64),
 }
 
+/// Whether objects may be answered where they lie, instead of being sent.
+///
+/// Only objects longer than [`INLINE_BYTES_MAX`](crate::limits::INLINE_BYTES_MAX) are, and only on
+/// a connection that shares memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Sharing {
+    /// All are sent.
+    #[default]
+    Never = 0,
+    /// They are leased; sent if the connection holds too much under lease already.
+    LeaseOrInline = 1,
+    /// They are leased; [`Status::Busy`] if the connection holds too much under lease already.
+    LeaseOrBusy = 2,
+}
+
 /// Reads objects.
 #[derive(Debug, Clone, Copy)]
 pub struct Get<'a> {
     /// Counts as a use. Off for readers that must not disturb the order.
     pub touch: bool,
+    /// Whether they may be leased instead of sent.
+    pub sharing: Sharing,
     /// How fresh the objects must be.
     pub freshness: Freshness,
     /// First part asked for; 0 for the whole object.
@@ -64,7 +82,7 @@ impl<'a> Get<'a> {
             Freshness::AtLeast(version) => (2, version),
             Freshness::MaxAgeMs(ms) => (3, ms),
         };
-        out.u8(u8::from(self.touch));
+        out.u8(u8::from(self.touch) | (self.sharing as u8) << 1);
         out.u8(kind);
         out.u64(value);
         out.u16(self.part_first);
@@ -77,6 +95,7 @@ impl<'a> Get<'a> {
     pub fn whole(touch: bool) -> Self {
         Self {
             touch,
+            sharing: Sharing::Never,
             freshness: Freshness::Any,
             part_first: 0,
             part_count: 0,
@@ -92,9 +111,12 @@ impl<'a> Get<'a> {
     pub fn decode(body: &'a [u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
         let flags = reader.u8("get flags")?;
-        if flags > 1 {
-            return Err(DecodeError::Reserved(u64::from(flags)));
-        }
+        let sharing = match flags >> 1 {
+            0 => Sharing::Never,
+            1 => Sharing::LeaseOrInline,
+            2 => Sharing::LeaseOrBusy,
+            _ => return Err(DecodeError::Reserved(u64::from(flags))),
+        };
         let kind = reader.u8("freshness")?;
         let value = reader.u64("freshness value")?;
         let freshness = match kind {
@@ -114,8 +136,8 @@ impl<'a> Get<'a> {
         let count = reader.count(BATCH_OBJECTS_MAX, "objects")?;
         let items = Batch::read(&mut reader, count)?;
         reader.end()?;
-        let touch = flags == 1;
-        Ok(Self { touch, freshness, part_first, part_count, payload_bytes_max, items })
+        let touch = flags & 1 == 1;
+        Ok(Self { touch, sharing, freshness, part_first, part_count, payload_bytes_max, items })
     }
 }
 

@@ -2,8 +2,11 @@
 //!
 //! Nothing else is read before it, and it is read with small limits: the peer may be anybody.
 
-use crate::limits::{CLIENT_NAME_BYTES_MAX, CREDENTIAL_BYTES_MAX};
+use crate::limits::{CLIENT_NAME_BYTES_MAX, CREDENTIAL_BYTES_MAX, SOCKET_PATH_BYTES_MAX};
 use crate::wire::{DecodeError, Reader, Write};
+
+/// Bit of `capabilities`: both are on one host and share memory.
+pub const CAPABILITY_SHARED: u64 = 1;
 
 /// What a client says first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +74,47 @@ pub struct HelloReply {
     pub shard_count: u16,
     /// Largest object that this shard can hold, in bytes.
     pub object_bytes_max: u32,
+    /// Where clients on its host reach it; shard 0 there, the others at this and `.` and their
+    /// number.
+    pub uds: SocketPath,
+}
+
+/// Path of a Unix socket, as short as the kernel wants it; empty if there is none.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SocketPath {
+    length: u8,
+    bytes: [u8; SOCKET_PATH_BYTES_MAX],
+}
+
+impl SocketPath {
+    /// No socket.
+    pub const NONE: Self = Self { length: 0, bytes: [0; SOCKET_PATH_BYTES_MAX] };
+
+    /// This path; `None` if it is too long or holds a zero byte.
+    pub fn new(path: &[u8]) -> Option<Self> {
+        if path.len() > SOCKET_PATH_BYTES_MAX || path.contains(&0) {
+            return None;
+        }
+        let mut bytes = [0; SOCKET_PATH_BYTES_MAX];
+        bytes[..path.len()].copy_from_slice(path);
+        Some(Self { length: path.len() as u8, bytes })
+    }
+
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+
+    /// Whether there is no socket.
+    pub const fn is_none(&self) -> bool {
+        self.length == 0
+    }
+}
+
+impl std::fmt::Debug for SocketPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", String::from_utf8_lossy(self.as_bytes()))
+    }
 }
 
 impl HelloReply {
@@ -83,6 +127,9 @@ impl HelloReply {
         out.u16(self.shard);
         out.u16(self.shard_count);
         out.u32(self.object_bytes_max);
+        if !self.uds.is_none() {
+            out.bytes_u8(self.uds.as_bytes());
+        }
     }
 
     /// Reads the body; fields that a newer node appends are ignored.
@@ -91,7 +138,7 @@ impl HelloReply {
     /// [`DecodeError`] if it is cut short.
     pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
-        Ok(Self {
+        let mut reply = Self {
             version: reader.u8("version")?,
             capabilities: reader.u64("capabilities")?,
             node_id: reader.u64("node id")?,
@@ -99,6 +146,13 @@ impl HelloReply {
             shard: reader.u16("shard")?,
             shard_count: reader.u16("shard count")?,
             object_bytes_max: reader.u32("object bytes")?,
-        })
+            uds: SocketPath::NONE,
+        };
+        if reader.remaining() > 0 {
+            let path = reader.bytes_u8(SOCKET_PATH_BYTES_MAX, "socket path")?;
+            let zero = DecodeError::Value { what: "socket path", found: 0 };
+            reply.uds = SocketPath::new(path).ok_or(zero)?;
+        }
+        Ok(reply)
     }
 }

@@ -10,16 +10,18 @@ mod matching;
 mod open;
 mod put;
 mod remove;
+mod sharing;
 mod stats;
 
 use std::marker::PhantomData;
 
-pub use get::{Freshness, Get, GetAnswer, GetItem, Hit};
-pub use hello::{Hello, HelloReply};
+pub use get::{Freshness, Get, GetAnswer, GetItem, Hit, Sharing};
+pub use hello::{CAPABILITY_SHARED, Hello, HelloReply, SocketPath};
 pub use matching::{Match, MatchReply, MatchReplyWriter};
 pub use open::{Bump, Open};
 pub use put::{Put, PutItem};
 pub use remove::Remove;
+pub use sharing::{LeasedPlace, Release, SharedRegion, Unshare};
 pub use stats::{decode_stats, encode_stats};
 
 use crate::key::Key;
@@ -92,7 +94,7 @@ impl<'a> Item<'a> for Status {
 pub enum Payload<'a> {
     /// Behind the body, in the order of the items.
     Inline,
-    /// In memory that both sides map. In a `Get` request: asks for a lease.
+    /// In memory that both sides map: the node's in the answer to a `Get`, the client's in a `Put`.
     Shared {
         /// Which of the mapped regions.
         region: u32,

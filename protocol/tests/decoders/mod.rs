@@ -7,11 +7,13 @@
 use larder_protocol::key::Key;
 use larder_protocol::limits::{
     BATCH_OBJECTS_MAX, CLIENT_NAME_BYTES_MAX, CREDENTIAL_BYTES_MAX, KEY_BYTES_MAX, MATCH_KEYS_MAX,
-    MEMBERS_MAX, NAMESPACE_BYTES_MAX, OBJECT_BYTES_MAX, PARTS_MAX, TAGS_MAX, USER_META_BYTES_MAX,
+    MEMBERS_MAX, NAMESPACE_BYTES_MAX, OBJECT_BYTES_MAX, PARTS_MAX, REGION_SHARED_BYTES_MAX,
+    RELEASES_MAX, SHARED_REGIONS_MAX, TAGS_MAX, USER_META_BYTES_MAX,
 };
 use larder_protocol::message::{
     Bump, Get, GetAnswer, Hello, HelloReply, Match, MatchReply, MatchReplyWriter, Open, Payload,
-    Put, REMOTE_PIECES_MAX, Remove, decode_stats, decode_statuses, encode_statuses,
+    Put, REMOTE_PIECES_MAX, Release, Remove, SharedRegion, Unshare, decode_stats, decode_statuses,
+    encode_statuses,
 };
 use larder_protocol::stats::Stat;
 use larder_protocol::view::View;
@@ -37,6 +39,9 @@ pub(crate) const DECODERS: &[(&str, Decoder)] = &[
     ("view", view),
     ("stats reply", stats_reply),
     ("header", header),
+    ("shared region", shared_region),
+    ("unshare", unshare),
+    ("release", release),
 ];
 
 /// A header that is accepted is written back as it was.
@@ -59,7 +64,9 @@ fn hello(body: &[u8]) -> Result<(), DecodeError> {
 /// A newer node may append fields, so only the start is compared.
 fn hello_reply(body: &[u8]) -> Result<(), DecodeError> {
     let reply = HelloReply::decode(body)?;
-    same(&body[..33], |out| reply.encode(out))
+    let path = reply.uds.as_bytes().len();
+    let known = 33 + if path > 0 { 1 + path } else { 0 };
+    same(&body[..known], |out| reply.encode(out))
 }
 
 fn open(body: &[u8]) -> Result<(), DecodeError> {
@@ -194,6 +201,23 @@ fn stats_reply(body: &[u8]) -> Result<(), DecodeError> {
     assert!(10 * stats.len() + 4 <= body.len());
     assert!(stats.iter().all(|&(stat, _)| Stat::from_number(stat as u16) == Some(stat)));
     Ok(())
+}
+
+fn shared_region(body: &[u8]) -> Result<(), DecodeError> {
+    let region = SharedRegion::decode(body)?;
+    assert!(region.region < SHARED_REGIONS_MAX && region.bytes <= REGION_SHARED_BYTES_MAX);
+    same(body, |out| region.encode(out))
+}
+
+fn unshare(body: &[u8]) -> Result<(), DecodeError> {
+    let unshare = Unshare::decode(body)?;
+    same(body, |out| unshare.encode(out))
+}
+
+fn release(body: &[u8]) -> Result<(), DecodeError> {
+    let leases: Vec<_> = Release::decode(body)?.leases.iter().collect();
+    assert!(leases.len() <= RELEASES_MAX);
+    same(body, |out| Release::encode(&leases, out))
 }
 
 fn same(body: &[u8], write: impl FnOnce(&mut Vec<u8>)) -> Result<(), DecodeError> {
