@@ -15,6 +15,7 @@ use larder_protocol::stats::Stat;
 use crate::completion::Queue;
 use crate::error::{Error, KeyError, KeyResult};
 use crate::inbox::Remote;
+use crate::leg::Leg;
 use crate::matched::MatchResult;
 use crate::namespace::Namespace;
 use crate::object::{Landed, Object};
@@ -68,6 +69,8 @@ pub enum ShardValue {
 #[must_use = "a call that nobody waits for ends unobserved"]
 pub struct Pending<T> {
     call: Arc<Call>,
+    /// Legs that go out when somebody waits for them.
+    unsent: Vec<Box<Leg>>,
     finish: Finish<T>,
 }
 
@@ -93,6 +96,8 @@ struct State {
     legs_left: usize,
     waker: Option<Waker>,
     queue: Option<(Arc<Queue>, u64)>,
+    /// Whether somebody sleeps until it is answered.
+    is_awaited: bool,
     /// Whether memory of the caller's is with the I/O thread until the legs have ended.
     holds_memory: bool,
 }
@@ -110,6 +115,7 @@ impl Call {
             legs_left: 1,
             waker: None,
             queue: None,
+            is_awaited: false,
             holds_memory: false,
         };
         Arc::new(Self {
@@ -148,8 +154,11 @@ impl Call {
         }
         let (waker, queue) = (state.waker.take(), state.queue.take());
         let outcome = if queue.is_some() { state.take_answer() } else { None };
+        let is_awaited = state.is_awaited;
         drop(state);
-        self.answered.notify_all();
+        if is_awaited {
+            self.answered.notify_all();
+        }
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -163,8 +172,14 @@ impl Call {
         self.lock().holds_memory = true;
     }
 
+    /// Whether no leg is under way any more.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.lock().legs_left == 0
+    }
+
     fn wait(&self) -> Result<Outcome, Error> {
         let mut state = self.lock();
+        state.is_awaited = true;
         loop {
             if state.legs_left == 0 {
                 return state.take_answer().unwrap_or(Err(Error::Closed));
@@ -251,16 +266,17 @@ fn merge_removed(known: &mut KeyResult<()>, answer: KeyResult<()>) {
 impl<T> Pending<T> {
     pub(crate) const fn new(
         call: Arc<Call>,
+        unsent: Vec<Box<Leg>>,
         finish: fn(&Call, Outcome) -> Result<T, Error>,
     ) -> Self {
-        Self { call, finish: Finish::Call(finish) }
+        Self { call, unsent, finish: Finish::Call(finish) }
     }
 
     pub(crate) const fn of_shards(
         call: Arc<Call>,
         finish: fn(&Call, Vec<ShardAnswer>) -> Result<T, Error>,
     ) -> Self {
-        Self { call, finish: Finish::Shards(finish) }
+        Self { call, unsent: Vec::new(), finish: Finish::Shards(finish) }
     }
 
     fn finish(&self, outcome: Outcome) -> Result<T, Error> {
@@ -271,13 +287,23 @@ impl<T> Pending<T> {
         }
     }
 
+    /// Sends it, without anybody waiting for it yet.
+    pub(crate) fn launch(mut self) -> Self {
+        self.call.remote.submit(std::mem::take(&mut self.unsent));
+        self
+    }
+
     /// Blocks until the answer is there, at most a few milliseconds past the deadline.
     ///
     /// # Errors
     /// What concerns the call as a whole; what concerns one key is in its own result.
-    pub fn wait(self) -> Result<T, Error> {
+    pub fn wait(mut self) -> Result<T, Error> {
         if self.call.pid != std::process::id() {
             return Err(Error::Forked);
+        }
+        if !self.unsent.is_empty() {
+            let remote = &self.call.remote;
+            remote.helm().steer(remote, &self.call, std::mem::take(&mut self.unsent));
         }
         let outcome = self.call.wait()?;
         self.finish(outcome)

@@ -101,7 +101,7 @@ impl Client {
         keys: &[Key],
         options: &GetOptions,
     ) -> Result<Vec<KeyResult<Object>>, Error> {
-        self.start_get(namespace, keys, options)?.wait()
+        self.prepare_get(namespace, keys, options)?.wait()
     }
 
     /// As [`Client::get`], without waiting.
@@ -114,11 +114,21 @@ impl Client {
         keys: &[Key],
         options: &GetOptions,
     ) -> Result<Pending<Vec<KeyResult<Object>>>, Error> {
+        self.prepare_get(namespace, keys, options).map(Pending::launch)
+    }
+
+    fn prepare_get(
+        &self,
+        namespace: &Namespace,
+        keys: &[Key],
+        options: &GetOptions,
+    ) -> Result<Pending<Vec<KeyResult<Object>>>, Error> {
         check_get(options)?;
         let unanswered = (0..keys.len()).map(|_| Err(KeyError::DeadlineExceeded)).collect();
         let call = self.begin(Outcome::Get(unanswered), options.deadline, None)?;
-        self.send(&call, namespace, |plan| plan.get(GetHead::new(options), keys, Vec::new()));
-        Ok(Pending::new(call, |_, outcome| match outcome {
+        let legs =
+            self.legs(&call, namespace, |plan| plan.get(GetHead::new(options), keys, Vec::new()));
+        Ok(Pending::new(call, legs, |_, outcome| match outcome {
             Outcome::Get(keys) => Ok(keys),
             other => unreachable!("gets have gets' outcomes: {other:?}"),
         }))
@@ -176,7 +186,7 @@ impl Client {
         check_get(options)?;
         let keys: Vec<Key> = places.iter().map(|place| place.key).collect();
         let landings = places.into_iter().map(|place| place.landing).collect();
-        self.land(namespace, &keys, landings, options)
+        self.land(namespace, &keys, landings, options).map(Pending::launch)
     }
 
     /// Stores objects, one answer for each: `Ok` means that a reader finds it now.
@@ -244,7 +254,7 @@ impl Client {
             }
         });
         let named: Vec<_> = named.collect();
-        self.put_sealed(namespace, &named, &seals, sources, options)
+        self.put_sealed(namespace, &named, &seals, sources, options).map(Pending::launch)
     }
 
     /// Asks which keys of a chain are there, in order from its head.
@@ -257,7 +267,7 @@ impl Client {
         keys: &[Key],
         options: &MatchOptions,
     ) -> Result<MatchResult, Error> {
-        self.start_match(namespace, keys, options)?.wait()
+        self.prepare_match(namespace, keys, options)?.wait()
     }
 
     /// As [`Client::match_chain`], without waiting.
@@ -270,10 +280,20 @@ impl Client {
         keys: &[Key],
         options: &MatchOptions,
     ) -> Result<Pending<MatchResult>, Error> {
+        self.prepare_match(namespace, keys, options).map(Pending::launch)
+    }
+
+    fn prepare_match(
+        &self,
+        namespace: &Namespace,
+        keys: &[Key],
+        options: &MatchOptions,
+    ) -> Result<Pending<MatchResult>, Error> {
         let outcome = Outcome::Match(MatchResult::unanswered(keys.len()));
         let call = self.begin(outcome, options.deadline, None)?;
-        self.send(&call, namespace, |plan| plan.matching(options.touch, options.with_meta, keys));
-        Ok(Pending::new(call, |_, outcome| match outcome {
+        let legs = self
+            .legs(&call, namespace, |plan| plan.matching(options.touch, options.with_meta, keys));
+        Ok(Pending::new(call, legs, |_, outcome| match outcome {
             Outcome::Match(result) => Ok(result),
             other => unreachable!("matches have matches' outcomes: {other:?}"),
         }))
@@ -290,7 +310,7 @@ impl Client {
         keys: &[Key],
         deadline: Option<Duration>,
     ) -> Result<Vec<KeyResult<()>>, Error> {
-        self.start_remove(namespace, keys, deadline)?.wait()
+        self.prepare_remove(namespace, keys, deadline)?.wait()
     }
 
     /// As [`Client::remove`], without waiting.
@@ -303,10 +323,19 @@ impl Client {
         keys: &[Key],
         deadline: Option<Duration>,
     ) -> Result<Pending<Vec<KeyResult<()>>>, Error> {
+        self.prepare_remove(namespace, keys, deadline).map(Pending::launch)
+    }
+
+    fn prepare_remove(
+        &self,
+        namespace: &Namespace,
+        keys: &[Key],
+        deadline: Option<Duration>,
+    ) -> Result<Pending<Vec<KeyResult<()>>>, Error> {
         let missing = Err(KeyError::Status(larder_protocol::Status::Miss));
         let call = self.begin(Outcome::Remove(vec![missing; keys.len()]), deadline, None)?;
-        self.send(&call, namespace, |plan| plan.remove(keys));
-        Ok(Pending::new(call, |_, outcome| match outcome {
+        let legs = self.legs(&call, namespace, |plan| plan.remove(keys));
+        Ok(Pending::new(call, legs, |_, outcome| match outcome {
             Outcome::Remove(keys) => Ok(keys),
             other => unreachable!("removes have removes' outcomes: {other:?}"),
         }))
@@ -322,8 +351,9 @@ impl Client {
         let unanswered = (0..keys.len()).map(|_| Err(KeyError::DeadlineExceeded)).collect();
         let call = self.begin(Outcome::GetInto(unanswered), options.deadline, None)?;
         call.hold_memory();
-        self.send(&call, namespace, |plan| plan.get(GetHead::new(options), keys, landings));
-        Ok(Pending::new(call, |_, outcome| match outcome {
+        let legs =
+            self.legs(&call, namespace, |plan| plan.get(GetHead::new(options), keys, landings));
+        Ok(Pending::new(call, legs, |_, outcome| match outcome {
             Outcome::GetInto(keys) => Ok(keys),
             other => unreachable!("gets have gets' outcomes: {other:?}"),
         }))
@@ -343,8 +373,8 @@ impl Client {
             call.hold_memory();
         }
         let items = seals.items(objects);
-        self.send(&call, namespace, |plan| plan.put(options.if_absent, &items, sources));
-        Ok(Pending::new(call, |_, outcome| match outcome {
+        let legs = self.legs(&call, namespace, |plan| plan.put(options.if_absent, &items, sources));
+        Ok(Pending::new(call, legs, |_, outcome| match outcome {
             Outcome::Put(keys) => Ok(keys),
             other => unreachable!("puts have puts' outcomes: {other:?}"),
         }))
@@ -363,17 +393,18 @@ impl Client {
         Ok(Call::new(outcome, until, namespace, self.shared.remote.clone()))
     }
 
-    fn send(
+    fn legs(
         &self,
         call: &Arc<Call>,
         namespace: &Namespace,
         legs: impl FnOnce(&Plan<'_>) -> Vec<Box<Leg>>,
-    ) {
+    ) -> Vec<Box<Leg>> {
         let routes: Arc<Routes> = self.shared.remote.routes();
         let plan = Plan { call, routes: &routes, namespace, base: None, attempts: 0 };
-        self.shared.remote.submit(legs(&plan));
-        // The call counted this thread until its legs were on their way.
+        let legs = legs(&plan);
+        // The call counted this thread until it had its legs.
         call.leg_ended();
+        legs
     }
 }
 

@@ -31,10 +31,26 @@ pub struct Config {
     pub probe_pause_min: Duration,
     /// Longest pause between two probes. Default 2 s.
     pub probe_pause_max: Duration,
+    /// How a caller that blocks waits for its answer. Default [`Spin::Adaptive`].
+    pub spin: Spin,
     /// Name that nodes see in their logs, up to 64 bytes. Default `larder-client`.
     pub name: String,
     /// Proof of who we are, where nodes ask for one.
     pub credential: Vec<u8>,
+}
+
+/// How a caller that blocks waits: a thread that sleeps has to be woken, which takes longer than a
+/// small answer does; one that looks again and again takes CPU from others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Spin {
+    /// Looks for up to 50 us before it sleeps, for as long as that mostly pays. Each look gives the
+    /// core away to whoever wants it.
+    #[default]
+    Adaptive,
+    /// Sleeps at once.
+    Off,
+    /// Always looks for this long before it sleeps.
+    For(Duration),
 }
 
 impl Default for Config {
@@ -48,6 +64,7 @@ impl Default for Config {
             suspect_after: Duration::from_millis(50),
             probe_pause_min: Duration::from_millis(50),
             probe_pause_max: Duration::from_secs(2),
+            spin: Spin::Adaptive,
             name: "larder-client".into(),
             credential: Vec::new(),
         }

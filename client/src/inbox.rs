@@ -1,5 +1,4 @@
-//! How callers' threads reach the I/O thread: a list of jobs and a bell that rings only if it
-//! sleeps.
+//! How callers reach whoever runs the I/O: a list of jobs and a bell that rings only if it sleeps.
 //!
 //! The order matters: a caller appends its job before it looks whether the thread sleeps, the
 //! thread says that it will sleep before it looks at the list once more. So no job is slept over.
@@ -12,7 +11,9 @@ use larder_protocol::view::View;
 use mio::Waker;
 
 use crate::call::Call;
+use crate::config::Spin;
 use crate::error::KeyError;
+use crate::helm::Helm;
 use crate::leg::Leg;
 use crate::router::Routes;
 
@@ -41,6 +42,7 @@ pub(crate) struct Inbox {
     is_sleeping: AtomicBool,
     waker: Waker,
     routes: RwLock<Arc<Routes>>,
+    helm: Helm,
 }
 
 #[derive(Debug, Default)]
@@ -50,12 +52,13 @@ struct Jobs {
 }
 
 impl Remote {
-    pub(crate) fn new(waker: Waker, routes: Routes) -> Self {
+    pub(crate) fn new(waker: Waker, routes: Routes, spin: Spin) -> Self {
         Self(Arc::new(Inbox {
             jobs: Mutex::default(),
             is_sleeping: AtomicBool::new(false),
             waker,
             routes: RwLock::new(Arc::new(routes)),
+            helm: Helm::new(spin),
         }))
     }
 
@@ -92,13 +95,34 @@ impl Remote {
         }
         jobs.list.extend(new);
         drop(jobs);
+        self.ring();
+        self.0.helm.call_keeper();
+    }
+
+    /// Wakes whoever sleeps over the sockets.
+    pub(crate) fn ring(&self) {
         if self.0.is_sleeping.swap(false, Ordering::SeqCst) {
             // Only a closed descriptor could make this fail, and ours is open.
             let _ = self.0.waker.wake();
         }
     }
 
-    /// Moves all jobs to `into`. The I/O thread's.
+    /// Who runs the I/O.
+    pub(crate) fn helm(&self) -> &Helm {
+        &self.0.helm
+    }
+
+    /// Whether the I/O has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().is_closed
+    }
+
+    /// Whether jobs wait.
+    pub(crate) fn has_jobs(&self) -> bool {
+        !self.lock().list.is_empty()
+    }
+
+    /// Moves all jobs to `into`. For whoever runs the I/O.
     pub(crate) fn take(&self, into: &mut Vec<Job>) {
         let mut jobs = self.lock();
         std::mem::swap(&mut jobs.list, into);

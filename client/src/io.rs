@@ -1,7 +1,8 @@
-//! The I/O thread: sends legs to shards, hands replies back, keeps deadlines.
+//! The I/O: sends legs to shards, hands replies back, keeps deadlines.
 //!
-//! One thread for all connections, and it never blocks but in `poll`, whose timeout is the nearest
-//! deadline. What fails is decided in `faults.rs`, this file is the way things go when all is well.
+//! All connections are one thread's at a time, the client's own or that of a caller who waits (see
+//! `helm.rs`). It never blocks but in `poll`, whose timeout is the nearest deadline. What fails is
+//! decided in `faults.rs`, this file is the way things go when all is well.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -24,9 +25,11 @@ use crate::router::Route;
 use crate::session::{Event, Limits};
 use crate::tcp::{Conn, Link};
 
-/// State of the I/O thread.
+/// Everything that is behind the callers.
 pub(crate) struct Io {
     pub(crate) poll: Poll,
+    readiness: Events,
+    jobs: Vec<Job>,
     pub(crate) remote: Remote,
     pub(crate) config: Arc<Config>,
     pub(crate) nodes: Nodes,
@@ -61,9 +64,11 @@ pub(crate) fn start_io(config: Config, view: View) -> Result<(Remote, JoinHandle
     let chance = ahash::RandomState::new().hash_one(std::process::id());
     let mut nodes = Nodes::new(patience);
     let (routes, _) = nodes.install(view, chance);
-    let remote = Remote::new(waker, routes);
+    let remote = Remote::new(waker, routes, config.spin);
     let io = Io {
         poll,
+        readiness: Events::with_capacity(EVENTS_MAX),
+        jobs: Vec::new(),
         remote: remote.clone(),
         config: Arc::new(config),
         nodes,
@@ -76,43 +81,82 @@ pub(crate) fn start_io(config: Config, view: View) -> Result<(Remote, JoinHandle
         is_learning: false,
         chance,
     };
-    let thread = std::thread::Builder::new().name("larder-io".into());
-    let thread = thread.spawn(move || io.run()).map_err(system("thread"))?;
-    Ok((remote, thread))
+    remote.helm().man(io);
+    let (builder, keeper) = (std::thread::Builder::new().name("larder-io".into()), remote.clone());
+    match builder.spawn(move || keeper.helm().keep(&keeper)) {
+        Ok(thread) => Ok((remote, thread)),
+        Err(error) => {
+            remote.helm().leave();
+            Err(system("thread")(error))
+        }
+    }
 }
 
 impl Io {
-    fn run(mut self) {
-        let mut readiness = Events::with_capacity(EVENTS_MAX);
-        let mut jobs = Vec::new();
-        loop {
-            let idle = self.readable.is_empty() && self.remote.may_sleep();
-            let timeout = if idle { self.timeout(Instant::now()) } else { Some(Duration::ZERO) };
-            if let Err(error) = self.poll.poll(&mut readiness, timeout)
-                && error.kind() != std::io::ErrorKind::Interrupted
-            {
-                tracing::error!(%error, "poll failed, the client ends");
-                return;
+    /// Waits for something to do, at most until the next deadline, and does it. `false` if it was
+    /// asked to end.
+    pub(crate) fn turn(&mut self) -> bool {
+        let mut readiness = std::mem::replace(&mut self.readiness, Events::with_capacity(0));
+        let may_sleep = self.readable.is_empty() && self.remote.may_sleep();
+        let timeout = if may_sleep { self.timeout(Instant::now()) } else { Some(Duration::ZERO) };
+        if let Err(error) = self.poll.poll(&mut readiness, timeout)
+            && error.kind() != std::io::ErrorKind::Interrupted
+        {
+            tracing::error!(%error, "poll failed, the client ends");
+            return false;
+        }
+        self.remote.awake();
+        let now = Instant::now();
+        if !self.take_jobs(now) {
+            return false;
+        }
+        for at in std::mem::take(&mut self.readable) {
+            self.receive(at, now);
+        }
+        for ready in &readiness {
+            if ready.token() != WAKER {
+                self.take_readiness(ready, now);
             }
-            self.remote.awake();
-            let now = Instant::now();
-            self.remote.take(&mut jobs);
-            for job in jobs.drain(..) {
-                if !self.take_job(job, now) {
-                    return;
-                }
-            }
-            for at in std::mem::take(&mut self.readable) {
+        }
+        self.readiness = readiness;
+        self.tick(now);
+        self.flush_all(now);
+        true
+    }
+
+    /// As [`Io::turn`], but only looks whether replies have come. Whether anything had.
+    ///
+    /// # Errors
+    /// [`Ended`] if it was asked to end.
+    pub(crate) fn glance(&mut self, now: Instant) -> Result<bool, Ended> {
+        if self.remote.has_jobs() && !self.take_jobs(now) {
+            return Err(Ended);
+        }
+        let mut is_progress = false;
+        for at in 0..self.conns.len() {
+            let reads = self.conns[at].session.reads;
+            if self.conns[at].session.awaits() {
                 self.receive(at, now);
             }
-            for ready in &readiness {
-                if ready.token() != WAKER {
-                    self.take_readiness(ready, now);
-                }
-            }
-            self.tick(now);
-            self.flush_all(now);
+            is_progress |= self.conns[at].session.reads != reads;
         }
+        self.flush_all(now);
+        Ok(is_progress)
+    }
+
+    fn take_jobs(&mut self, now: Instant) -> bool {
+        let mut jobs = std::mem::take(&mut self.jobs);
+        self.remote.take(&mut jobs);
+        let is_last = |job| !self.take_job(job, now);
+        let ends = jobs.drain(..).any(is_last);
+        self.jobs = jobs;
+        !ends
+    }
+
+    /// Whether anything is under way, so that somebody has to look after it.
+    pub(crate) fn is_busy(&self, now: Instant) -> bool {
+        let has_flights = self.conns.iter().any(|conn| conn.session.awaits());
+        has_flights || !self.readable.is_empty() || self.timeout(now).is_some()
     }
 
     /// Does a job; `false` if it was the last.
@@ -327,7 +371,7 @@ impl Io {
     }
 
     /// Writes what is to be written, once for all that came together.
-    fn flush_all(&mut self, now: Instant) {
+    pub(crate) fn flush_all(&mut self, now: Instant) {
         while let Some(at) = self.dirty.pop() {
             self.conns[at].is_dirty = false;
             let mut events = Vec::new();
@@ -348,6 +392,10 @@ impl Drop for Io {
         open.for_each(|leg| leg.fail(&KeyError::Closed));
     }
 }
+
+/// The I/O was asked to end.
+#[derive(Debug)]
+pub(crate) struct Ended;
 
 const WAKER: Token = Token(usize::MAX);
 /// Readiness taken at once: as many as there are connections, usually.

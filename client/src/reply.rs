@@ -87,6 +87,11 @@ impl Inbound {
         }
     }
 
+    /// Whether a reply is being received.
+    pub(crate) const fn is_amid(&self) -> bool {
+        !matches!(self.phase, Phase::Header)
+    }
+
     /// How many bytes are bound to come before the node waits for us again, as far as is known.
     pub(crate) fn bound_to_come(&self) -> u64 {
         match &self.phase {

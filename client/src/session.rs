@@ -48,6 +48,8 @@ pub(crate) struct Session {
     silent_since: Option<Instant>,
     /// How many replies made sense.
     pub(crate) replies: u64,
+    /// How often anything came.
+    pub(crate) reads: u64,
 }
 
 /// How much may be in flight.
@@ -128,6 +130,7 @@ impl Session {
             earliest: None,
             silent_since: None,
             replies: 0,
+            reads: 0,
         }
     }
 
@@ -263,7 +266,13 @@ impl Session {
 
     /// The peer gave a sign of life.
     pub(crate) const fn heard(&mut self, now: Instant) {
+        self.reads += 1;
         self.silent_since = Some(now);
+    }
+
+    /// Whether replies are to come.
+    pub(crate) fn awaits(&self) -> bool {
+        !self.flights.is_empty() || self.inbound.is_amid()
     }
 
     pub(crate) const fn is_up(&self) -> bool {

@@ -89,7 +89,7 @@ impl Talk {
         let view = Arc::new(View::new(1, vec![member]).unwrap());
         let is_open = AtomicBool::new(false);
         let peer = Arc::new(Peer { slot: 0, id: 1, name: "h:1".into(), is_open });
-        let remote = Remote::new(waker, Routes::new(view, vec![peer]));
+        let remote = Remote::new(waker, Routes::new(view, vec![peer]), crate::config::Spin::Off);
         let session = Session::new(Limits { requests: 100, bytes: 1 << 30 }, 1);
         let namespace = Namespace::describe(NamespaceSpec::new("t", "m")).unwrap();
         let node = Script { step: usize::MAX, ..Script::default() };
@@ -164,7 +164,7 @@ impl Talk {
         let call = self.call(Outcome::Get(unanswered));
         let head = GetHead { object_bytes_max: 1 << 20, ..GetHead::default() };
         self.submit(&call, |plan| plan.get(head, &keys, Vec::new()));
-        Pending::new(call, |_, outcome| match outcome {
+        Pending::new(call, Vec::new(), |_, outcome| match outcome {
             Outcome::Get(keys) => Ok(keys),
             other => panic!("{other:?}"),
         })
@@ -179,7 +179,7 @@ impl Talk {
         let head = GetHead { object_bytes_max: 1 << 20, ..GetHead::default() };
         let keys = [Key::new(key).unwrap()];
         self.submit(&call, |plan| plan.get(head, &keys, vec![landing]));
-        Pending::new(call, |_, outcome| match outcome {
+        Pending::new(call, Vec::new(), |_, outcome| match outcome {
             Outcome::GetInto(keys) => Ok(keys),
             other => panic!("{other:?}"),
         })
@@ -194,7 +194,7 @@ impl Talk {
         let items = seals.items(&objects);
         let sources = vec![objects[0].bytes.clone().into()];
         self.submit(&call, |plan| plan.put(false, &items, sources));
-        Pending::new(call, |_, outcome| match outcome {
+        Pending::new(call, Vec::new(), |_, outcome| match outcome {
             Outcome::Put(keys) => Ok(keys),
             other => panic!("{other:?}"),
         })

@@ -1,0 +1,228 @@
+//! Who runs the I/O: the client's own thread, the keeper, or a caller that waits for its answer.
+//!
+//! A caller that hands its request to another thread and is woken by it pays for two switches, and
+//! those take longer than a small answer. So a caller that blocks takes the helm, if nobody else's
+//! calls are under way, and sends and receives by itself. What a reader would get wrong: nobody
+//! needs to be at the helm when nothing is under way. A caller leaves it empty; whoever then has
+//! a job calls the keeper back, and the keeper comes by itself when no caller came for a while.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::call::Call;
+use crate::config::Spin;
+use crate::inbox::Remote;
+use crate::io::{Ended, Io};
+use crate::leg::Leg;
+
+/// The I/O, and who is at it.
+pub(crate) struct Helm {
+    /// Nothing once it has ended.
+    io: Mutex<Option<Io>>,
+    at: AtomicU8,
+    /// Whether a caller is at the helm, or about to be.
+    is_wanted: AtomicBool,
+    /// Whether calls are under way while the keeper is at the helm.
+    is_busy: AtomicBool,
+    /// How many calls were made from the helm.
+    calls: AtomicU64,
+    keeper: Mutex<bool>,
+    called: Condvar,
+    spin: Spin,
+    /// Above 0 if it mostly paid to look again and again, below if it did not.
+    luck: AtomicI32,
+}
+
+impl Helm {
+    pub(crate) fn new(spin: Spin) -> Self {
+        Self {
+            io: Mutex::default(),
+            at: AtomicU8::new(KEEPER),
+            is_wanted: AtomicBool::new(false),
+            is_busy: AtomicBool::new(false),
+            calls: AtomicU64::new(0),
+            keeper: Mutex::new(false),
+            called: Condvar::new(),
+            spin,
+            luck: AtomicI32::new(0),
+        }
+    }
+
+    /// Puts the I/O in its place.
+    pub(crate) fn man(&self, io: Io) {
+        *self.lock() = Some(io);
+    }
+
+    /// Ends the I/O: whatever it was asked is answered.
+    pub(crate) fn leave(&self) {
+        let io = self.lock().take();
+        drop(io);
+    }
+
+    /// The life of the keeper.
+    pub(crate) fn keep(&self, remote: &Remote) {
+        loop {
+            let mut io = self.lock();
+            self.at.store(KEEPER, Ordering::SeqCst);
+            while !self.is_wanted.load(Ordering::SeqCst) {
+                let goes_on = io.as_mut().is_some_and(Io::turn);
+                if !goes_on {
+                    let ended = io.take();
+                    // Its end answers calls, whose callers may want the helm.
+                    drop(io);
+                    drop(ended);
+                    return;
+                }
+                let is_busy = io.as_ref().is_some_and(|io| io.is_busy(Instant::now()));
+                self.is_busy.store(is_busy, Ordering::Relaxed);
+            }
+            if io.is_none() {
+                return;
+            }
+            drop(io);
+            self.rest(remote);
+        }
+    }
+
+    /// Sends `legs` and waits until `call` is answered, on this thread if nobody else needs the
+    /// helm. If somebody does, or the I/O has ended, they are only sent.
+    pub(crate) fn steer(&self, remote: &Remote, call: &Arc<Call>, legs: Vec<Box<Leg>>) {
+        let is_others =
+            self.at.load(Ordering::SeqCst) == KEEPER && self.is_busy.load(Ordering::Relaxed);
+        if is_others || self.is_wanted.swap(true, Ordering::SeqCst) {
+            remote.submit(legs);
+            return;
+        }
+        remote.ring();
+        let mut helm = self.lock();
+        self.at.store(CALLER, Ordering::SeqCst);
+        let Some(io) = &mut *helm else {
+            drop(helm);
+            self.is_wanted.store(false, Ordering::SeqCst);
+            remote.submit(legs);
+            return;
+        };
+        let ended = self.sail(io, call, legs).is_err();
+        let is_busy = !ended && io.is_busy(Instant::now());
+        let ended = if ended { helm.take() } else { None };
+        self.at.store(NOBODY, Ordering::SeqCst);
+        drop(helm);
+        let is_over = ended.is_some();
+        drop(ended);
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.is_wanted.store(false, Ordering::SeqCst);
+        if is_busy || is_over || remote.has_jobs() {
+            self.call_keeper();
+        }
+    }
+
+    fn sail(&self, io: &mut Io, call: &Call, legs: Vec<Box<Leg>>) -> Result<(), Ended> {
+        let mut now = Instant::now();
+        legs.into_iter().for_each(|leg| io.dispatch(leg, now));
+        io.flush_all(now);
+        let spin = self.spin();
+        let mut until = now + spin;
+        while !call.is_answered() {
+            now = Instant::now();
+            if now >= until.min(call.deadline) {
+                if spin > Duration::ZERO {
+                    self.luck.store((self.luck() - UNLUCKY).max(-LUCK_MAX), Ordering::Relaxed);
+                }
+                break;
+            }
+            if io.glance(now)? {
+                until = now + spin;
+            } else {
+                std::thread::yield_now();
+            }
+        }
+        if spin > Duration::ZERO && call.is_answered() {
+            self.luck.store((self.luck() + 1).min(LUCK_MAX), Ordering::Relaxed);
+        }
+        while !call.is_answered() {
+            if !io.turn() {
+                return Err(Ended);
+            }
+        }
+        Ok(())
+    }
+
+    /// How long to look for an answer before sleeping.
+    fn spin(&self) -> Duration {
+        match self.spin {
+            Spin::Off => Duration::ZERO,
+            Spin::For(duration) => duration,
+            Spin::Adaptive if self.luck() >= 0 => SPIN,
+            Spin::Adaptive => {
+                // Each call that sleeps brings the next try nearer.
+                self.luck.store(self.luck() + 1, Ordering::Relaxed);
+                Duration::ZERO
+            }
+        }
+    }
+
+    fn luck(&self) -> i32 {
+        self.luck.load(Ordering::Relaxed)
+    }
+
+    /// Has the keeper come back if nobody is at the helm.
+    pub(crate) fn call_keeper(&self) {
+        if self.at.load(Ordering::SeqCst) == NOBODY {
+            *self.keeper.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            self.called.notify_one();
+        }
+    }
+
+    /// The keeper's time off: until it is called, or no caller came for a while.
+    fn rest(&self, remote: &Remote) {
+        let mut is_called = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if std::mem::take(&mut *is_called) {
+                return;
+            }
+            let before = self.calls.load(Ordering::Relaxed);
+            let woken = self.called.wait_timeout(is_called, REST);
+            is_called = woken.unwrap_or_else(PoisonError::into_inner).0;
+            let is_quiet = self.calls.load(Ordering::Relaxed) == before
+                && !self.is_wanted.load(Ordering::SeqCst);
+            if is_quiet || remote.is_closed() {
+                *is_called = false;
+                return;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Io>> {
+        // Whoever panicked in there left it half changed: it ends here.
+        self.io.lock().unwrap_or_else(|poisoned| {
+            self.io.clear_poison();
+            let mut io = poisoned.into_inner();
+            let ended = io.take();
+            drop(ended);
+            io
+        })
+    }
+}
+
+impl fmt::Debug for Helm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Helm")
+            .field("at", &self.at)
+            .field("luck", &self.luck)
+            .finish_non_exhaustive()
+    }
+}
+
+const NOBODY: u8 = 0;
+const KEEPER: u8 = 1;
+const CALLER: u8 = 2;
+/// Twice what a small answer takes from a node that is awake, measured on two cores of a VM.
+const SPIN: Duration = Duration::from_micros(50);
+/// A look that did not pay counts as much as so many that did.
+const UNLUCKY: i32 = 4;
+/// After so many calls that slept, looking is tried again.
+const LUCK_MAX: i32 = 64;
+/// For so long the keeper leaves an empty helm to callers.
+const REST: Duration = Duration::from_millis(5);
