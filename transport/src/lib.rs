@@ -16,6 +16,7 @@ pub mod lend;
 pub mod pieces;
 pub mod process;
 pub mod region;
+pub mod rights;
 pub mod socket;
 pub mod source;
 
@@ -26,4 +27,5 @@ pub use event::EventFd;
 pub use landing::Landing;
 pub use lend::{lend, lend_sources};
 pub use region::{HugePages, Region, RegionError, RegionReport};
+pub use rights::PeerProcess;
 pub use source::Source;

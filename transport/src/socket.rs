@@ -134,7 +134,7 @@ pub fn set_keepalive(
     Ok(sockopt::set_socket_keepalive(socket, true)?)
 }
 
-fn borrow(socket: &impl AsRawFd) -> BorrowedFd<'_> {
+pub(crate) fn borrow(socket: &impl AsRawFd) -> BorrowedFd<'_> {
     // SAFETY: the owner of the descriptor is borrowed, so it stays open for this call.
     unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) }
 }
