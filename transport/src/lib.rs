@@ -10,6 +10,7 @@
 //! bytes mean. Waiting belongs to the drivers in `cache-node` and `client`.
 
 pub mod arena;
+pub mod copy;
 pub mod event;
 pub mod landing;
 pub mod lend;
@@ -25,6 +26,7 @@ pub mod source;
 pub use arena::slot::{Slot, SlotMut, Unfilled};
 pub use arena::window::{SlotRef, Window};
 pub use arena::{Arena, ArenaStats, UNTAGGED};
+pub use copy::copy_checked;
 pub use event::EventFd;
 pub use landing::Landing;
 pub use lend::{lend, lend_sources};

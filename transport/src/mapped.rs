@@ -8,7 +8,9 @@
 
 mod checks;
 
+use crate::copy::Stores;
 use crate::region::UNIT_BYTES;
+use crate::{Landing, SlotMut};
 use checks::{check_of_client, check_of_node, failed};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use std::ops::Deref;
@@ -93,6 +95,60 @@ impl MappedRegion {
         let at = self.at(start, end - start).cast_mut().cast();
         // SAFETY: the range is in our mapping, and this advice leaves contents alone.
         let _ = unsafe { rustix::mm::madvise(at, len, Advice::LinuxPopulateRead) };
+    }
+
+    /// Copies the bytes from `offset` on, as many as `into` has, and shows `check` every byte on its
+    /// way, in order. They are checked as they were copied, whatever happens to the region.
+    ///
+    /// # Panics
+    ///
+    /// If they are not all inside.
+    pub fn copy_out(&self, offset: u64, into: &mut [u8], check: impl FnMut(&[u8])) {
+        let bytes = into.len() as u64;
+        let from = self.at(offset, bytes);
+        // SAFETY: so many bytes are mapped there, and nobody in this process has the right to write
+        // through this mapping.
+        unsafe { Stores::of(bytes).copy(from, into, check) };
+    }
+
+    /// As [`MappedRegion::copy_out`], of `bytes` bytes to the first of `landing`, across its pieces.
+    ///
+    /// # Panics
+    ///
+    /// If they are not all inside, or do not fit.
+    pub fn copy_to_landing(
+        &self,
+        offset: u64,
+        bytes: u64,
+        landing: &mut Landing,
+        mut check: impl FnMut(&[u8]),
+    ) {
+        let stores = Stores::of(bytes);
+        let mut done = 0;
+        while done < bytes {
+            let piece = landing.piece_at(done);
+            assert!(!piece.is_empty(), "no more is copied than the landing has room for");
+            let left = usize::try_from(bytes - done).unwrap_or(usize::MAX);
+            let piece_bytes = piece.len().min(left);
+            let from = self.at(offset + done, piece_bytes as u64);
+            // SAFETY: as in `copy_out`.
+            unsafe { stores.copy(from, &mut piece[..piece_bytes], &mut check) };
+            done += piece_bytes as u64;
+        }
+    }
+
+    /// As [`MappedRegion::copy_out`], of `bytes` bytes behind what `slot` holds; they are filled then.
+    ///
+    /// What `check` thinks of them is for the caller to know: it drops the slot if it is no good.
+    ///
+    /// # Panics
+    ///
+    /// If they are not all inside, or do not fit.
+    pub fn fill(&self, offset: u64, slot: &mut SlotMut, bytes: u32, check: impl FnMut(&[u8])) {
+        let room = slot.unfilled();
+        assert!(bytes as usize <= room.len(), "no more is filled than the slot has room for");
+        self.copy_out(offset, &mut room[..bytes as usize], check);
+        slot.advance(bytes as usize);
     }
 
     /// Where the byte at `offset` is; the others follow it.
@@ -183,9 +239,11 @@ impl AsRef<[u8]> for LeasedBytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::copy::STREAM_BYTES_MIN;
     use crate::{HugePages, Region, SharedMemory};
     use rustix::fs::{FallocateFlags, Mode, OFlags, SealFlags};
     use std::os::fd::{AsRawFd, BorrowedFd};
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     fn copy_of(fd: BorrowedFd<'_>) -> OwnedFd {
         fd.try_clone_to_owned().unwrap()
@@ -268,5 +326,82 @@ mod tests {
         }
         assert!(rustix::fs::open(&path, OFlags::RDWR | OFlags::TRUNC, Mode::empty()).is_err());
         MappedRegion::of_node(passed, 1 << 21).unwrap();
+    }
+
+    #[test]
+    fn copies_come_out_whole() {
+        let bytes = (STREAM_BYTES_MIN as usize) + 4096;
+        let mut shared = SharedMemory::new(bytes as u64).unwrap();
+        shared.iter_mut().enumerate().for_each(|(i, byte)| *byte = (i * 7 + i / 256) as u8);
+        let fd = copy_of(shared.descriptor());
+        let region = MappedRegion::of_client(fd, shared.bytes()).unwrap();
+        for (offset, len) in [(0, bytes), (3, 5), (4000, 20_000), (bytes, 0)] {
+            let wanted = &shared[offset..offset + len];
+            let mut shown = Vec::new();
+            let mut into = vec![0; len];
+            region.copy_out(offset as u64, &mut into, |step| shown.extend_from_slice(step));
+            assert!(into == wanted && shown == wanted);
+
+            let mut memory = vec![0; len + 10];
+            let mut shown = Vec::new();
+            let places = memory.chunks_mut(len / 3 + 1);
+            crate::lend([places], |mut lent| {
+                let check = |step: &[u8]| shown.extend_from_slice(step);
+                region.copy_to_landing(offset as u64, len as u64, &mut lent[0], check);
+            });
+            assert!(&memory[..len] == wanted && shown == wanted && memory[len..] == [0; 10]);
+
+            let arena = crate::Arena::new(Arc::new(Region::heap(4 << 20).unwrap()));
+            let mut slot = arena.take(len as u32 + 4).unwrap();
+            slot.write(b"head");
+            region.fill(offset as u64, &mut slot, len as u32, |_| ());
+            assert!(&slot.freeze().unwrap()[4..] == wanted);
+        }
+    }
+
+    #[test]
+    fn bytes_that_change_meanwhile_are_checked_as_they_were_copied() {
+        for bytes in [4096, 64 << 10, 2 * STREAM_BYTES_MIN as usize] {
+            let mut shared = SharedMemory::new(bytes as u64).unwrap();
+            let fd = copy_of(shared.descriptor());
+            let region = MappedRegion::of_client(fd, bytes as u64).unwrap();
+            let stop = AtomicBool::new(false);
+            let rounds = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let mut round = 0u8;
+                    while !stop.load(Ordering::Relaxed) {
+                        round = round.wrapping_add(1);
+                        shared.fill(std::hint::black_box(round));
+                    }
+                });
+                let (mut into, mut shown) = (vec![0; bytes], Vec::new());
+                let mut mixed = 0;
+                for _ in 0..200 {
+                    shown.clear();
+                    region.copy_out(0, &mut into, |step| shown.extend_from_slice(step));
+                    assert!(into == shown);
+                    mixed += usize::from(into.iter().any(|&byte| byte != into[0]));
+                }
+                stop.store(true, Ordering::Relaxed);
+                mixed
+            });
+            println!("{bytes} bytes: {rounds} of 200 copies were mixed");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "only what is inside a region is read")]
+    fn nothing_outside_is_copied() {
+        let shared = SharedMemory::new(4096).unwrap();
+        let region = MappedRegion::of_client(copy_of(shared.descriptor()), 4096).unwrap();
+        region.copy_out(4090, &mut [0; 7], |_| ());
+    }
+
+    #[test]
+    #[should_panic(expected = "no more is copied than the landing has room for")]
+    fn landing_is_large_enough() {
+        let shared = SharedMemory::new(4096).unwrap();
+        let region = MappedRegion::of_client(copy_of(shared.descriptor()), 4096).unwrap();
+        region.copy_to_landing(0, 11, &mut Landing::from_vec(vec![0; 10]), |_| ());
     }
 }
