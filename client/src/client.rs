@@ -77,9 +77,9 @@ impl Client {
     /// no thread or descriptor left.
     pub fn connect(config: Config) -> Result<Self, Error> {
         config.check()?;
-        let view = learn_view(&config)?;
+        let learnt = learn_view(&config)?;
         let deadline = config.deadline;
-        let (remote, thread) = start_io(config, view)?;
+        let (remote, thread) = start_io(config, learnt)?;
         let (thread, pid) = (Mutex::new(Some(thread)), std::process::id());
         Ok(Self { shared: Arc::new(Shared { remote, deadline, thread, pid }) })
     }
@@ -440,6 +440,7 @@ const DEADLINE_MAX: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]
 mod tests {
+    use larder_protocol::message::{HelloReply, SocketPath};
     use larder_protocol::view::{Member, MemberState};
     use larder_protocol::{NamespaceSpec, Status};
 
@@ -458,7 +459,18 @@ mod tests {
             capabilities: 0,
         };
         let view = View::new(1, vec![member]).unwrap();
-        let (remote, thread) = start_io(Config::default(), view).unwrap();
+        let seed = HelloReply {
+            version: 1,
+            capabilities: 0,
+            node_id: 1,
+            incarnation: 0,
+            shard: 0,
+            shard_count: 1,
+            object_bytes_max: 1,
+            uds: SocketPath::NONE,
+        };
+        let learnt = crate::bootstrap::Learnt { view, seed };
+        let (remote, thread) = start_io(Config::default(), learnt).unwrap();
         let parent = std::process::id();
         let client = |pid| {
             let deadline = Duration::from_millis(50);

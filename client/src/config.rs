@@ -13,8 +13,11 @@ use crate::error::Error;
 /// How a client behaves. Fill in what differs: `Config { deadline, ..Config::default() }`.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Nodes to learn the view from, as `host:port`; the first that answers is enough.
+    /// Nodes to learn the view from, as `host:port` or, on this host, `unix:PATH`; the first that
+    /// answers is enough.
     pub seeds: Vec<String>,
+    /// Which way to nodes on this host. Default [`PathChoice::Auto`].
+    pub path: PathChoice,
     /// How long a call may take if it does not say so itself. Default 250 ms.
     pub deadline: Duration,
     /// How long one attempt to connect may take. Default 1 s.
@@ -39,6 +42,18 @@ pub struct Config {
     pub credential: Vec<u8>,
 }
 
+/// Which way objects come and go. The calls, and what they answer, are the same on all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PathChoice {
+    /// Shared memory where the node is on this host and offers it, else TCP.
+    #[default]
+    Auto,
+    /// TCP only.
+    Tcp,
+    /// Shared memory only: a node that does not offer it cannot be asked.
+    Shm,
+}
+
 /// How a caller that blocks waits: a thread that sleeps has to be woken, which takes longer than a
 /// small answer does; one that looks again and again takes CPU from others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -57,6 +72,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             seeds: vec!["127.0.0.1:7400".into()],
+            path: PathChoice::Auto,
             deadline: Duration::from_millis(250),
             connect_timeout: Duration::from_secs(1),
             inflight_max: 1024,

@@ -199,6 +199,8 @@ pub enum Reason {
     Denied,
     /// No member of the view serves.
     NoMember,
+    /// It offers no shared memory that this process can reach, and nothing else is wanted.
+    NotShared,
 }
 
 impl fmt::Display for Reason {
@@ -212,6 +214,7 @@ impl fmt::Display for Reason {
             Self::WrongShard => f.write_str("no such shard"),
             Self::Denied => f.write_str("denied"),
             Self::NoMember => f.write_str("no member serves"),
+            Self::NotShared => f.write_str("shares no memory with this process"),
         }
     }
 }

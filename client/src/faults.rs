@@ -11,7 +11,8 @@ use larder_protocol::message::HelloReply;
 use larder_protocol::{Code, Opcode, Status};
 
 use crate::answer::ATTEMPTS_MAX;
-use crate::bootstrap::learn_view;
+use crate::bootstrap::{learn_view, socket_path};
+use crate::config::PathChoice;
 use crate::error::{KeyError, Reason, Unavailable};
 use crate::inbox::Job;
 use crate::io::{Io, VIEW_PAUSE};
@@ -110,6 +111,12 @@ impl Io {
     pub(crate) fn broke(&mut self, at: usize, broken: Broken, now: Instant) {
         let Route { peer, shard } = self.conns[at].route;
         let was_up = self.conns[at].is_up();
+        if !was_up && self.conns[at].is_unix() {
+            // The socket is there, but not for us; the node may still be.
+            self.nodes.all[peer].shun_socket();
+            self.reconnect(at, now);
+            return;
+        }
         let legs = self.conns[at].close();
         let reason = Reason::from(broken);
         match broken {
@@ -178,6 +185,13 @@ impl Io {
     /// the one before.
     pub(crate) fn take_hello(&mut self, at: usize, reply: &HelloReply, now: Instant) {
         let Route { peer, shard } = self.conns[at].route;
+        let is_unix = self.conns[at].is_unix();
+        if is_unix && reply.node_id != self.nodes.all[peer].peer.id {
+            // That path is another node's here: there is a host between us.
+            self.nodes.all[peer].shun_socket();
+            self.reconnect(at, now);
+            return;
+        }
         if reply.node_id != self.nodes.all[peer].peer.id {
             // The address is another node's by now: what it holds belongs elsewhere.
             self.broke(at, Broken::Desync("another node"), now);
@@ -186,6 +200,18 @@ impl Io {
         if reply.shard != shard || !(VERSION_MIN..=VERSION_MAX).contains(&reply.version) {
             self.broke(at, Broken::Desync("another shard or version"), now);
             return;
+        }
+        if !is_unix && self.config.path != PathChoice::Tcp {
+            let node = &mut self.nodes.all[peer];
+            node.learn_socket(socket_path(reply), reply.incarnation);
+            if node.socket(shard).is_some() {
+                self.reconnect(at, now);
+                return;
+            }
+            if self.config.path == PathChoice::Shm {
+                self.unreachable(at, Reason::NotShared, now);
+                return;
+            }
         }
         let before = self.nodes.all[peer].incarnation.replace(reply.incarnation);
         if before.is_none_or(|before| before == reply.incarnation) {
@@ -199,6 +225,13 @@ impl Io {
         // What is known of it may have been true of its predecessor only.
         self.conns[at].session.ask_view(now);
         self.mark_dirty(at);
+    }
+
+    /// Ends a connection and makes it anew, another way; what was asked is asked again.
+    fn reconnect(&mut self, at: usize, now: Instant) {
+        let legs = self.conns[at].close();
+        self.connect(at, now);
+        legs.into_iter().for_each(|leg| self.dispatch(leg, now));
     }
 
     /// A leg has to be asked again: elsewhere, or for what is missing.
@@ -243,7 +276,7 @@ impl Io {
         }
         let (config, remote) = (self.config.clone(), self.remote.clone());
         let learner = std::thread::Builder::new().name("larder-seed".into()).spawn(move || {
-            remote.push([Job::View(learn_view(&config).ok())]);
+            remote.push([Job::View(learn_view(&config).ok().map(|learnt| learnt.view))]);
         });
         self.is_learning = learner.is_ok();
     }

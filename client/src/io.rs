@@ -9,14 +9,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
-use larder_protocol::message::HelloReply;
+use larder_protocol::message::{CAPABILITY_SHARED, HelloReply};
 use larder_protocol::view::{Member, View};
 use mio::event::Event as Readiness;
 use mio::{Events, Poll, Token, Waker};
 
-use crate::bootstrap::{hello, name_hosts};
+use crate::bootstrap::{Learnt, hello, name_hosts, socket_path};
 use crate::circuit::Patience;
-use crate::config::Config;
+use crate::config::{Config, PathChoice};
 use crate::error::{Error, KeyError, Reason};
 use crate::inbox::{Job, Remote};
 use crate::leg::Leg;
@@ -52,7 +52,7 @@ pub(crate) struct Io {
 ///
 /// # Errors
 /// [`Error::System`] if there is no thread or descriptor left.
-pub(crate) fn start_io(config: Config, view: View) -> Result<(Remote, JoinHandle<()>), Error> {
+pub(crate) fn start_io(config: Config, learnt: Learnt) -> Result<(Remote, JoinHandle<()>), Error> {
     let system = |what| move |error: std::io::Error| Error::System { what, kind: error.kind() };
     let poll = Poll::new().map_err(system("epoll"))?;
     let waker = Waker::new(poll.registry(), WAKER).map_err(system("eventfd"))?;
@@ -63,7 +63,11 @@ pub(crate) fn start_io(config: Config, view: View) -> Result<(Remote, JoinHandle
     };
     let chance = ahash::RandomState::new().hash_one(std::process::id());
     let mut nodes = Nodes::new(patience);
-    let (routes, _) = nodes.install(view, chance);
+    let (routes, _) = nodes.install(learnt.view, chance);
+    let seed = learnt.seed;
+    if let Some(node) = nodes.all.iter_mut().find(|node| node.peer.id == seed.node_id) {
+        node.learn_socket(socket_path(&seed), seed.incarnation);
+    }
     let remote = Remote::new(waker, routes, config.spin);
     let io = Io {
         poll,
@@ -226,14 +230,25 @@ impl Io {
 
     /// Starts to connect, or to find out where to.
     pub(crate) fn connect(&mut self, at: usize, now: Instant) {
+        let until = now + self.config.connect_timeout;
         let conn = &mut self.conns[at];
         let node = &mut self.nodes.all[conn.route.peer];
+        if self.config.path != PathChoice::Tcp
+            && let Some(path) = node.socket(conn.route.shard)
+        {
+            match conn.connect_unix(&path, until, self.poll.registry(), Token(at)) {
+                Ok(()) => return,
+                Err(kind) => {
+                    tracing::info!(peer = %node.peer.name, ?path, %kind, "no socket to share over");
+                    node.shun_socket();
+                }
+            }
+        }
         let Some(addresses) = node.addresses(conn.route.shard) else {
             conn.link = Link::Resolving;
             node.resolve(&self.remote);
             return;
         };
-        let until = now + self.config.connect_timeout;
         let registry = self.poll.registry();
         if let Err(kind) = conn.connect(addresses, until, registry, Token(at)) {
             self.unreachable(at, Reason::Connect(kind), now);
@@ -248,8 +263,9 @@ impl Io {
                 Ok(false) => return,
                 Ok(true) => {
                     let shard_count = self.nodes.all[conn.route.peer].shard_count;
-                    conn.session
-                        .say_hello(&hello(&self.config, conn.route.shard, shard_count), now);
+                    let capabilities = if conn.is_unix() { CAPABILITY_SHARED } else { 0 };
+                    let hello = hello(&self.config, conn.route.shard, shard_count, capabilities);
+                    conn.session.say_hello(&hello, now);
                 }
                 Err((kind, others)) => {
                     let registry = self.poll.registry();

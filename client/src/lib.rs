@@ -39,6 +39,7 @@ mod sealing;
 mod session;
 #[cfg(test)]
 mod session_tests;
+mod stream;
 mod tcp;
 mod wire;
 
@@ -46,7 +47,7 @@ pub use bytes::Bytes;
 pub use call::{Outcome, Pending, ShardAnswer, ShardValue};
 pub use client::Client;
 pub use completion::{Completion, CompletionQueue};
-pub use config::{Config, GetOptions, MatchOptions, PutOptions, Spin};
+pub use config::{Config, GetOptions, MatchOptions, PathChoice, PutOptions, Spin};
 pub use error::{Error, KeyError, KeyResult, Reason, Unavailable};
 pub use larder_protocol::message::Freshness;
 pub use larder_protocol::stats::Stat;

@@ -4,6 +4,7 @@
 //! route made from an older view still means the same node.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -30,6 +31,10 @@ pub(crate) struct Node {
     pub(crate) is_member: bool,
     /// Whether its name is being looked up.
     pub(crate) is_resolving: bool,
+    /// Where its shard 0 listens on this host, and the incarnation that said so.
+    uds: Option<(PathBuf, u64)>,
+    /// The incarnation that was no good to talk to there.
+    uds_bad_for: Option<u64>,
     addresses: Vec<IpAddr>,
 }
 
@@ -64,6 +69,7 @@ impl Nodes {
                 // The shard that was suspected may be there no more.
                 node.suspect = 0;
                 node.addresses.clear();
+                node.uds = None;
                 node.peer = Arc::new(Peer {
                     slot,
                     id: member.id,
@@ -133,6 +139,8 @@ impl Nodes {
             incarnation: None,
             is_member: true,
             is_resolving: false,
+            uds: None,
+            uds_bad_for: None,
             addresses: Vec::new(),
         });
         slot
@@ -140,6 +148,28 @@ impl Nodes {
 }
 
 impl Node {
+    /// It said where it listens on this host.
+    pub(crate) fn learn_socket(&mut self, path: Option<PathBuf>, incarnation: u64) {
+        let is_bad = self.uds_bad_for == Some(incarnation);
+        self.uds = path.filter(|_| !is_bad).map(|path| (path, incarnation));
+    }
+
+    /// Where a shard listens on this host, if the node said so.
+    pub(crate) fn socket(&self, shard: u16) -> Option<PathBuf> {
+        let (path, _) = self.uds.as_ref()?;
+        if shard == 0 {
+            return Some(path.clone());
+        }
+        let mut name = path.clone().into_os_string();
+        name.push(format!(".{shard}"));
+        Some(name.into())
+    }
+
+    /// Its socket is another's, or not for us: not to be tried again before the node was restarted.
+    pub(crate) fn shun_socket(&mut self) {
+        self.uds_bad_for = self.uds.take().map(|(_, incarnation)| incarnation);
+    }
+
     /// Where a shard listens, if that is known without looking up a name.
     pub(crate) fn addresses(&self, shard: u16) -> Option<Vec<SocketAddr>> {
         let port = self.port.wrapping_add(shard);

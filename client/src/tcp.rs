@@ -1,24 +1,22 @@
-//! One connection to one shard over TCP: the twin of the node's `tcp.rs`.
+//! One connection to one shard, over TCP or a Unix socket: the twin of the node's `tcp.rs`.
 //!
 //! Never waits: it connects, writes and reads what the socket takes and has, and remembers whether
 //! it was full or empty. What a reader would get wrong: readiness is edge-triggered, so a socket
 //! that was not read to its end says nothing more.
 
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::time::Instant;
 
-use larder_transport::socket::{
-    recv, recv_more, recv_vectored, send_vectored, set_keepalive, set_nodelay, set_readable_bytes,
-};
-use mio::net::TcpStream;
-use mio::{Interest, Registry, Token};
+use larder_transport::socket::{send_vectored, set_readable_bytes};
+use mio::{Registry, Token};
 
 use crate::leg::Leg;
 use crate::router::Route;
 use crate::session::{Broken, Event, Limits, Session};
-use crate::wire::Wire;
+use crate::stream::Socket;
 
 /// A connection, whether there is one just now or not.
 pub(crate) struct Conn {
@@ -51,8 +49,6 @@ pub(crate) enum Link {
     Up(Socket),
 }
 
-pub(crate) struct Socket(TcpStream);
-
 impl Conn {
     pub(crate) fn new(route: Route, limits: Limits, view_epoch: u64) -> Self {
         Self {
@@ -79,13 +75,9 @@ impl Conn {
         self.link = Link::Down;
         let mut last = io::ErrorKind::AddrNotAvailable;
         while !addresses.is_empty() {
-            let begun = TcpStream::connect(addresses.remove(0)).and_then(|mut socket| {
-                let interest = Interest::READABLE | Interest::WRITABLE;
-                registry.register(&mut socket, token, interest).map(|()| socket)
-            });
-            match begun {
+            match Socket::tcp(addresses.remove(0), registry, token) {
                 Ok(socket) => {
-                    let (socket, others) = (Socket(socket), addresses);
+                    let others = addresses;
                     self.link = Link::Connecting { socket, until, others };
                     return Ok(());
                 }
@@ -95,28 +87,35 @@ impl Conn {
         Err(last)
     }
 
+    /// Starts to connect to a socket on this host.
+    pub(crate) fn connect_unix(
+        &mut self,
+        path: &Path,
+        until: Instant,
+        registry: &Registry,
+        token: Token,
+    ) -> Result<(), io::ErrorKind> {
+        self.link = Link::Down;
+        let socket = Socket::unix(path, registry, token).map_err(|error| error.kind())?;
+        self.link = Link::Connecting { socket, until, others: Vec::new() };
+        Ok(())
+    }
+
     /// The socket under way has become ready. Whether it is connected now.
     ///
     /// # Errors
     /// What went wrong, and where else to try.
     pub(crate) fn connected(&mut self) -> Result<bool, (io::ErrorKind, Vec<SocketAddr>)> {
         let Link::Connecting { socket, others, .. } = &mut self.link else { return Ok(false) };
-        let failed = match socket.0.take_error() {
-            Ok(None) => match socket.0.peer_addr() {
-                Ok(_) => None,
-                Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(false),
-                Err(error) => Some(error),
-            },
-            Ok(Some(error)) | Err(error) => Some(error),
-        };
-        if let Some(error) = failed {
-            let others = std::mem::take(others);
-            self.link = Link::Down;
-            return Err((error.kind(), others));
+        match socket.is_connected() {
+            Ok(false) => return Ok(false),
+            Ok(true) => socket.tune(),
+            Err(error) => {
+                let others = std::mem::take(others);
+                self.link = Link::Down;
+                return Err((error.kind(), others));
+            }
         }
-        // Both only make things better; a socket without them still works.
-        let _ = set_nodelay(&socket.0);
-        let _ = set_keepalive(&socket.0, KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT);
         if let Link::Connecting { socket, .. } = std::mem::replace(&mut self.link, Link::Down) {
             self.link = Link::Up(socket);
         }
@@ -142,7 +141,7 @@ impl Conn {
                 return Ok(());
             }
             let offered: usize = slices.iter().map(|slice| slice.len()).sum();
-            match send_vectored(&socket.0, &slices) {
+            match send_vectored(socket, &slices) {
                 Ok(sent) => {
                     self.session.wrote(sent);
                     self.session.end_early(now, events)?;
@@ -164,10 +163,12 @@ impl Conn {
         let Link::Up(socket) = &mut self.link else { return Ok(false) };
         let more = self.session.receive(socket, now, events)?;
         self.session.end_early(now, events)?;
-        if !more {
+        // A read ends at a descriptor, whatever comes behind it.
+        let more = more || socket.take_stop();
+        if !more && !socket.is_unix() {
             let bytes = self.session.inbound.bound_to_come().clamp(1, READABLE_BYTES_MAX) as u32;
             // Without it we are only woken more often.
-            if bytes != self.readable_bytes && set_readable_bytes(&socket.0, bytes).is_ok() {
+            if bytes != self.readable_bytes && set_readable_bytes(socket, bytes).is_ok() {
                 self.readable_bytes = bytes;
             }
         }
@@ -184,30 +185,23 @@ impl Conn {
         session.take_all().0
     }
 
+    /// Whether it is, or is about to be, over a socket of this host.
+    pub(crate) const fn is_unix(&self) -> bool {
+        match &self.link {
+            Link::Connecting { socket, .. } | Link::Up(socket) => socket.is_unix(),
+            Link::Down | Link::Resolving => false,
+        }
+    }
+
     pub(crate) const fn is_up(&self) -> bool {
         matches!(self.link, Link::Up(_)) && self.session.is_up()
-    }
-}
-
-impl Wire for Socket {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        recv(&self.0, into)
-    }
-
-    fn read_both(&mut self, first: &mut [u8], then: &mut [u8]) -> io::Result<usize> {
-        let mut slices = [IoSliceMut::new(first), IoSliceMut::new(then)];
-        recv_vectored(&self.0, &mut slices)
-    }
-
-    fn read_more(&mut self, into: &mut Vec<u8>, bytes_max: usize) -> io::Result<usize> {
-        recv_more(&self.0, into, bytes_max)
     }
 }
 
 impl std::fmt::Debug for Conn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let fd = match &self.link {
-            Link::Up(socket) => Some(socket.0.as_raw_fd()),
+            Link::Up(socket) => Some(socket.as_raw_fd()),
             _ => None,
         };
         f.debug_struct("Conn").field("route", &self.route).field("fd", &fd).finish_non_exhaustive()
@@ -216,7 +210,3 @@ impl std::fmt::Debug for Conn {
 
 /// A long payload wakes us for this much at a time: a wake-up costs as much as copying it.
 const READABLE_BYTES_MAX: u64 = 256 << 10;
-/// A peer that vanished is noticed within half a minute even if nothing is asked of it.
-const KEEPALIVE_IDLE_S: u32 = 10;
-const KEEPALIVE_INTERVAL_S: u32 = 5;
-const KEEPALIVE_COUNT: u32 = 3;

@@ -1,0 +1,144 @@
+//! A socket that never waits, to another host over TCP or to a node on this one.
+//!
+//! What a reader would get wrong: a Unix socket is kept open by every lease that came over it. The
+//! node frees leased memory when the socket is closed, so it must not be closed before the last
+//! reader is done, even if nothing is said over it any more.
+
+use std::io::{self, IoSliceMut};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use larder_transport::rights::{recv_more_with, recv_with};
+use larder_transport::socket::{recv, recv_more, recv_vectored, set_keepalive, set_nodelay};
+use mio::net::{TcpStream, UnixStream};
+use mio::{Interest, Registry, Token};
+
+use crate::wire::Wire;
+
+/// A socket, and what came with its bytes.
+pub(crate) struct Socket {
+    stream: Stream,
+    arrived: Vec<OwnedFd>,
+    /// Whether a read ended at a descriptor.
+    is_stopped: bool,
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(Arc<UnixStream>),
+}
+
+impl Socket {
+    /// Starts to connect over TCP.
+    pub(crate) fn tcp(to: SocketAddr, registry: &Registry, token: Token) -> io::Result<Self> {
+        let mut stream = TcpStream::connect(to)?;
+        registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        Ok(Self::new(Stream::Tcp(stream)))
+    }
+
+    /// Connects on this host.
+    pub(crate) fn unix(path: &Path, registry: &Registry, token: Token) -> io::Result<Self> {
+        let mut stream = UnixStream::connect(path)?;
+        registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        Ok(Self::new(Stream::Unix(Arc::new(stream))))
+    }
+
+    const fn new(stream: Stream) -> Self {
+        Self { stream, arrived: Vec::new(), is_stopped: false }
+    }
+
+    /// Whether it is on this host.
+    pub(crate) const fn is_unix(&self) -> bool {
+        matches!(self.stream, Stream::Unix(_))
+    }
+
+    /// Whether the connection stands.
+    ///
+    /// # Errors
+    /// Why it never will.
+    pub(crate) fn is_connected(&self) -> io::Result<bool> {
+        let (failed, peer) = match &self.stream {
+            Stream::Tcp(stream) => (stream.take_error()?, stream.peer_addr().map(|_| ())),
+            Stream::Unix(stream) => (stream.take_error()?, stream.peer_addr().map(|_| ())),
+        };
+        match (failed, peer) {
+            (Some(error), _) => Err(error),
+            (None, Ok(())) => Ok(true),
+            (None, Err(error)) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+            (None, Err(error)) => Err(error),
+        }
+    }
+
+    /// Sets what only makes things better: a socket without it still works.
+    pub(crate) fn tune(&self) {
+        if let Stream::Tcp(stream) = &self.stream {
+            let _ = set_nodelay(stream);
+            let _ = set_keepalive(stream, KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT);
+        }
+    }
+
+    /// Whether a read since the last call ended at a descriptor, so that more may be there.
+    pub(crate) fn take_stop(&mut self) -> bool {
+        std::mem::take(&mut self.is_stopped)
+    }
+
+    fn stop_if(&mut self, before: usize) {
+        self.is_stopped |= self.arrived.len() > before;
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.as_raw_fd(),
+            Stream::Unix(stream) => stream.as_raw_fd(),
+        }
+    }
+}
+
+impl Wire for Socket {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match &self.stream {
+            Stream::Tcp(stream) => recv(stream, into),
+            Stream::Unix(stream) => {
+                let before = self.arrived.len();
+                let mut parts = [IoSliceMut::new(into)];
+                let received = recv_with(&**stream, &mut parts, &mut self.arrived);
+                self.stop_if(before);
+                received
+            }
+        }
+    }
+
+    fn read_both(&mut self, first: &mut [u8], then: &mut [u8]) -> io::Result<usize> {
+        let mut parts = [IoSliceMut::new(first), IoSliceMut::new(then)];
+        match &self.stream {
+            Stream::Tcp(stream) => recv_vectored(stream, &mut parts),
+            Stream::Unix(stream) => {
+                let before = self.arrived.len();
+                let received = recv_with(&**stream, &mut parts, &mut self.arrived);
+                self.stop_if(before);
+                received
+            }
+        }
+    }
+
+    fn read_more(&mut self, into: &mut Vec<u8>, bytes_max: usize) -> io::Result<usize> {
+        match &self.stream {
+            Stream::Tcp(stream) => recv_more(stream, into, bytes_max),
+            Stream::Unix(stream) => {
+                let before = self.arrived.len();
+                let received = recv_more_with(&**stream, into, bytes_max, &mut self.arrived);
+                self.stop_if(before);
+                received
+            }
+        }
+    }
+}
+
+/// A peer that vanished is noticed within half a minute even if nothing is asked of it.
+const KEEPALIVE_IDLE_S: u32 = 10;
+const KEEPALIVE_INTERVAL_S: u32 = 5;
+const KEEPALIVE_COUNT: u32 = 3;
