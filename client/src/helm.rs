@@ -123,7 +123,7 @@ impl Helm {
         legs.into_iter().for_each(|leg| io.dispatch(leg, now));
         io.flush_all(now);
         let spin = self.spin();
-        let mut until = now + spin;
+        let (mut until, mut tick_at) = (now + spin, now + TICK);
         while !call.is_answered() {
             now = Instant::now();
             if now >= until.min(call.deadline) {
@@ -131,6 +131,11 @@ impl Helm {
                     self.luck.store((self.luck() - UNLUCKY).max(-LUCK_MAX), Ordering::Relaxed);
                 }
                 break;
+            }
+            if now >= tick_at {
+                // Other calls may be under way, and have deadlines.
+                io.tick(now);
+                tick_at = now + TICK;
             }
             if io.glance(now)? {
                 until = now + spin;
@@ -218,6 +223,8 @@ impl fmt::Debug for Helm {
 const NOBODY: u8 = 0;
 const KEEPER: u8 = 1;
 const CALLER: u8 = 2;
+/// How far past its deadline a call may get while another's answer is looked for.
+const TICK: Duration = Duration::from_millis(1);
 /// Twice what a small answer takes from a node that is awake, measured on two cores of a VM.
 const SPIN: Duration = Duration::from_micros(50);
 /// A look that did not pay counts as much as so many that did.

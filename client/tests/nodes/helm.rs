@@ -1,0 +1,107 @@
+//! Callers that wait, callers that do not, and the client's own thread take turns at the I/O.
+
+use std::time::{Duration, Instant};
+
+use larder_client::{
+    Client, CompletionQueue, Config, GetOptions, Key, Namespace, NamespaceSpec, Outcome, PutObject,
+    PutOptions, Spin,
+};
+
+use crate::fake::{FakeNode, Mood};
+
+fn connect(node: &FakeNode, spin: Spin) -> Client {
+    let deadline = Duration::from_secs(20);
+    Client::connect(Config { spin, deadline, ..Config::seed(node.address()) }).unwrap()
+}
+
+fn key(number: usize) -> Key {
+    Key::new(format!("key-{number}").as_bytes()).unwrap()
+}
+
+fn namespace(client: &Client) -> Namespace {
+    client.namespace(NamespaceSpec::new("t", "m")).unwrap()
+}
+
+#[test]
+fn whoever_waits_and_however_nothing_is_left_behind() {
+    let node = FakeNode::start(1, 2);
+    for spin in [Spin::Off, Spin::Adaptive, Spin::For(Duration::from_millis(1))] {
+        let client = connect(&node, spin);
+        let namespace = namespace(&client);
+        let keys: Vec<_> = (0..8).map(key).collect();
+        for &key in &keys {
+            let object = PutObject::new(key, key.as_bytes());
+            assert_eq!(
+                client.put(&namespace, &[object], &PutOptions::default()).unwrap(),
+                [Ok(())]
+            );
+        }
+        let options = GetOptions::default();
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    for round in 0..300 {
+                        let asked = &keys[round % 8..];
+                        let found = client.get(&namespace, asked, &options).unwrap();
+                        for (key, object) in asked.iter().zip(found) {
+                            assert_eq!(&object.unwrap().bytes[..], key.as_bytes());
+                        }
+                    }
+                });
+            }
+            scope.spawn(|| {
+                let queue = CompletionQueue::new().unwrap();
+                for round in 0..300 {
+                    let call = client.start_get(&namespace, &keys, &options).unwrap();
+                    queue.watch(round, call);
+                    let mut answers = queue.wait(Duration::from_secs(20));
+                    let answer = answers.pop().unwrap();
+                    assert_eq!((answer.token, answers.len()), (round, 0));
+                    let Outcome::Get(found) = answer.outcome.unwrap() else { panic!() };
+                    assert!(found.iter().all(Result::is_ok));
+                }
+            });
+            scope.spawn(|| {
+                for _ in 0..300 {
+                    let call = client.start_get(&namespace, &keys, &options).unwrap();
+                    std::thread::yield_now();
+                    assert!(call.wait().unwrap().iter().all(Result::is_ok));
+                }
+            });
+        });
+    }
+}
+
+#[test]
+fn a_call_after_a_pause_finds_somebody_at_the_helm() {
+    let node = FakeNode::start(1, 1);
+    let client = connect(&node, Spin::Adaptive);
+    let namespace = namespace(&client);
+    for pause_ms in [0, 1, 4, 5, 6, 20] {
+        for _ in 0..20 {
+            std::thread::sleep(Duration::from_millis(pause_ms));
+            let blocking = client.get(&namespace, &[key(1)], &GetOptions::default()).unwrap();
+            assert!(blocking[0].as_ref().unwrap_err().is_miss());
+            std::thread::sleep(Duration::from_millis(pause_ms));
+            let started = client.start_get(&namespace, &[key(1)], &GetOptions::default()).unwrap();
+            assert!(started.wait().unwrap()[0].as_ref().unwrap_err().is_miss());
+        }
+    }
+}
+
+#[test]
+fn a_deadline_is_kept_by_the_caller_that_is_at_the_helm() {
+    let node = FakeNode::start(1, 1);
+    for spin in [Spin::Off, Spin::Adaptive, Spin::For(Duration::from_secs(1))] {
+        let client = connect(&node, spin);
+        let namespace = namespace(&client);
+        node.set_mood(Mood::Silent);
+        let deadline = Some(Duration::from_millis(30));
+        let options = GetOptions { deadline, ..GetOptions::default() };
+        let began = Instant::now();
+        let answer = client.get(&namespace, &[key(1)], &options).unwrap().remove(0);
+        assert!(answer.unwrap_err().is_unanswered());
+        assert!(began.elapsed() >= Duration::from_millis(30), "not before its deadline");
+        node.set_mood(Mood::Good);
+    }
+}
