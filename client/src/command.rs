@@ -8,8 +8,8 @@ use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
-use larder_client::{Client, Config, Error, Key, KeyError, NamespaceSpec, Status};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use larder_client::{Client, Config, Error, Key, KeyError, NamespaceSpec, PathChoice, Status};
 
 /// Talks to a Larder cluster.
 ///
@@ -28,12 +28,35 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Args)]
 struct Cluster {
-    /// A node to start from, as host:port [default: $LARDER_NODE or 127.0.0.1:7400].
+    /// A node to start from, as host:port or unix:PATH [default: $LARDER_NODE or 127.0.0.1:7400].
     #[arg(long, global = true, value_name = "ADDR")]
     node: Option<String>,
+    /// Which way to nodes on this host.
+    #[arg(long, global = true, value_enum, default_value = "auto")]
+    path: Way,
     /// How long anything may take: a number with us, ms, s, m or h.
     #[arg(long, global = true, default_value = "1s", value_parser = duration)]
     deadline: Duration,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Way {
+    /// Shared memory where a node offers it, else TCP.
+    Auto,
+    /// TCP only.
+    Tcp,
+    /// Shared memory only.
+    Shm,
+}
+
+impl From<Way> for PathChoice {
+    fn from(way: Way) -> Self {
+        match way {
+            Way::Auto => Self::Auto,
+            Way::Tcp => Self::Tcp,
+            Way::Shm => Self::Shm,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -108,6 +131,7 @@ impl Arguments {
             deadline: self.cluster.deadline,
             connect_timeout: self.cluster.deadline,
             name: "larder".into(),
+            path: self.cluster.path.into(),
             ..Config::seed(node.unwrap_or_else(|| "127.0.0.1:7400".into()))
         };
         let client = Client::connect(config)?;
