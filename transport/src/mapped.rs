@@ -58,7 +58,8 @@ impl MappedRegion {
 
     /// The memory of a client, who may mean harm: [`SharedMemory`](crate::SharedMemory) there.
     ///
-    /// Looks at every page of it, which takes the longer the more there are: some 20 ms a GiB (measured).
+    /// Looks at every page of it, which takes the longer the more there are: some 20 ms a
+    /// GiB (measured).
     ///
     /// # Errors
     ///
@@ -83,8 +84,8 @@ impl MappedRegion {
     /// Makes the `bytes` bytes from `offset` on known to this process, so that reading them finds
     /// its way without asking the kernel; what is outside is left out.
     ///
-    /// It takes some 0.5 µs for each 4096 B (measured), so a caller in a hurry does it in steps. Where the kernel does not know how (before
-    /// 5.14) nothing happens.
+    /// It takes some 0.5 µs for each 4096 B (measured), so a caller in a hurry does it in steps.
+    /// Where the kernel does not know how (before 5.14) nothing happens.
     pub fn populate(&self, offset: u64, bytes: u64) {
         let end = offset.saturating_add(bytes).min(self.bytes);
         let start = offset - offset % UNIT_BYTES;
