@@ -6,7 +6,9 @@
 use std::time::Instant;
 
 use larder_protocol::limits::{BATCH_OBJECTS_MAX, MATCH_KEYS_MAX};
-use larder_protocol::message::{HelloReply, MatchReply, decode_stats, decode_statuses};
+use larder_protocol::message::{
+    CAPABILITY_SHARED, HelloReply, MatchReply, decode_stats, decode_statuses,
+};
 use larder_protocol::view::View;
 use larder_protocol::{Code, DecodeError, Header, Opcode, Status};
 
@@ -29,6 +31,8 @@ impl Session {
             What::Abandoned => Ok(()),
             What::Hello if header.code == Code::Ok => {
                 let reply = HelloReply::decode(body).map_err(Broken::Decode)?;
+                let is_shared = reply.capabilities & CAPABILITY_SHARED != 0;
+                self.inbound.regions.set_granted(is_shared);
                 self.set_up();
                 events.push(Event::Hello(reply));
                 Ok(())
@@ -46,6 +50,12 @@ impl Session {
                 Ok(())
             }
             What::View => Ok(()),
+            What::Share(offer) if header.code == Code::Ok => {
+                offer.taken();
+                Ok(())
+            }
+            What::Unshare if header.code == Code::Ok => Ok(()),
+            What::Share(_) | What::Unshare => Err(Broken::Desync("our memory is refused")),
             What::Open(namespace) if header.code == Code::Ok => {
                 if header.generation < namespace.generation() {
                     return Err(Broken::Desync("an older generation than it was told"));

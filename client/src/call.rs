@@ -13,21 +13,25 @@ use larder_protocol::Generation;
 use larder_protocol::stats::Stat;
 
 use crate::completion::Queue;
+use crate::copying::Copying;
 use crate::error::{Error, KeyError, KeyResult};
 use crate::inbox::Remote;
+use crate::lease::Lease;
 use crate::leg::Leg;
 use crate::matched::MatchResult;
 use crate::namespace::Namespace;
 use crate::object::{Landed, Object};
 
 /// The answer to a call, as a completion queue hands it out.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Outcome {
     /// To a get, by key.
     Get(Vec<KeyResult<Object>>),
     /// To a get into landings, by key.
     GetInto(Vec<KeyResult<Landed>>),
+    /// To a lease, by key.
+    Lease(Vec<KeyResult<Lease>>),
     /// To a put, by object: `Ok` means that a reader finds it now.
     Put(Vec<KeyResult<()>>),
     /// To a remove, by key: `Ok` means that it was there and is gone.
@@ -89,6 +93,8 @@ pub(crate) struct Call {
     remote: Remote,
     state: Mutex<State>,
     answered: Condvar,
+    /// Hits that whoever takes the answer has to copy first.
+    copies: Mutex<Vec<Copying>>,
 }
 
 struct State {
@@ -125,6 +131,7 @@ impl Call {
             remote,
             state: Mutex::new(state),
             answered: Condvar::new(),
+            copies: Mutex::default(),
         })
     }
 
@@ -133,6 +140,32 @@ impl Call {
         if let Some(outcome) = &mut self.lock().outcome {
             write(outcome);
         }
+    }
+
+    /// As [`Call::answer`], for an object that lies in the node's memory and may have to be copied.
+    pub(crate) fn answer_shared(&self, write: impl FnOnce(&mut Outcome) -> Option<Copying>) {
+        self.answer(|outcome| self.copies().extend(write(outcome)));
+    }
+
+    /// Makes the copies that are left to be made, on the thread that takes the answer. No landing
+    /// is written any more when this returns; copies that nobody makes are dropped with the call.
+    fn complete(&self, mut outcome: Outcome) -> Outcome {
+        let copies = std::mem::take(&mut *self.copies());
+        let mut was_in_time = false;
+        for copy in copies {
+            // A caller who came late is not in a hurry; one who waits is not kept past the deadline.
+            let is_in_time = Instant::now() < self.deadline;
+            if was_in_time && !is_in_time {
+                break;
+            }
+            was_in_time = is_in_time;
+            copy.finish(&mut outcome);
+        }
+        outcome
+    }
+
+    fn copies(&self) -> MutexGuard<'_, Vec<Copying>> {
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives key `index` an error.
@@ -163,7 +196,7 @@ impl Call {
             waker.wake();
         }
         if let (Some((queue, token)), Some(outcome)) = (queue, outcome) {
-            queue.push(token, outcome);
+            queue.push(token, outcome.map(|outcome| self.complete(outcome)));
         }
     }
 
@@ -228,6 +261,7 @@ impl Outcome {
         match self {
             Self::Get(keys) => keys[index] = Err(error.clone()),
             Self::GetInto(keys) => keys[index] = Err(error.clone()),
+            Self::Lease(keys) => keys[index] = Err(error.clone()),
             Self::Put(keys) => keys[index] = Err(error.clone()),
             Self::Remove(keys) => merge_removed(&mut keys[index], Err(error.clone())),
             Self::Match(result) => result.set_error(index..index + 1, error.clone()),
@@ -280,7 +314,7 @@ impl<T> Pending<T> {
     }
 
     fn finish(&self, outcome: Outcome) -> Result<T, Error> {
-        match (&self.finish, outcome) {
+        match (&self.finish, self.call.complete(outcome)) {
             (Finish::Call(finish), outcome) => finish(&self.call, outcome),
             (Finish::Shards(finish), Outcome::Shards(answers)) => finish(&self.call, answers),
             (Finish::Shards(_), other) => unreachable!("asked every shard, got {other:?}"),
@@ -329,7 +363,7 @@ impl<T> Pending<T> {
         let answer = state.take_answer();
         drop(state);
         if let Some(answer) = answer {
-            queue.push(token, answer);
+            queue.push(token, answer.map(|outcome| self.call.complete(outcome)));
         }
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use larder_protocol::Key;
 use larder_protocol::limits::PARTS_MAX;
+use larder_protocol::message::Sharing;
 use larder_protocol::view::View;
 use larder_transport::pieces::PIECES_MAX;
 use larder_transport::{Landing, lend, lend_sources};
@@ -29,6 +30,7 @@ use crate::object::{Landed, Object, OwnedPlace, Payload, Pieces, Place, PutObjec
 use crate::request::{GetHead, Plan};
 use crate::router::Routes;
 use crate::sealing::Seals;
+use crate::shared::{Memories, PutSource};
 
 /// A connection to a cluster of nodes. Cheap to clone; clones share one I/O thread.
 ///
@@ -60,6 +62,7 @@ pub struct Client {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) remote: Remote,
+    pub(crate) memories: Arc<Memories>,
     deadline: Duration,
     thread: Mutex<Option<JoinHandle<()>>>,
     pid: u32,
@@ -81,7 +84,8 @@ impl Client {
         let deadline = config.deadline;
         let (remote, thread) = start_io(config, learnt)?;
         let (thread, pid) = (Mutex::new(Some(thread)), std::process::id());
-        Ok(Self { shared: Arc::new(Shared { remote, deadline, thread, pid }) })
+        let memories = Arc::default();
+        Ok(Self { shared: Arc::new(Shared { remote, memories, deadline, thread, pid }) })
     }
 
     /// The membership as the client knows it now.
@@ -126,8 +130,8 @@ impl Client {
         check_get(options)?;
         let unanswered = (0..keys.len()).map(|_| Err(KeyError::DeadlineExceeded)).collect();
         let call = self.begin(Outcome::Get(unanswered), options.deadline, None)?;
-        let legs =
-            self.legs(&call, namespace, |plan| plan.get(GetHead::new(options), keys, Vec::new()));
+        let head = GetHead::new(options, Sharing::LeaseOrInline);
+        let legs = self.legs(&call, namespace, |plan| plan.get(head, keys, Vec::new()));
         Ok(Pending::new(call, legs, |_, outcome| match outcome {
             Outcome::Get(keys) => Ok(keys),
             other => unreachable!("gets have gets' outcomes: {other:?}"),
@@ -351,8 +355,8 @@ impl Client {
         let unanswered = (0..keys.len()).map(|_| Err(KeyError::DeadlineExceeded)).collect();
         let call = self.begin(Outcome::GetInto(unanswered), options.deadline, None)?;
         call.hold_memory();
-        let legs =
-            self.legs(&call, namespace, |plan| plan.get(GetHead::new(options), keys, landings));
+        let head = GetHead::new(options, Sharing::LeaseOrInline);
+        let legs = self.legs(&call, namespace, |plan| plan.get(head, keys, landings));
         Ok(Pending::new(call, legs, |_, outcome| match outcome {
             Outcome::GetInto(keys) => Ok(keys),
             other => unreachable!("gets have gets' outcomes: {other:?}"),
@@ -372,6 +376,8 @@ impl Client {
         if sources.iter().any(|source| matches!(source, Payload::Source(_))) {
             call.hold_memory();
         }
+        let sources = sources.into_iter();
+        let sources = sources.map(|source| PutSource::new(source, &self.shared.memories)).collect();
         let items = seals.items(objects);
         let legs = self.legs(&call, namespace, |plan| plan.put(options.if_absent, &items, sources));
         Ok(Pending::new(call, legs, |_, outcome| match outcome {
@@ -386,14 +392,20 @@ impl Client {
         deadline: Option<Duration>,
         namespace: Option<Namespace>,
     ) -> Result<Arc<Call>, Error> {
-        if self.shared.pid != std::process::id() {
-            return Err(Error::Forked);
-        }
+        self.check_process()?;
         let until = Instant::now() + deadline.unwrap_or(self.shared.deadline).min(DEADLINE_MAX);
         Ok(Call::new(outcome, until, namespace, self.shared.remote.clone()))
     }
 
-    fn legs(
+    /// In a forked child there is no I/O thread.
+    pub(crate) fn check_process(&self) -> Result<(), Error> {
+        if self.shared.pid != std::process::id() {
+            return Err(Error::Forked);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn legs(
         &self,
         call: &Arc<Call>,
         namespace: &Namespace,
@@ -425,7 +437,7 @@ impl Drop for Shared {
     }
 }
 
-fn check_get(options: &GetOptions) -> Result<(), Error> {
+pub(crate) fn check_get(options: &GetOptions) -> Result<(), Error> {
     let Some(parts) = &options.parts else { return Ok(()) };
     if parts.is_empty() || usize::from(parts.end) > PARTS_MAX {
         return Err(Error::InvalidArgument { what: "range of parts" });
@@ -474,7 +486,8 @@ mod tests {
         let parent = std::process::id();
         let client = |pid| {
             let deadline = Duration::from_millis(50);
-            let shared = Shared { remote: remote.clone(), deadline, thread: Mutex::default(), pid };
+            let (remote, memories) = (remote.clone(), Arc::default());
+            let shared = Shared { remote, memories, deadline, thread: Mutex::default(), pid };
             Client { shared: Arc::new(shared) }
         };
         let namespace = Namespace::describe(NamespaceSpec::new("t", "m")).unwrap();

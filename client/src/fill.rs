@@ -10,14 +10,18 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use larder_protocol::checksum::{PartVerifier, Sealed, part_count, part_range, seal};
-use larder_protocol::message::{GetAnswer, Hit, Item};
+use larder_protocol::message::{GetAnswer, Hit, Item, LeasedPlace, Payload as Form, Sharing};
 use larder_protocol::wire::Reader;
 use larder_protocol::{DecodeError, Key, Status};
+use larder_transport::Landing;
 
 use crate::call::Outcome;
+use crate::copying::Copying;
 use crate::error::KeyError;
+use crate::lease::{Checks, Lease, Said};
 use crate::leg::{KeyCursor, Leg};
 use crate::object::{Landed, Object};
+use crate::regions::Regions;
 use crate::wire::Wire;
 
 /// Where in a get's reply we are.
@@ -35,9 +39,7 @@ struct Arriving {
     index: usize,
     left: u32,
     sent_bytes: u32,
-    object_bytes: u32,
-    version: u64,
-    user_meta: Bytes,
+    said: Said,
     /// Where its part checksums are in the body.
     parts: Range<usize>,
     verifier: PartVerifier,
@@ -80,10 +82,11 @@ impl Fill {
         body: &[u8],
         leg: &mut Leg,
         bytes: &[u8],
+        regions: &Regions,
     ) -> Result<usize, DecodeError> {
         let mut taken = 0;
         loop {
-            if self.object.is_none() && !self.begin_next(body, leg)? {
+            if self.object.is_none() && !self.begin_next(body, leg, regions)? {
                 return Ok(taken);
             }
             let Some(object) = &mut self.object else { continue };
@@ -147,7 +150,12 @@ impl Fill {
     }
 
     /// Reads answers up to the next object with bytes. `false` if there is none.
-    fn begin_next(&mut self, body: &[u8], leg: &mut Leg) -> Result<bool, DecodeError> {
+    fn begin_next(
+        &mut self,
+        body: &[u8],
+        leg: &mut Leg,
+        regions: &Regions,
+    ) -> Result<bool, DecodeError> {
         while self.next < leg.indices.len() {
             let mut reader = Reader::new(&body[self.body_at..]);
             let answer = GetAnswer::read(&mut reader)?;
@@ -157,20 +165,37 @@ impl Fill {
             self.next += 1;
             match answer {
                 GetAnswer::Miss(status) => miss(index, status, leg)?,
-                GetAnswer::Hit(hit) => {
-                    self.object = Some(begin(index, &key, &hit, body, leg)?);
-                    return Ok(true);
-                }
+                GetAnswer::Hit(hit) => match hit.payload {
+                    Form::Inline => {
+                        self.object = Some(begin(index, &key, &hit, body, leg));
+                        return Ok(true);
+                    }
+                    Form::Shared { region, offset } if leg.get.sharing != Sharing::Never => {
+                        let place = LeasedPlace { region, offset };
+                        take_shared(index, &key, &hit, place, leg, regions)?;
+                    }
+                    // No other form was asked for.
+                    _ => return Err(DecodeError::Value { what: "payload form", found: 1 }),
+                },
             }
         }
         Ok(false)
     }
 
+    /// The answers that were not taken yet, of a body that was checked as a whole.
+    pub(crate) fn rest<'b>(
+        &self,
+        body: &'b [u8],
+        leg: &Leg,
+    ) -> impl Iterator<Item = GetAnswer<'b>> + use<'b> {
+        let mut reader = Reader::new(body.get(self.body_at..).unwrap_or_default());
+        (self.next..leg.indices.len()).map_while(move |_| GetAnswer::read(&mut reader).ok())
+    }
+
     fn end_object(&mut self, body: &[u8], leg: &mut Leg) {
         let object = self.object.take().expect("called with an object");
         let is_whole = object.verifier.finish(&body[object.parts.clone()]);
-        let (version, object_bytes, user_meta) =
-            (object.version, object.object_bytes, object.user_meta);
+        let Said { object_bytes, version, user_meta } = object.said;
         let place = leg.indices.at(object.index);
         let error = match object.target {
             Target::Nowhere(status) => Some(status),
@@ -187,6 +212,11 @@ impl Fill {
             (None, Outcome::GetInto(keys), _) => {
                 let bytes = object.sent_bytes;
                 keys[place] = Ok(Landed { bytes, object_bytes, version, user_meta });
+            }
+            (None, Outcome::Lease(keys), Target::Object(bytes)) => {
+                let said = Said { object_bytes, version, user_meta };
+                let checks = checks(&body[object.parts], leg);
+                keys[place] = Ok(Lease::owned(Bytes::from(bytes), said, checks));
             }
             _ => unreachable!("gets have gets' outcomes"),
         });
@@ -210,17 +240,7 @@ impl Arriving {
     }
 }
 
-fn begin(
-    index: usize,
-    key: &Key,
-    hit: &Hit<'_>,
-    body: &[u8],
-    leg: &Leg,
-) -> Result<Arriving, DecodeError> {
-    if !hit.payload.is_inline() {
-        // No other form was asked for.
-        return Err(DecodeError::Value { what: "payload form", found: 1 });
-    }
+fn begin(index: usize, key: &Key, hit: &Hit<'_>, body: &[u8], leg: &Leg) -> Arriving {
     let namespace = leg.namespace.as_ref().expect("gets have a namespace");
     let target = match refusal(index, key, hit, leg) {
         Some(status) => Target::Nowhere(status),
@@ -231,17 +251,57 @@ fn begin(
     };
     let parts_at = hit.parts.as_ptr() as usize - body.as_ptr() as usize;
     let first = usize::from(leg.get.part_first);
-    Ok(Arriving {
+    Arriving {
         index,
         left: hit.sent_bytes,
         sent_bytes: hit.sent_bytes,
-        object_bytes: hit.object_bytes,
-        version: hit.version,
-        user_meta: Bytes::copy_from_slice(hit.user_meta),
+        said: said(hit),
         parts: parts_at..parts_at + hit.parts.len(),
         verifier: PartVerifier::new(hit.sent_bytes, namespace.part_bytes(), first),
         target,
-    })
+    }
+}
+
+/// Takes an object that is not sent: leases it to the caller, or has it copied by who waits.
+fn take_shared(
+    index: usize,
+    key: &Key,
+    hit: &Hit<'_>,
+    place: LeasedPlace,
+    leg: &mut Leg,
+    regions: &Regions,
+) -> Result<(), DecodeError> {
+    // Whatever becomes of it, from here on the lease ends.
+    let leased = regions.leased(place, hit.sent_bytes)?;
+    let place = leg.indices.at(index);
+    leg.answered = index + 1;
+    if let Some(status) = refusal(index, key, hit, leg) {
+        leg.call.fail(place, &KeyError::Status(status));
+        return Ok(());
+    }
+    let (said, checks) = (said(hit), checks(hit.parts, leg));
+    let nothing = || Landing::from_vec(Vec::new());
+    let landing = leg.landings.get_mut(index).map(|landing| std::mem::replace(landing, nothing()));
+    leg.call.answer_shared(|outcome| match outcome {
+        Outcome::Lease(keys) => {
+            let corrupt = KeyError::Status(Status::MissCorrupt);
+            keys[place] = Lease::mapped(leased, said, checks).ok_or(corrupt);
+            None
+        }
+        _ => Some(Copying { place, leased, landing, said, checks }),
+    });
+    Ok(())
+}
+
+fn said(hit: &Hit<'_>) -> Said {
+    let user_meta = Bytes::copy_from_slice(hit.user_meta);
+    Said { object_bytes: hit.object_bytes, version: hit.version, user_meta }
+}
+
+fn checks(parts: &[u8], leg: &Leg) -> Checks {
+    let namespace = leg.namespace.as_ref().expect("gets have a namespace");
+    let (parts, part_bytes) = (parts.into(), namespace.part_bytes());
+    Checks { parts, part_bytes, part_first: leg.get.part_first }
 }
 
 /// Why a hit is not taken, if it is not: what it claims is not what was asked for.
@@ -270,7 +330,7 @@ fn refusal(index: usize, key: &Key, hit: &Hit<'_>, leg: &Leg) -> Option<Status> 
     if first + count > parts || hit.sent_bytes != asked {
         return Some(Status::MissCorrupt);
     }
-    let room = leg.landings.get(index).map_or(u64::MAX, larder_transport::Landing::len);
+    let room = leg.landings.get(index).map_or(u64::MAX, Landing::len);
     let room = room.min(u64::from(leg.get.object_bytes_max));
     (u64::from(hit.sent_bytes) > room).then_some(Status::MissSize)
 }

@@ -13,9 +13,9 @@ use larder_transport::Landing;
 use crate::call::Call;
 use crate::error::KeyError;
 use crate::namespace::Namespace;
-use crate::object::Payload;
 use crate::request::{GetHead, Plan};
 use crate::router::{Indices, Route, Routes};
+use crate::shared::PutSource;
 
 /// What one shard is asked on behalf of a call.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub(crate) struct Leg {
     /// Whether some of these belong to another shard.
     pub(crate) is_misplaced: bool,
     /// For puts: the objects' bytes.
-    pub(crate) sources: Vec<Payload>,
+    pub(crate) sources: Vec<PutSource>,
     /// For gets into landings: one for each key.
     pub(crate) landings: Vec<Landing>,
     /// For gets.
@@ -118,7 +118,7 @@ impl Leg {
                 let request =
                     Put::decode(body, self.payload_bytes).expect("encoded by this client");
                 let items: Vec<PutItem<'_>> = pick(request.items.iter(), &open);
-                let sources = open.iter().map(|&at| take(&mut self.sources[at as usize]));
+                let sources = open.iter().map(|&at| self.sources[at as usize].take());
                 plan.put(request.if_absent, &items, sources.collect())
             }
             Opcode::Match => {
@@ -160,10 +160,6 @@ fn pick<T>(all: impl Iterator<Item = T>, positions: &[u32]) -> Vec<T> {
         .enumerate()
         .filter(|(at, _)| wanted.next_if(|&&position| position as usize == *at).is_some());
     picked.map(|(_, item)| item).collect()
-}
-
-fn take(source: &mut Payload) -> Payload {
-    std::mem::replace(source, Payload::Bytes(bytes::Bytes::new()))
 }
 
 fn take_landings(landings: &mut [Landing], positions: &[u32]) -> Vec<Landing> {

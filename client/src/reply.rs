@@ -13,6 +13,7 @@ use larder_protocol::{Code, Header, Opcode};
 use crate::call::Call;
 use crate::fill::Fill;
 use crate::leg::Leg;
+use crate::regions::Regions;
 use crate::session::{Broken, Event, Flight, Session, What};
 use crate::wire::Wire;
 
@@ -24,6 +25,8 @@ pub(crate) struct Inbound {
     /// A body that is needed longer than the area holds it.
     kept: Vec<u8>,
     phase: Phase,
+    /// What the node shares.
+    pub(crate) regions: Regions,
 }
 
 #[expect(clippy::large_enum_variant, reason = "there is one for each connection")]
@@ -45,12 +48,17 @@ enum Phase {
     Scrap {
         left: u64,
     },
+    /// Memory that the node shares from now on.
+    Region {
+        header: Header,
+    },
 }
 
 impl Inbound {
     pub(crate) fn new() -> Self {
         let area = vec![0; AREA_BYTES].into_boxed_slice();
-        Self { area, start: 0, end: 0, kept: Vec::new(), phase: Phase::Header }
+        let (kept, regions) = (Vec::new(), Regions::default());
+        Self { area, start: 0, end: 0, kept, phase: Phase::Header, regions }
     }
 
     /// The request whose reply is being received, if that is a caller's.
@@ -79,7 +87,11 @@ impl Inbound {
             Phase::Fill { left, leg, .. } if chosen(&leg.call) => {
                 let scrap = Phase::Scrap { left: *left };
                 match std::mem::replace(&mut self.phase, scrap) {
-                    Phase::Fill { leg, .. } => Some(leg),
+                    Phase::Fill { fill, leg, .. } => {
+                        // What is wrong with them is for the payload's end to show.
+                        let _ = self.regions.give_back(fill.rest(&self.kept, &leg));
+                        Some(leg)
+                    }
                     _ => None,
                 }
             }
@@ -98,6 +110,21 @@ impl Inbound {
             Phase::Fill { left, .. } | Phase::Scrap { left } => *left,
             _ => 1,
         }
+    }
+
+    /// # Errors
+    /// [`Broken`] if a descriptor came with bytes that say nothing of it.
+    fn check_descriptors(&self) -> Result<(), Broken> {
+        // It comes with the first byte of a frame, of which the rest may come later.
+        let is_open = match self.phase {
+            Phase::Header => self.start < self.end,
+            Phase::Region { .. } => true,
+            _ => false,
+        };
+        if self.regions.descriptors_unclaimed() > usize::from(is_open) {
+            return Err(Broken::Desync("a descriptor that nothing announces"));
+        }
+        Ok(())
     }
 
     fn received(&self) -> &[u8] {
@@ -138,7 +165,11 @@ impl Session {
             }
             self.heard(now);
             turn += read;
+            while let Some(descriptor) = from.take_descriptor() {
+                self.inbound.regions.descriptor_came(descriptor);
+            }
             self.digest(now, events)?;
+            self.inbound.check_descriptors()?;
             if is_short {
                 // Less than there was room for: the socket is empty, and will say when it is not.
                 return Ok(false);
@@ -180,6 +211,12 @@ impl Session {
                     self.take_early(header);
                     true
                 }
+                Phase::Region { header } if received < header.body_bytes as usize => false,
+                Phase::Region { header } => {
+                    let header = *header;
+                    self.take_region_body(header)?;
+                    true
+                }
                 Phase::Fill { .. } => self.take_payload(events)?,
                 Phase::Scrap { left } => {
                     let now = (received as u64).min(*left);
@@ -205,6 +242,12 @@ impl Session {
         let header = Header::decode(bytes).map_err(Broken::Decode)?;
         if !header.is_reply {
             return Err(Broken::Desync("a request"));
+        }
+        if header.opcode == Opcode::Region as u8 && header.request_id == 0 {
+            self.check_region(&header)?;
+            self.inbound.start += HEADER_BYTES;
+            self.inbound.phase = Phase::Region { header };
+            return Ok(true);
         }
         // It leaves the table only when all is well: its leg must not be lost with it.
         let Some(flight) = self.flights.get(&header.request_id) else {
@@ -254,6 +297,16 @@ impl Session {
         if flight.is_sent() {
             self.answered_early.push(id);
         }
+    }
+
+    fn take_region_body(&mut self, header: Header) -> Result<(), Broken> {
+        let body_at = self.inbound.start;
+        self.inbound.start += header.body_bytes as usize;
+        self.inbound.phase = Phase::Header;
+        let area = std::mem::take(&mut self.inbound.area);
+        let taken = self.take_region(&area[body_at..self.inbound.start]);
+        self.inbound.area = area;
+        taken
     }
 
     /// Handles the replies that waited for their requests to be written.
@@ -339,8 +392,15 @@ impl Session {
                 }
                 Ok(())
             }
-            What::Abandoned if payload_bytes > 0 => {
-                self.inbound.phase = Phase::Scrap { left: payload_bytes };
+            What::Abandoned if header.opcode == Opcode::Get as u8 && header.code == Code::Ok => {
+                if self.inbound.regions.shares() {
+                    let answers = GetAnswer::decode_all(body, payload_bytes);
+                    let answers = answers.map_err(Broken::Decode)?;
+                    self.inbound.regions.give_back(answers.iter()).map_err(Broken::Decode)?;
+                }
+                if payload_bytes > 0 {
+                    self.inbound.phase = Phase::Scrap { left: payload_bytes };
+                }
                 Ok(())
             }
             what => self.answer(header, what, body, now, events),
@@ -370,7 +430,7 @@ impl Session {
             return Ok(0);
         };
         let bytes = &bytes[..bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX))];
-        let taken = match fill.feed(body, &mut leg, bytes) {
+        let taken = match fill.feed(body, &mut leg, bytes, &self.inbound.regions) {
             Ok(taken) => taken,
             Err(error) => return Err(self.lose(leg, Broken::Decode(error))),
         };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use larder_protocol::limits::{BATCH_OBJECTS_MAX, MATCH_KEYS_MAX};
 use larder_protocol::message::{
-    Freshness, Get, GetItem, Match, Payload as Form, Put, PutItem, Remove,
+    Freshness, Get, GetItem, Match, Payload as Form, Put, PutItem, Remove, Sharing,
 };
 use larder_protocol::{Header, Key, Opcode};
 use larder_transport::Landing;
@@ -18,8 +18,8 @@ use crate::config::GetOptions;
 use crate::error::KeyError;
 use crate::leg::Leg;
 use crate::namespace::Namespace;
-use crate::object::Payload;
 use crate::router::{Indices, Route, Routes, Split};
+use crate::shared::PutSource;
 
 /// Where legs come from and whom they answer.
 pub(crate) struct Plan<'a> {
@@ -35,6 +35,7 @@ pub(crate) struct Plan<'a> {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct GetHead {
     pub(crate) touch: bool,
+    pub(crate) sharing: Sharing,
     pub(crate) freshness: Freshness,
     pub(crate) part_first: u16,
     /// 0 asks for the whole object.
@@ -46,10 +47,11 @@ impl GetHead {
     /// Bytes of the encoded head, up to the first item.
     pub(crate) const BYTES: usize = 22;
 
-    pub(crate) fn new(options: &GetOptions) -> Self {
+    pub(crate) fn new(options: &GetOptions, sharing: Sharing) -> Self {
         let parts = options.parts.clone().unwrap_or(Range { start: 0, end: 0 });
         Self {
             touch: options.touch,
+            sharing,
             freshness: options.freshness,
             part_first: parts.start,
             part_count: parts.end.saturating_sub(parts.start),
@@ -59,6 +61,7 @@ impl GetHead {
 
     fn encode(&self, count: usize, out: &mut Vec<u8>) {
         let head = Get {
+            sharing: self.sharing,
             freshness: self.freshness,
             part_first: self.part_first,
             part_count: self.part_count,
@@ -107,7 +110,7 @@ impl Plan<'_> {
         &self,
         if_absent: bool,
         items: &[PutItem<'_>],
-        mut sources: Vec<Payload>,
+        mut sources: Vec<PutSource>,
     ) -> Vec<Box<Leg>> {
         let mut legs = Vec::new();
         let keys: Vec<Key> = items.iter().map(|item| item.key).collect();
@@ -117,10 +120,10 @@ impl Plan<'_> {
                 let mut leg = self.leg(Opcode::Put, route, &indices);
                 Put::encode_head(if_absent, indices.len(), &mut leg.frame);
                 for at in indices.iter() {
-                    items[at].encode(&mut leg.frame);
+                    // Which form it takes is known when its connection is.
+                    PutItem { payload: Form::Inline, ..items[at] }.encode(&mut leg.frame);
                     leg.payload_bytes += bytes(at);
-                    let none = Payload::Bytes(bytes::Bytes::new());
-                    leg.sources.push(std::mem::replace(&mut sources[at], none));
+                    leg.sources.push(sources[at].take());
                 }
                 legs.push(leg);
             }

@@ -7,12 +7,13 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 use larder_protocol::limits::DEADLINE_US_MAX;
-use larder_protocol::message::{Hello, HelloReply};
+use larder_protocol::message::{CAPABILITY_SHARED, Hello, HelloReply};
 use larder_protocol::view::View;
 use larder_protocol::{Code, DecodeError, Generation, Header, Opcode};
 
@@ -22,6 +23,7 @@ use crate::handles::{Handle, HandleState};
 use crate::leg::Leg;
 use crate::namespace::Namespace;
 use crate::reply::Inbound;
+use crate::shared::{Given, Offer, PutSource};
 
 /// The conversation over one connection. A new connection has a new session.
 pub(crate) struct Session {
@@ -34,7 +36,7 @@ pub(crate) struct Session {
     next_id: u64,
     pub(crate) flights: AHashMap<u64, Flight>,
     flight_bytes: u64,
-    unsent: VecDeque<u64>,
+    pub(crate) unsent: VecDeque<Unsent>,
     /// Requests that are written now and whose reply waited for that.
     pub(crate) answered_early: Vec<u64>,
     /// Bytes of the first unsent frame that are written already.
@@ -42,6 +44,8 @@ pub(crate) struct Session {
     waiting: VecDeque<Box<Leg>>,
     pub(crate) handles: Vec<Handle>,
     pub(crate) inbound: Inbound,
+    /// What of our memory the node has.
+    pub(crate) given: Given,
     /// No deadline is earlier than this.
     earliest: Option<Instant>,
     /// Since when answers are awaited and nothing came.
@@ -71,6 +75,22 @@ pub(crate) struct Flight {
     pub(crate) early: Option<(Header, Vec<u8>)>,
 }
 
+/// What has to be written, or is being written.
+pub(crate) enum Unsent {
+    /// The request in flight by this id, unless it was taken out meanwhile.
+    Flight(u64),
+    /// A frame that has no reply.
+    Alone(Vec<u8>),
+}
+
+/// A frame to be written, with what goes beside and behind it.
+struct Outgoing<'a> {
+    frame: &'a [u8],
+    sources: &'a [PutSource],
+    /// Travels with its first byte.
+    descriptor: Option<BorrowedFd<'a>>,
+}
+
 /// Whom a reply is for.
 pub(crate) enum What {
     Leg(Box<Leg>),
@@ -80,6 +100,9 @@ pub(crate) enum What {
     /// Whoever waits for this namespace.
     Open(Namespace),
     View,
+    /// Memory that the node was given with it.
+    Share(Offer),
+    Unshare,
 }
 
 /// What a session tells its driver.
@@ -127,6 +150,7 @@ impl Session {
             waiting: VecDeque::new(),
             handles: Vec::new(),
             inbound: Inbound::new(),
+            given: Given::default(),
             earliest: None,
             silent_since: None,
             replies: 0,
@@ -138,7 +162,9 @@ impl Session {
     pub(crate) fn say_hello(&mut self, hello: &Hello<'_>, now: Instant) {
         let mut frame = Vec::new();
         Header::begin(&mut frame);
-        hello.encode(&mut frame);
+        let capabilities = if self.inbound.regions.is_on_host() { CAPABILITY_SHARED } else { 0 };
+        let capabilities = hello.capabilities | capabilities;
+        Hello { capabilities, ..*hello }.encode(&mut frame);
         self.launch(Opcode::Hello, What::Hello, frame, now);
     }
 
@@ -158,29 +184,47 @@ impl Session {
         self.waiting.push_back(leg);
     }
 
-    /// Puts waiting legs in flight while there is room.
+    /// Puts waiting legs in flight while there is room, behind what the node has to know.
     pub(crate) fn pump(&mut self, now: Instant) {
+        if self.is_up {
+            self.say_releases();
+            self.take_back_gone(now);
+        }
         while self.is_up && self.has_room() {
             let Some(leg) = self.waiting.pop_front() else { return };
             self.start(leg, now);
         }
     }
 
+    /// What travels with the first byte that [`Session::gather`] answers.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the driver of Unix sockets"))]
+    pub(crate) fn descriptor_due(&self) -> Option<BorrowedFd<'_>> {
+        if self.head_written > 0 {
+            return None;
+        }
+        self.outgoing().next()?.descriptor
+    }
+
     /// What to write next, as slices that point into frames and callers' memory.
     pub(crate) fn gather<'a>(&'a self, out: &mut Vec<IoSlice<'a>>) {
         let mut skip = self.head_written;
         let mut bytes = 0;
-        for id in &self.unsent {
-            let Some(flight) = self.flights.get(id) else { continue };
-            let frame = flight.frame();
+        for Outgoing { frame, sources, descriptor } in self.outgoing() {
+            if descriptor.is_some() && skip == 0 {
+                // It goes with one call of the kernel, whose first byte is its own.
+                if out.is_empty() {
+                    out.push(IoSlice::new(frame));
+                }
+                return;
+            }
             let written = skip.min(frame.len() as u64);
             if (written as usize) < frame.len() {
                 bytes += frame.len();
                 out.push(IoSlice::new(&frame[written as usize..]));
             }
             skip -= written;
-            for source in flight.sources() {
-                let mut offset = skip.min(source.len());
+            for source in sources {
+                let mut offset = skip.min(source.inline_bytes());
                 skip -= offset;
                 while out.len() < SLICES_MAX && bytes < WRITE_BYTES_MAX {
                     let piece = source.piece_at(offset);
@@ -191,7 +235,7 @@ impl Session {
                     bytes += piece.len();
                     out.push(IoSlice::new(piece));
                 }
-                if offset < source.len() {
+                if offset < source.inline_bytes() {
                     return;
                 }
             }
@@ -205,17 +249,26 @@ impl Session {
     /// Says that the first `bytes` of what was gathered are written.
     pub(crate) fn wrote(&mut self, bytes: usize) {
         self.head_written += bytes as u64;
-        while let Some(id) = self.unsent.front() {
-            if let Some(flight) = self.flights.get_mut(id) {
-                let whole = flight.frame().len() as u64 + flight.payload_bytes();
-                if self.head_written < whole {
-                    return;
-                }
-                self.head_written -= whole;
+        while let Some(next) = self.unsent.front() {
+            let mut flight = match next {
+                Unsent::Flight(id) => self.flights.get_mut(id).map(|flight| (id, flight)),
+                Unsent::Alone(_) => None,
+            };
+            let whole = match (next, &flight) {
+                (Unsent::Alone(frame), _) => frame.len() as u64,
+                (_, Some((_, flight))) => flight.frame().len() as u64 + flight.payload_bytes(),
+                // It was taken out before any of it was written.
+                (_, None) => 0,
+            };
+            if self.head_written < whole {
+                return;
+            }
+            self.head_written -= whole;
+            if let Some((id, flight)) = &mut flight {
                 flight.is_sent = true;
                 flight.frame = Vec::new();
                 if flight.early.is_some() {
-                    self.answered_early.push(*id);
+                    self.answered_early.push(**id);
                 }
             }
             self.unsent.pop_front();
@@ -285,8 +338,14 @@ impl Session {
 
     /// The request of which some bytes are written, but not all.
     pub(crate) fn begun(&self) -> Option<u64> {
-        let head = self.unsent.iter().find(|id| self.flights.contains_key(id))?;
-        (self.head_written > 0).then_some(*head)
+        let is_there = |next: &&Unsent| match next {
+            Unsent::Flight(id) => self.flights.contains_key(id),
+            Unsent::Alone(_) => true,
+        };
+        match self.unsent.iter().find(is_there)? {
+            Unsent::Flight(id) => (self.head_written > 0).then_some(*id),
+            Unsent::Alone(_) => None,
+        }
     }
 
     fn has_room(&self) -> bool {
@@ -300,6 +359,9 @@ impl Session {
         // It may have been sent before, and half answered.
         (leg.answered, leg.is_misplaced) = (0, false);
         leg.again.clear();
+        if leg.opcode == Opcode::Put {
+            self.choose_forms(&mut leg, now);
+        }
         let id = self.take_id(now);
         let left_us = leg.call.deadline.saturating_duration_since(now).as_micros();
         let deadline_us = u32::try_from(left_us).unwrap_or(u32::MAX).clamp(1, DEADLINE_US_MAX);
@@ -316,7 +378,7 @@ impl Session {
         let what = What::Leg(leg);
         let flight = Flight { opcode, what, frame: Vec::new(), bytes, is_sent: false, early: None };
         self.flights.insert(id, flight);
-        self.unsent.push_back(id);
+        self.unsent.push_back(Unsent::Flight(id));
     }
 
     pub(crate) fn launch(&mut self, opcode: Opcode, what: What, mut frame: Vec<u8>, now: Instant) {
@@ -327,7 +389,7 @@ impl Session {
         header.finish(0, 0, &mut frame);
         let flight = Flight { opcode, what, frame, bytes: 0, is_sent: false, early: None };
         self.flights.insert(id, flight);
-        self.unsent.push_back(id);
+        self.unsent.push_back(Unsent::Flight(id));
     }
 
     fn take_id(&mut self, now: Instant) -> u64 {
@@ -344,6 +406,13 @@ impl Session {
 
     pub(crate) fn landed(&mut self, flight: &Flight) {
         self.flight_bytes -= flight.bytes;
+    }
+
+    fn outgoing(&self) -> impl Iterator<Item = Outgoing<'_>> {
+        self.unsent.iter().filter_map(|next| match next {
+            Unsent::Flight(id) => self.flights.get(id).map(Flight::outgoing),
+            Unsent::Alone(frame) => Some(Outgoing { frame, sources: &[], descriptor: None }),
+        })
     }
 
     fn legs(&self) -> impl Iterator<Item = &Leg> {
@@ -432,8 +501,13 @@ impl Flight {
         self.leg().map_or(0, |leg| leg.payload_bytes)
     }
 
-    fn sources(&self) -> &[crate::object::Payload] {
-        self.leg().map_or(&[], |leg| &leg.sources)
+    fn outgoing(&self) -> Outgoing<'_> {
+        let sources = self.leg().map_or(&[][..], |leg| &leg.sources);
+        let descriptor = match &self.what {
+            What::Share(offer) => Some(offer.descriptor()),
+            _ => None,
+        };
+        Outgoing { frame: self.frame(), sources, descriptor }
     }
 }
 
@@ -451,7 +525,7 @@ impl From<Broken> for Reason {
 }
 
 /// How long the node may take for what the client asks on its own behalf.
-const OWN_DEADLINE: Duration = Duration::from_secs(5);
+pub(crate) const OWN_DEADLINE: Duration = Duration::from_secs(5);
 /// Slices of one write: the kernel takes 1,024.
 const SLICES_MAX: usize = 256;
 /// About how much one write offers; a socket takes less.

@@ -1,6 +1,7 @@
 //! What a session reads from: a socket that never waits, or a script in tests.
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 /// Somewhere bytes of a peer come from. 0 bytes mean that no more will come; `WouldBlock` that none
 /// are there now.
@@ -14,4 +15,9 @@ pub(crate) trait Wire {
     /// Appends up to `bytes_max` bytes to `into`, which has the room; the memory need not have been
     /// written before.
     fn read_more(&mut self, into: &mut Vec<u8>, bytes_max: usize) -> io::Result<usize>;
+
+    /// The oldest descriptor that came with what was read, and was not taken yet.
+    fn take_descriptor(&mut self) -> Option<OwnedFd> {
+        None
+    }
 }

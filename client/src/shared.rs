@@ -1,0 +1,359 @@
+//! Memory of this client's that nodes on its host may read: what puts take their bytes from without
+//! sending them.
+//!
+//! A [`SharedMemory`] is known to the client by its addresses. A put whose object lies inside one is
+//! sent by reference over a connection that was given the memory, and with its bytes everywhere
+//! else: which it is, is decided when the put goes to a connection, and again if it has to go
+//! elsewhere.
+
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::Instant;
+
+use larder_protocol::limits::{INLINE_BYTES_MAX, SHARED_REGIONS_MAX};
+use larder_protocol::message::{Payload as Form, Put, PutItem, SharedRegion, Unshare};
+use larder_protocol::{Header, Opcode};
+use larder_transport::RegionError;
+use larder_transport::mapped::SHARED_BYTES_MAX;
+
+use crate::client::Client;
+use crate::error::Error;
+use crate::leg::Leg;
+use crate::object::Payload;
+use crate::releases::Releases;
+use crate::session::{Session, What};
+
+/// Zeroed memory from which puts to nodes on this host are made without sending the bytes.
+///
+/// It is used like any other memory: an object that lies in it in one piece is put as always. Dropped,
+/// nodes let go of it too; a put that is still under way is answered all the same.
+#[derive(Debug)]
+pub struct SharedMemory {
+    memory: larder_transport::SharedMemory,
+    known: Arc<Known>,
+    memories: Arc<Memories>,
+}
+
+/// The memories of one client.
+#[derive(Debug)]
+pub(crate) struct Memories {
+    slots: RwLock<[Option<Arc<Known>>; SHARED_REGIONS_MAX as usize]>,
+    /// How many there are, for a look without the lock.
+    count: AtomicUsize,
+    pid: u32,
+}
+
+/// What puts and sessions know of one. The memory itself exists for as long as this does, if not in
+/// this process.
+#[derive(Debug)]
+pub(crate) struct Known {
+    number: u32,
+    base: usize,
+    bytes: u64,
+    descriptor: OwnedFd,
+    /// Whether the caller has dropped it.
+    is_gone: AtomicBool,
+    /// How often in a row a connection ended after it was offered this.
+    failures: AtomicU32,
+    /// Connections whose node has it.
+    sharers: Mutex<Vec<Weak<Releases>>>,
+}
+
+/// Where an object lies in shared memory.
+#[derive(Debug)]
+pub(crate) struct SharedPlace {
+    memory: Arc<Known>,
+    offset: u64,
+}
+
+/// The bytes of one object of a put, and the form in which they travel.
+#[derive(Debug)]
+pub(crate) struct PutSource {
+    payload: Payload,
+    place: Option<SharedPlace>,
+    /// Whether the frame names the place, and so has no bytes of this object.
+    is_shared: bool,
+}
+
+/// What was offered to one node, which has not said yet that it took it.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    memory: Arc<Known>,
+    is_taken: bool,
+}
+
+/// What one connection's node was given.
+#[derive(Debug, Default)]
+pub(crate) struct Given(Vec<Arc<Known>>);
+
+impl SharedMemory {
+    fn new(bytes: u64, memories: &Arc<Memories>) -> Result<Self, Error> {
+        let (found, limit) = (bytes, SHARED_BYTES_MAX);
+        if found > limit {
+            return Err(Error::TooLarge { what: "shared memory", found, limit });
+        }
+        let memory = larder_transport::SharedMemory::new(bytes).map_err(|error| match error {
+            RegionError::Empty => Error::InvalidArgument { what: "shared memory of 0 bytes" },
+            RegionError::System { step, source, .. } => {
+                Error::System { what: step, kind: source.kind() }
+            }
+            _ => Error::System { what: "shared memory", kind: std::io::ErrorKind::OutOfMemory },
+        })?;
+        let known = memories.add(&memory)?;
+        Ok(Self { memory, known, memories: Arc::clone(memories) })
+    }
+}
+
+impl Deref for SharedMemory {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.memory
+    }
+}
+
+impl DerefMut for SharedMemory {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.memory
+    }
+}
+
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        // In a forked child locks may be held for ever, and the connections are the parent's.
+        if self.memories.pid == std::process::id() {
+            self.memories.remove(&self.known);
+        }
+    }
+}
+
+impl Default for Memories {
+    fn default() -> Self {
+        let slots = RwLock::new([const { None }; SHARED_REGIONS_MAX as usize]);
+        Self { slots, count: AtomicUsize::new(0), pid: std::process::id() }
+    }
+}
+
+impl Memories {
+    fn add(&self, memory: &larder_transport::SharedMemory) -> Result<Arc<Known>, Error> {
+        let system = |error: std::io::Error| Error::System { what: "dup", kind: error.kind() };
+        let descriptor = memory.descriptor().try_clone_to_owned().map_err(system)?;
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        let Some((number, slot)) = slots.iter_mut().enumerate().find(|(_, slot)| slot.is_none())
+        else {
+            let limit = u64::from(SHARED_REGIONS_MAX);
+            return Err(Error::TooLarge { what: "shared memories", found: limit + 1, limit });
+        };
+        let known = Arc::new(Known {
+            number: number as u32,
+            base: memory.base_address(),
+            bytes: memory.bytes(),
+            descriptor,
+            is_gone: AtomicBool::new(false),
+            failures: AtomicU32::new(0),
+            sharers: Mutex::default(),
+        });
+        *slot = Some(Arc::clone(&known));
+        self.count.fetch_add(1, Ordering::Relaxed);
+        Ok(known)
+    }
+
+    /// From here on its addresses may mean other memory, and its number too.
+    fn remove(&self, known: &Known) {
+        // First: whoever finds another memory under this number must see it.
+        known.is_gone.store(true, Ordering::Release);
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        slots[known.number as usize] = None;
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        drop(slots);
+        let sharers = std::mem::take(&mut *known.sharers());
+        sharers.iter().filter_map(Weak::upgrade).for_each(|sharer| sharer.ring());
+    }
+
+    /// Where these bytes are, if all of them are in one of the memories.
+    fn find(&self, piece: &[u8]) -> Option<SharedPlace> {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        slots.iter().flatten().find_map(|memory| {
+            let offset = piece.as_ptr().addr().checked_sub(memory.base)? as u64;
+            let end = offset.checked_add(piece.len() as u64)?;
+            let memory = Arc::clone(memory);
+            (end <= memory.bytes).then_some(SharedPlace { memory, offset })
+        })
+    }
+}
+
+impl Known {
+    /// Whether a node may be asked to read from it.
+    fn is_good(&self) -> bool {
+        !self.is_gone.load(Ordering::Acquire)
+            && self.failures.load(Ordering::Relaxed) < FAILURES_MAX
+    }
+
+    fn sharers(&self) -> MutexGuard<'_, Vec<Weak<Releases>>> {
+        self.sharers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PutSource {
+    pub(crate) fn new(payload: Payload, memories: &Memories) -> Self {
+        let len = payload.len();
+        let is_long = len > u64::from(INLINE_BYTES_MAX);
+        let whole = Some(payload.piece_at(0)).filter(|piece| is_long && piece.len() as u64 == len);
+        let place = whole.and_then(|piece| memories.find(piece));
+        Self { payload, place, is_shared: false }
+    }
+
+    /// Bytes of it that travel in the frame.
+    pub(crate) fn inline_bytes(&self) -> u64 {
+        if self.is_shared { 0 } else { self.payload.len() }
+    }
+
+    /// From the byte at `offset` of those to the end of its piece; nothing at the end.
+    pub(crate) fn piece_at(&self, offset: u64) -> &[u8] {
+        if self.is_shared { &[] } else { self.payload.piece_at(offset) }
+    }
+
+    /// Takes it for another leg, whose form is not chosen yet.
+    pub(crate) fn take(&mut self) -> Self {
+        let none = Payload::Bytes(bytes::Bytes::new());
+        let payload = std::mem::replace(&mut self.payload, none);
+        Self { payload, place: self.place.take(), is_shared: false }
+    }
+
+    /// The place to name, on a connection that shares memory.
+    fn place_to_name(&self, shares: bool) -> Option<&SharedPlace> {
+        self.place.as_ref().filter(|place| shares && place.memory.is_good())
+    }
+}
+
+impl From<Payload> for PutSource {
+    fn from(payload: Payload) -> Self {
+        Self { payload, place: None, is_shared: false }
+    }
+}
+
+impl Offer {
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.memory.descriptor.as_fd()
+    }
+
+    /// The node has it.
+    pub(crate) fn taken(mut self) {
+        self.is_taken = true;
+        self.memory.failures.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Perhaps the connection ended for another reason. If it was this memory, it must not go on so.
+impl Drop for Offer {
+    fn drop(&mut self) {
+        if !self.is_taken {
+            self.memory.failures.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Given {
+    /// Whether the caller has dropped something that the node has.
+    pub(crate) fn are_some_gone(&self) -> bool {
+        self.0.iter().any(|memory| memory.is_gone.load(Ordering::Acquire))
+    }
+}
+
+impl Session {
+    /// Chooses how each object of a put travels on this connection, and encodes it so.
+    pub(crate) fn choose_forms(&mut self, leg: &mut Leg, now: Instant) {
+        let shares = self.inbound.regions.shares();
+        let differs =
+            |source: &PutSource| source.place_to_name(shares).is_some() != source.is_shared;
+        if !leg.sources.iter().any(differs) {
+            return;
+        }
+        // A number may have been that of another. Not later: what is named below stays given.
+        self.take_back_gone(now);
+        for source in &mut leg.sources {
+            let place = source.place_to_name(shares);
+            if let Some(place) = place {
+                self.give(&place.memory, now);
+            }
+            source.is_shared = place.is_some();
+        }
+        leg.encode_forms();
+    }
+
+    /// Gives the node memory, unless it has it. What is launched from now on may name it.
+    fn give(&mut self, memory: &Arc<Known>, now: Instant) {
+        if self.given.0.iter().any(|given| Arc::ptr_eq(given, memory)) {
+            return;
+        }
+        if let Some(releases) = self.inbound.regions.releases() {
+            let mut sharers = memory.sharers();
+            sharers.retain(|sharer| sharer.strong_count() > 0);
+            sharers.push(Arc::downgrade(releases));
+        }
+        self.given.0.push(Arc::clone(memory));
+        let mut frame = Vec::new();
+        Header::begin(&mut frame);
+        SharedRegion { region: memory.number, bytes: memory.bytes }.encode(&mut frame);
+        let offer = Offer { memory: Arc::clone(memory), is_taken: false };
+        self.launch(Opcode::Share, What::Share(offer), frame, now);
+    }
+
+    /// Has the node forget what the caller has dropped.
+    pub(crate) fn take_back_gone(&mut self, now: Instant) {
+        if !self.given.are_some_gone() {
+            return;
+        }
+        let is_gone = |memory: &mut Arc<Known>| memory.is_gone.load(Ordering::Acquire);
+        let gone: Vec<Arc<Known>> = self.given.0.extract_if(.., is_gone).collect();
+        for memory in gone {
+            let mut frame = Vec::new();
+            Header::begin(&mut frame);
+            Unshare { region: memory.number }.encode(&mut frame);
+            self.launch(Opcode::Unshare, What::Unshare, frame, now);
+        }
+    }
+}
+
+impl Leg {
+    /// Encodes a put anew, each object in the form that its source says.
+    fn encode_forms(&mut self) {
+        let request = Put::decode(self.body(), self.payload_bytes).expect("encoded by this client");
+        let mut frame = Vec::with_capacity(self.frame.len() + FORM_BYTES * self.sources.len());
+        Header::begin(&mut frame);
+        Put::encode_head(request.if_absent, request.items.len(), &mut frame);
+        for (item, source) in request.items.iter().zip(&self.sources) {
+            let named = source.place.as_ref().filter(|_| source.is_shared);
+            let payload = named.map_or(Form::Inline, |place| Form::Shared {
+                region: place.memory.number,
+                offset: place.offset,
+            });
+            PutItem { payload, ..item }.encode(&mut frame);
+        }
+        self.payload_bytes = self.sources.iter().map(PutSource::inline_bytes).sum();
+        self.frame = frame;
+    }
+}
+
+impl Client {
+    /// Takes `bytes` bytes of memory, rounded up to a whole number of 4096, that nodes on this host
+    /// read puts from: at most 16 of them at a time, of at most 64 GiB each.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] and [`Error::InvalidArgument`] for what there cannot be,
+    /// [`Error::System`] if there is no memory or descriptor left; [`Error::Forked`].
+    pub fn shared_memory(&self, bytes: u64) -> Result<SharedMemory, Error> {
+        self.check_process()?;
+        SharedMemory::new(bytes, &self.shared.memories)
+    }
+}
+
+/// After so many connections in a row ended on the offer, bytes are sent instead.
+const FAILURES_MAX: u32 = 3;
+/// What a place takes in a put beyond the form of bytes that follow.
+const FORM_BYTES: usize = 12;
