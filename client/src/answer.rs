@@ -14,8 +14,9 @@ use larder_protocol::{Code, DecodeError, Header, Opcode, Status};
 
 use crate::call::{Outcome, ShardValue};
 use crate::error::{KeyError, KeyResult};
+use crate::flight::What;
 use crate::leg::Leg;
-use crate::session::{Broken, Event, Session, What};
+use crate::session::{Broken, Event, Session};
 
 impl Session {
     /// Handles a reply other than a get's objects.

@@ -8,9 +8,10 @@ use std::time::Instant;
 use larder_protocol::message::Open;
 use larder_protocol::{Generation, Header, Opcode};
 
+use crate::flight::What;
 use crate::leg::Leg;
 use crate::namespace::Namespace;
-use crate::session::{Session, What};
+use crate::session::Session;
 
 /// A namespace on this connection.
 pub(crate) struct Handle {

@@ -24,6 +24,7 @@ mod copying;
 mod error;
 mod faults;
 mod fill;
+mod flight;
 mod handles;
 mod helm;
 mod inbox;

@@ -41,7 +41,6 @@ pub(crate) struct Leased {
 
 impl Regions {
     /// Both are on one host, as `releases` knows.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the driver of Unix sockets"))]
     pub(crate) fn set_on_host(&mut self, releases: Arc<Releases>) {
         self.releases = Some(releases);
     }
@@ -63,13 +62,11 @@ impl Regions {
         self.releases.as_ref()
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the driver of Unix sockets"))]
     pub(crate) fn releases_due(&self) -> bool {
         self.releases.as_ref().is_some_and(|releases| releases.are_due())
     }
 
     /// Whether a lease is out: each has a clone, beside ours.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the driver of Unix sockets"))]
     pub(crate) fn lends(&self) -> bool {
         self.releases.as_ref().is_some_and(|releases| Arc::strong_count(releases) > 1)
     }

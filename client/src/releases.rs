@@ -16,7 +16,8 @@ use larder_protocol::limits::{HEADER_BYTES, RELEASES_MAX};
 use larder_protocol::message::{LeasedPlace, Release};
 use larder_protocol::{Header, Opcode};
 
-use crate::session::{OWN_DEADLINE, Session, Unsent};
+use crate::flight::Unsent;
+use crate::session::{OWN_DEADLINE, Session};
 
 /// Wakes the I/O thread to write what waits on one connection.
 pub(crate) type Bell = Box<dyn Fn() + Send + Sync>;
@@ -50,7 +51,6 @@ pub(crate) struct Ticket {
 
 impl Releases {
     /// Of a connection over `socket`, which is closed when the last clone of it is dropped.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the driver of Unix sockets"))]
     pub(crate) fn new(socket: Arc<dyn Any + Send + Sync>, bell: Bell) -> Arc<Self> {
         let (due, count, pid) = (Mutex::default(), AtomicUsize::new(0), std::process::id());
         Arc::new(Self { due, count, bell, pid, _socket: socket })

@@ -12,9 +12,10 @@ use larder_protocol::{Code, Header, Opcode};
 
 use crate::call::Call;
 use crate::fill::Fill;
+use crate::flight::{Flight, What};
 use crate::leg::Leg;
 use crate::regions::Regions;
-use crate::session::{Broken, Event, Flight, Session, What};
+use crate::session::{Broken, Event, Session};
 use crate::wire::Wire;
 
 /// What was received and not yet understood.
@@ -264,7 +265,7 @@ impl Session {
         {
             return Err(Broken::Desync("a payload where none belongs"));
         }
-        if !flight.is_sent() {
+        if !flight.is_sent {
             // A refusal may overtake the payload that it refuses, which must be written all the
             // same.
             let is_begun = self.begun() == Some(header.request_id);
@@ -294,7 +295,7 @@ impl Session {
         let id = header.request_id;
         let Some(flight) = self.flights.get_mut(&id) else { return };
         flight.early = Some((header, body));
-        if flight.is_sent() {
+        if flight.is_sent {
             self.answered_early.push(id);
         }
     }

@@ -19,11 +19,12 @@ use larder_protocol::{Code, DecodeError, Generation, Header, Opcode};
 
 use crate::call::Call;
 use crate::error::{KeyError, Reason};
+use crate::flight::{Flight, Outgoing, Unsent, What};
 use crate::handles::{Handle, HandleState};
 use crate::leg::Leg;
 use crate::namespace::Namespace;
 use crate::reply::Inbound;
-use crate::shared::{Given, Offer, PutSource};
+use crate::shared::Given;
 
 /// The conversation over one connection. A new connection has a new session.
 pub(crate) struct Session {
@@ -61,48 +62,6 @@ pub(crate) struct Session {
 pub(crate) struct Limits {
     pub(crate) requests: usize,
     pub(crate) bytes: u64,
-}
-
-/// A request that was given an id and has no reply yet.
-pub(crate) struct Flight {
-    pub(crate) opcode: Opcode,
-    pub(crate) what: What,
-    /// The frame, where there is no leg that has it.
-    frame: Vec<u8>,
-    bytes: u64,
-    is_sent: bool,
-    /// Its reply, if that came before the last of its bytes was written.
-    pub(crate) early: Option<(Header, Vec<u8>)>,
-}
-
-/// What has to be written, or is being written.
-pub(crate) enum Unsent {
-    /// The request in flight by this id, unless it was taken out meanwhile.
-    Flight(u64),
-    /// A frame that has no reply.
-    Alone(Vec<u8>),
-}
-
-/// A frame to be written, with what goes beside and behind it.
-struct Outgoing<'a> {
-    frame: &'a [u8],
-    sources: &'a [PutSource],
-    /// Travels with its first byte.
-    descriptor: Option<BorrowedFd<'a>>,
-}
-
-/// Whom a reply is for.
-pub(crate) enum What {
-    Leg(Box<Leg>),
-    /// Nobody any more.
-    Abandoned,
-    Hello,
-    /// Whoever waits for this namespace.
-    Open(Namespace),
-    View,
-    /// Memory that the node was given with it.
-    Share(Offer),
-    Unshare,
 }
 
 /// What a session tells its driver.
@@ -462,52 +421,6 @@ impl Session {
             self.flight_bytes -= flight.bytes;
         }
         (out, broken)
-    }
-}
-
-impl Flight {
-    pub(crate) const fn leg(&self) -> Option<&Leg> {
-        match &self.what {
-            What::Leg(leg) => Some(leg),
-            _ => None,
-        }
-    }
-
-    /// Lets its leg go, keeping what of the frame may have to be written still.
-    pub(crate) fn abandon(&mut self) -> Option<Box<Leg>> {
-        match std::mem::replace(&mut self.what, What::Abandoned) {
-            What::Leg(leg) => {
-                if !self.is_sent {
-                    self.frame.extend_from_slice(&leg.frame);
-                }
-                Some(leg)
-            }
-            other => {
-                self.what = other;
-                None
-            }
-        }
-    }
-
-    fn frame(&self) -> &[u8] {
-        self.leg().map_or(&self.frame, |leg| &leg.frame)
-    }
-
-    pub(crate) const fn is_sent(&self) -> bool {
-        self.is_sent
-    }
-
-    fn payload_bytes(&self) -> u64 {
-        self.leg().map_or(0, |leg| leg.payload_bytes)
-    }
-
-    fn outgoing(&self) -> Outgoing<'_> {
-        let sources = self.leg().map_or(&[][..], |leg| &leg.sources);
-        let descriptor = match &self.what {
-            What::Share(offer) => Some(offer.descriptor()),
-            _ => None,
-        };
-        Outgoing { frame: self.frame(), sources, descriptor }
     }
 }
 

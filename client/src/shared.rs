@@ -20,10 +20,11 @@ use larder_transport::mapped::SHARED_BYTES_MAX;
 
 use crate::client::Client;
 use crate::error::Error;
+use crate::flight::What;
 use crate::leg::Leg;
 use crate::object::Payload;
 use crate::releases::Releases;
-use crate::session::{Session, What};
+use crate::session::Session;
 
 /// Zeroed memory from which puts to nodes on this host are made without sending the bytes.
 ///
@@ -228,12 +229,6 @@ impl PutSource {
     /// The place to name, on a connection that shares memory.
     fn place_to_name(&self, shares: bool) -> Option<&SharedPlace> {
         self.place.as_ref().filter(|place| shares && place.memory.is_good())
-    }
-}
-
-impl From<Payload> for PutSource {
-    fn from(payload: Payload) -> Self {
-        Self { payload, place: None, is_shared: false }
     }
 }
 

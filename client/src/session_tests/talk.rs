@@ -4,11 +4,11 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use larder_protocol::checksum::{Sealed, encode_parts, part_checksums, seal};
 use larder_protocol::limits::HEADER_BYTES;
 use larder_protocol::message::{Hello, HelloReply, Hit, Payload as Form};
@@ -22,11 +22,12 @@ use crate::error::{KeyError, KeyResult};
 use crate::inbox::Remote;
 use crate::leg::Leg;
 use crate::namespace::Namespace;
-use crate::object::{Landed, Object, PutObject};
+use crate::object::{Landed, Object, Payload, PutObject};
 use crate::request::{GetHead, Plan};
 use crate::router::{Peer, Routes};
 use crate::sealing::Seals;
 use crate::session::{Broken, Event, Limits, Session};
+use crate::shared::{Memories, PutSource};
 use crate::wire::Wire;
 
 /// A node's side of a connection: what it has said and we have not read.
@@ -35,6 +36,9 @@ pub(super) struct Script {
     pub(super) bytes: VecDeque<u8>,
     pub(super) step: usize,
     pub(super) is_over: bool,
+    /// What comes beside the bytes, and how many bytes come before it.
+    pub(super) beside: VecDeque<(usize, OwnedFd)>,
+    read: usize,
 }
 
 impl Wire for Script {
@@ -44,6 +48,7 @@ impl Wire for Script {
         }
         let read = into.len().min(self.bytes.len()).min(self.step.max(1));
         into.iter_mut().zip(self.bytes.drain(..read)).for_each(|(to, byte)| *to = byte);
+        self.read += read;
         Ok(read)
     }
 
@@ -58,6 +63,11 @@ impl Wire for Script {
         into.extend_from_slice(&read[..count]);
         Ok(count)
     }
+
+    fn take_descriptor(&mut self) -> Option<OwnedFd> {
+        let read = self.read;
+        self.beside.pop_front_if(|(before, _)| *before < read).map(|(_, descriptor)| descriptor)
+    }
 }
 
 /// A session that is up, and the node it talks to.
@@ -68,12 +78,21 @@ pub(super) struct Talk {
     pub(super) now: Instant,
     pub(super) remote: Remote,
     pub(super) namespace: Namespace,
+    /// What went beside the bytes that were written.
+    pub(super) passed: Vec<OwnedFd>,
 }
 
 pub(super) const HANDLE: u64 = 77;
 
 impl Talk {
     pub(super) fn new() -> Self {
+        let mut talk = Self::unmet();
+        talk.greet();
+        talk
+    }
+
+    /// Before anything is said.
+    pub(super) fn unmet() -> Self {
         let poll = mio::Poll::new().unwrap();
         let waker = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
         let member = Member {
@@ -94,12 +113,11 @@ impl Talk {
         let namespace = Namespace::describe(NamespaceSpec::new("t", "m")).unwrap();
         let node = Script { step: usize::MAX, ..Script::default() };
         let now = Instant::now();
-        let mut talk = Self { session, node, events: Vec::new(), now, remote, namespace };
-        talk.greet();
-        talk
+        let (events, passed) = (Vec::new(), Vec::new());
+        Self { session, node, events, now, remote, namespace, passed }
     }
 
-    /// Says hello, opens the namespace.
+    /// Says hello, opens the namespace. What it asks for is granted.
     pub(super) fn greet(&mut self) {
         let hello = Hello {
             version_min: 1,
@@ -111,10 +129,11 @@ impl Talk {
             credential: b"",
         };
         self.session.say_hello(&hello, self.now);
-        let asked = self.sent();
+        let said = self.write(usize::MAX);
+        let asked = Header::decode(said.first_chunk().unwrap()).unwrap();
         let reply = HelloReply {
             version: 1,
-            capabilities: 0,
+            capabilities: hello_capabilities(&said),
             node_id: 1,
             incarnation: 1,
             shard: 0,
@@ -124,9 +143,14 @@ impl Talk {
         };
         let mut body = Vec::new();
         reply.encode(&mut body);
-        self.say(&asked[0].reply(Code::Ok), &body, b"");
+        self.say(&asked.reply(Code::Ok), &body, b"");
         self.receive().unwrap();
         assert!(self.session.is_up());
+        self.open();
+    }
+
+    /// Opens the namespace.
+    pub(super) fn open(&mut self) {
         let probe = self.get(&[b"probe"]);
         let asked = self.sent();
         assert_eq!(asked[0].opcode, Opcode::Open as u8, "a namespace is opened first");
@@ -186,13 +210,24 @@ impl Talk {
     }
 
     pub(super) fn put(&mut self, key: &[u8], bytes: Vec<u8>) -> Pending<Vec<KeyResult<()>>> {
-        let call = self.call(Outcome::Put(vec![Err(KeyError::DeadlineExceeded)]));
-        let object: PutObject<Bytes> = PutObject::new(Key::new(key).unwrap(), bytes);
-        let mut seals = Seals::default();
-        seals.add(&self.namespace, &object, [&object.bytes[..]].into_iter()).unwrap();
-        let objects = [object];
-        let items = seals.items(&objects);
-        let sources = vec![objects[0].bytes.clone().into()];
+        self.put_all(vec![(key, bytes.into())], &Memories::default())
+    }
+
+    pub(super) fn put_all(
+        &mut self,
+        objects: Vec<(&[u8], Payload)>,
+        memories: &Memories,
+    ) -> Pending<Vec<KeyResult<()>>> {
+        let unanswered = vec![Err(KeyError::DeadlineExceeded); objects.len()];
+        let call = self.call(Outcome::Put(unanswered));
+        let (mut seals, mut sources, mut named) = (Seals::default(), Vec::new(), Vec::new());
+        for (key, bytes) in objects {
+            let object: PutObject<()> = PutObject::new(Key::new(key).unwrap(), ());
+            seals.add(&self.namespace, &object, bytes.pieces()).unwrap();
+            sources.push(PutSource::new(bytes, memories));
+            named.push(object);
+        }
+        let items = seals.items(&named);
         self.submit(&call, |plan| plan.put(false, &items, sources));
         Pending::new(call, Vec::new(), |_, outcome| match outcome {
             Outcome::Put(keys) => Ok(keys),
@@ -219,6 +254,8 @@ impl Talk {
         let mut out = Vec::new();
         loop {
             self.session.pump(self.now);
+            let descriptor =
+                self.session.descriptor_due().map(|fd| fd.try_clone_to_owned().unwrap());
             let mut slices: Vec<IoSlice<'_>> = Vec::new();
             self.session.gather(&mut slices);
             let mut offered: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
@@ -226,6 +263,7 @@ impl Talk {
             if offered.is_empty() {
                 return out;
             }
+            self.passed.extend(descriptor);
             self.session.wrote(offered.len());
             out.append(&mut offered);
         }
@@ -249,9 +287,29 @@ impl Talk {
         self.session.end_early(self.now, &mut self.events)
     }
 
+    /// Has a descriptor travel with the next byte that the node says.
+    pub(super) fn pass(&mut self, descriptor: OwnedFd) {
+        self.node.beside.push_back((self.node.read + self.node.bytes.len(), descriptor));
+    }
+
     /// A get's reply body for this one object.
     pub(super) fn hit(&self, key: &[u8], bytes: &[u8]) -> Vec<u8> {
-        let parts = encode_parts(&part_checksums(bytes, 0));
+        let mut body = Vec::new();
+        body.u32(1);
+        self.encode_hit(key, bytes, bytes.len() as u32, Form::Inline, &mut body);
+        body
+    }
+
+    /// Appends the answer for this object, of which so many bytes are sent.
+    pub(super) fn encode_hit(
+        &self,
+        key: &[u8],
+        bytes: &[u8],
+        sent_bytes: u32,
+        payload: Form<'_>,
+        body: &mut Vec<u8>,
+    ) {
+        let parts = encode_parts(&part_checksums(bytes, self.namespace.part_bytes()));
         let what = Sealed {
             namespace_digest: self.namespace.digest(),
             generation: self.namespace.generation(),
@@ -262,18 +320,19 @@ impl Talk {
         };
         let hit = Hit {
             object_bytes: bytes.len() as u32,
-            sent_bytes: bytes.len() as u32,
+            sent_bytes,
             version: 5,
-            payload: Form::Inline,
+            payload,
             user_meta: b"meta",
             parts: &parts,
             seal: seal(&what, &parts),
         };
-        let mut body = Vec::new();
-        body.u32(1);
-        hit.encode(&mut body);
-        body
+        hit.encode(body);
     }
+}
+
+fn hello_capabilities(frame: &[u8]) -> u64 {
+    Hello::decode(&frame[HEADER_BYTES..]).unwrap().capabilities
 }
 
 pub(super) fn misses(count: u32) -> Vec<u8> {
