@@ -4,7 +4,7 @@
 //! never another object's bytes.
 
 mod on_host;
-//mod puts_on_host;
+mod puts_on_host;
 mod talk;
 
 use std::time::Duration;

@@ -90,7 +90,7 @@ pub(crate) struct Offer {
 pub(crate) struct Given(Vec<Arc<Known>>);
 
 impl SharedMemory {
-    fn new(bytes: u64, memories: &Arc<Memories>) -> Result<Self, Error> {
+    pub(crate) fn new(bytes: u64, memories: &Arc<Memories>) -> Result<Self, Error> {
         let (found, limit) = (bytes, SHARED_BYTES_MAX);
         if found > limit {
             return Err(Error::TooLarge { what: "shared memory", found, limit });
@@ -118,6 +118,12 @@ impl Deref for SharedMemory {
 impl DerefMut for SharedMemory {
     fn deref_mut(&mut self) -> &mut [u8] {
         &mut self.memory
+    }
+}
+
+impl AsRef<[u8]> for SharedMemory {
+    fn as_ref(&self) -> &[u8] {
+        self
     }
 }
 

@@ -259,6 +259,11 @@ impl Talk {
             let mut slices: Vec<IoSlice<'_>> = Vec::new();
             self.session.gather(&mut slices);
             let mut offered: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+            if descriptor.is_some() {
+                let frame = Header::decode(offered.first_chunk().unwrap()).unwrap();
+                let goes_alone = HEADER_BYTES + frame.body_bytes as usize == offered.len();
+                assert!(frame.opcode == Opcode::Share as u8 && goes_alone);
+            }
             offered.truncate(bytes_max - out.len());
             if offered.is_empty() {
                 return out;
