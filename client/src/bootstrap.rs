@@ -60,13 +60,13 @@ pub(crate) fn name_hosts(view: &mut View, host: &str) {
 }
 
 /// What a client says first on every connection.
-pub(crate) fn hello(config: &Config, shard: u16, shard_count: u16, capabilities: u64) -> Hello<'_> {
+pub(crate) fn hello(config: &Config, shard: u16, shard_count: u16) -> Hello<'_> {
     Hello {
         version_min: VERSION_MIN,
         version_max: VERSION_MAX,
         shard,
         shard_count,
-        capabilities,
+        capabilities: 0,
         name: config.name.as_bytes(),
         credential: &config.credential,
     }
@@ -115,7 +115,7 @@ fn ask_over<S: Read + Write>(
     let mut out = Vec::new();
     let deadline_us = u32::try_from(config.connect_timeout.as_micros()).unwrap_or(1_000_000);
     let at = Header::begin(&mut out);
-    hello(config, 0, 0, 0).encode(&mut out);
+    hello(config, 0, 0).encode(&mut out);
     Header::request(Opcode::Hello, 1, deadline_us).finish(0, at, &mut out);
     socket.socket.write_all(&out)?;
     let hello = HelloReply::decode(&socket.reply(1)?)?;

@@ -95,6 +95,11 @@ impl Remote {
         }
         jobs.list.extend(new);
         drop(jobs);
+        self.nudge();
+    }
+
+    /// Has somebody look after the connections.
+    pub(crate) fn nudge(&self) {
         self.ring();
         self.0.helm.call_keeper();
     }

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
-use larder_protocol::message::{CAPABILITY_SHARED, HelloReply};
+use larder_protocol::message::HelloReply;
 use larder_protocol::view::{Member, View};
 use mio::event::Event as Readiness;
 use mio::{Events, Poll, Token, Waker};
@@ -21,6 +21,7 @@ use crate::error::{Error, KeyError, Reason};
 use crate::inbox::{Job, Remote};
 use crate::leg::Leg;
 use crate::peers::Nodes;
+use crate::releases::{Bell, RELEASE_PAUSE};
 use crate::router::Route;
 use crate::session::{Event, Limits};
 use crate::tcp::{Conn, Link};
@@ -102,7 +103,7 @@ impl Io {
     pub(crate) fn turn(&mut self) -> bool {
         let mut readiness = std::mem::replace(&mut self.readiness, Events::with_capacity(0));
         let may_sleep = self.readable.is_empty() && self.remote.may_sleep();
-        let timeout = if may_sleep { self.timeout(Instant::now()) } else { Some(Duration::ZERO) };
+        let timeout = if may_sleep { self.pause() } else { Some(Duration::ZERO) };
         if let Err(error) = self.poll.poll(&mut readiness, timeout)
             && error.kind() != std::io::ErrorKind::Interrupted
         {
@@ -124,6 +125,11 @@ impl Io {
         }
         self.readiness = readiness;
         self.tick(now);
+        for at in 0..self.conns.len() {
+            if self.conns[at].session.wants_flush() {
+                self.mark_dirty(at);
+            }
+        }
         self.flush_all(now);
         true
     }
@@ -146,6 +152,13 @@ impl Io {
         }
         self.flush_all(now);
         Ok(is_progress)
+    }
+
+    /// How long to sleep if nothing comes: leases end without a word.
+    fn pause(&self) -> Option<Duration> {
+        let lends = self.conns.iter().any(|conn| conn.session.lends());
+        let releases = lends.then_some(RELEASE_PAUSE);
+        [self.timeout(Instant::now()), releases].into_iter().flatten().min()
     }
 
     fn take_jobs(&mut self, now: Instant) -> bool {
@@ -259,12 +272,16 @@ impl Io {
         let at = ready.token().0;
         let conn = &mut self.conns[at];
         if let Link::Connecting { until, .. } = conn.link {
-            match conn.connected() {
+            let remote = &self.remote;
+            let bell = || -> Bell {
+                let remote = remote.clone();
+                Box::new(move || remote.nudge())
+            };
+            match conn.connected(bell) {
                 Ok(false) => return,
                 Ok(true) => {
                     let shard_count = self.nodes.all[conn.route.peer].shard_count;
-                    let capabilities = if conn.is_unix() { CAPABILITY_SHARED } else { 0 };
-                    let hello = hello(&self.config, conn.route.shard, shard_count, capabilities);
+                    let hello = hello(&self.config, conn.route.shard, shard_count);
                     conn.session.say_hello(&hello, now);
                 }
                 Err((kind, others)) => {

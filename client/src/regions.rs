@@ -128,7 +128,6 @@ impl Session {
     /// Says, before [`Session::say_hello`], that the node is on this host, and that descriptors
     /// come and go beside the bytes. `socket` is closed when its last clone is dropped; `bell`
     /// wakes the I/O thread to flush this connection if [`Session::wants_flush`].
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the driver of Unix sockets"))]
     pub(crate) fn set_on_host(&mut self, socket: Arc<dyn Any + Send + Sync>, bell: Bell) {
         self.inbound.regions.set_on_host(Releases::new(socket, bell));
     }

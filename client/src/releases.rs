@@ -121,13 +121,11 @@ impl Drop for Ticket {
 impl Session {
     /// Whether there is something to write that no request brings along: the driver looks now and
     /// then, at least every [`RELEASE_PAUSE`] while [`Session::lends`].
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the driver of Unix sockets"))]
     pub(crate) fn wants_flush(&self) -> bool {
         self.is_up() && (self.inbound.regions.releases_due() || self.given.are_some_gone())
     }
 
     /// Whether leases of this connection are out, which may end without a word.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the driver of Unix sockets"))]
     pub(crate) fn lends(&self) -> bool {
         self.inbound.regions.lends()
     }
@@ -158,7 +156,6 @@ impl fmt::Debug for Releases {
 }
 
 /// How long ended leases may wait on an idle connection.
-#[expect(dead_code, reason = "for the driver of Unix sockets")]
 pub(crate) const RELEASE_PAUSE: Duration = Duration::from_millis(10);
 /// The I/O thread is woken for this many leases. A guess: one frame for many, and seldom any.
 const RING_COUNT: usize = 64;

@@ -156,7 +156,6 @@ impl Session {
     }
 
     /// What travels with the first byte that [`Session::gather`] answers.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the driver of Unix sockets"))]
     pub(crate) fn descriptor_due(&self) -> Option<BorrowedFd<'_>> {
         if self.head_written > 0 {
             return None;

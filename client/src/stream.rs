@@ -4,6 +4,7 @@
 //! node frees leased memory when the socket is closed, so it must not be closed before the last
 //! reader is done, even if nothing is said over it any more.
 
+use std::any::Any;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -52,6 +53,14 @@ impl Socket {
     /// Whether it is on this host.
     pub(crate) const fn is_unix(&self) -> bool {
         matches!(self.stream, Stream::Unix(_))
+    }
+
+    /// What keeps it open, if it is on this host.
+    pub(crate) fn keepalive(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        match &self.stream {
+            Stream::Tcp(_) => None,
+            Stream::Unix(stream) => Some(Arc::clone(stream) as _),
+        }
     }
 
     /// Whether the connection stands.
@@ -135,6 +144,10 @@ impl Wire for Socket {
                 received
             }
         }
+    }
+
+    fn take_descriptor(&mut self) -> Option<OwnedFd> {
+        if self.arrived.is_empty() { None } else { Some(self.arrived.remove(0)) }
     }
 }
 

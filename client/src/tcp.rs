@@ -10,10 +10,12 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Instant;
 
+use larder_transport::rights::send_with;
 use larder_transport::socket::{send_vectored, set_readable_bytes};
 use mio::{Registry, Token};
 
 use crate::leg::Leg;
+use crate::releases::Bell;
 use crate::router::Route;
 use crate::session::{Broken, Event, Limits, Session};
 use crate::stream::Socket;
@@ -105,11 +107,19 @@ impl Conn {
     ///
     /// # Errors
     /// What went wrong, and where else to try.
-    pub(crate) fn connected(&mut self) -> Result<bool, (io::ErrorKind, Vec<SocketAddr>)> {
+    pub(crate) fn connected(
+        &mut self,
+        bell: impl FnOnce() -> Bell,
+    ) -> Result<bool, (io::ErrorKind, Vec<SocketAddr>)> {
         let Link::Connecting { socket, others, .. } = &mut self.link else { return Ok(false) };
         match socket.is_connected() {
             Ok(false) => return Ok(false),
-            Ok(true) => socket.tune(),
+            Ok(true) => {
+                socket.tune();
+                if let Some(keepalive) = socket.keepalive() {
+                    self.session.set_on_host(keepalive, bell());
+                }
+            }
             Err(error) => {
                 let others = std::mem::take(others);
                 self.link = Link::Down;
@@ -141,7 +151,11 @@ impl Conn {
                 return Ok(());
             }
             let offered: usize = slices.iter().map(|slice| slice.len()).sum();
-            match send_vectored(socket, &slices) {
+            let sent = match self.session.descriptor_due() {
+                None => send_vectored(socket, &slices),
+                Some(descriptor) => send_with(socket, &slices, descriptor),
+            };
+            match sent {
                 Ok(sent) => {
                     self.session.wrote(sent);
                     self.session.end_early(now, events)?;

@@ -79,7 +79,7 @@ impl Host {
         let unanswered = keys.iter().map(|_| Err(KeyError::DeadlineExceeded)).collect();
         let (call, head) = (self.talk.call(Outcome::Lease(unanswered)), Self::head(LEASE));
         self.talk.submit(&call, |plan| plan.get(head, &Self::keys(keys), Vec::new()));
-        let pending = Pending::new(call, |_, outcome| match outcome {
+        let pending = Pending::new(call, Vec::new(), |_, outcome| match outcome {
             Outcome::Lease(keys) => Ok(keys),
             other => panic!("{other:?}"),
         });
@@ -90,7 +90,7 @@ impl Host {
         let unanswered = keys.iter().map(|_| Err(KeyError::DeadlineExceeded)).collect();
         let (call, head) = (self.talk.call(Outcome::Get(unanswered)), Self::head(INLINE_TOO));
         self.talk.submit(&call, |plan| plan.get(head, &Self::keys(keys), Vec::new()));
-        let pending = Pending::new(call, |_, outcome| match outcome {
+        let pending = Pending::new(call, Vec::new(), |_, outcome| match outcome {
             Outcome::Get(keys) => Ok(keys),
             other => panic!("{other:?}"),
         });
@@ -107,7 +107,7 @@ impl Host {
         let (part_first, part_count) = parts;
         let head = GetHead { part_first, part_count, ..Self::head(INLINE_TOO) };
         self.talk.submit(&call, |plan| plan.get(head, &Self::keys(&[key]), vec![landing]));
-        let pending = Pending::new(call, |_, outcome| match outcome {
+        let pending = Pending::new(call, Vec::new(), |_, outcome| match outcome {
             Outcome::GetInto(keys) => Ok(keys),
             other => panic!("{other:?}"),
         });
