@@ -13,8 +13,8 @@ use std::mem::MaybeUninit;
 /// all of it at once, and for one that does not, from 16 KiB on.
 pub const STREAM_BYTES_MIN: u64 = 128 << 10;
 
-/// What is checked at a time, at most. Measured on cold bytes: 2 KiB is slower because every call of
-/// a checksum costs something, 8 KiB and more because memory is idle while it runs.
+/// What is checked at a time, at most. Measured on cold bytes: 2 KiB is slower because every call
+/// of a checksum costs something, 8 KiB and more because memory is idle while it runs.
 pub const STEP_BYTES: usize = 4 << 10;
 
 /// Copies `from` to `to` and shows `check` every byte of it, in order, piece by piece.
@@ -58,7 +58,7 @@ impl Stores {
         Self(Kind::Plain)
     }
 
-    /// Fills `to` with the bytes at `from` and shows `check` every byte that it put there, in order.
+    /// Fills `to` with the bytes at `from` and shows `check` every byte that it put there.
     ///
     /// If another process writes the bytes at `from` meanwhile, `to` gets what they were at some
     /// moment, each for itself, and `check` is shown exactly these.
@@ -249,8 +249,8 @@ impl Step {
 
 const LINE_BYTES: usize = 64;
 const _: () = assert!(STEP_BYTES.is_multiple_of(LINE_BYTES) && align_of::<Step>() == LINE_BYTES);
-/// Measured: 16 to 32 are worth 4 %, more cost more than they bring, as do those in the copy itself,
-/// and into the innermost cache.
+/// Measured: 16 to 32 are worth 4 %. More cost more than they bring; so do hints in the copy's own
+/// loop, and those for the innermost cache.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 const LINES_AHEAD: usize = 32;
 

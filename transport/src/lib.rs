@@ -6,6 +6,9 @@
 //! through a [`Landing`] or a [`Source`]: memory of a caller that another thread may use until it
 //! lets go. [`EventFd`] tells a caller that polls that something happened.
 //!
+//! Other processes on this host read a region in place ([`MappedRegion`], [`LeasedBytes`]), and let
+//! a node read what they want to put ([`SharedMemory`]); the descriptors travel by [`rights`].
+//!
 //! What a reader would get wrong: nothing here waits for a peer, and nothing here knows what the
 //! bytes mean. Waiting belongs to the drivers in `cache-node` and `client`.
 

@@ -98,8 +98,8 @@ impl MappedRegion {
         let _ = unsafe { rustix::mm::madvise(at, len, Advice::LinuxPopulateRead) };
     }
 
-    /// Copies the bytes from `offset` on, as many as `into` has, and shows `check` every byte on its
-    /// way, in order. They are checked as they were copied, whatever happens to the region.
+    /// Copies the bytes from `offset` on, as many as `into` has, and shows `check` every byte, in
+    /// order. What it is shown is what was copied, whatever happens to the region meanwhile.
     ///
     /// # Panics
     ///
@@ -112,7 +112,7 @@ impl MappedRegion {
         unsafe { Stores::of(bytes).copy(from, into, check) };
     }
 
-    /// As [`MappedRegion::copy_out`], of `bytes` bytes to the first of `landing`, across its pieces.
+    /// As [`MappedRegion::copy_out`], of `bytes` bytes to the first of `landing`, across pieces.
     ///
     /// # Panics
     ///
@@ -138,7 +138,8 @@ impl MappedRegion {
         }
     }
 
-    /// As [`MappedRegion::copy_out`], of `bytes` bytes behind what `slot` holds; they are filled then.
+    /// As [`MappedRegion::copy_out`], of `bytes` bytes behind what `slot` holds. They count as
+    /// filled then.
     ///
     /// What `check` thinks of them is for the caller to know: it drops the slot if it is no good.
     ///
@@ -171,7 +172,7 @@ impl MappedRegion {
         // SAFETY: a new mapping at an address the kernel chooses disturbs nothing.
         let base = unsafe { rustix::mm::mmap(at, mapped_bytes, rights, flags, fd, 0) };
         let base = base.map_err(|error| failed("mmap", error))?;
-        // Others' data is not for our core dumps. Unknown to the kernel, it costs no more than that.
+        // Others' data is not for our core dumps. If the kernel does not know this, so be it.
         // SAFETY: the range is our mapping, and this advice leaves contents alone.
         let _ = unsafe { rustix::mm::madvise(base, mapped_bytes, Advice::LinuxDontDump) };
         let base = NonNull::new(base.cast()).expect("the kernel maps nothing at address 0");

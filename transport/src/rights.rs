@@ -14,7 +14,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 /// The most descriptors that wait in a list for whoever the bytes are for.
 pub const DESCRIPTORS_MAX: usize = 4;
 
-/// As [`send_vectored`](crate::socket::send_vectored), and `descriptor` travels with the first byte.
+/// As [`send_vectored`](crate::socket::send_vectored); `descriptor` travels with the first byte.
 ///
 /// Once a byte was sent the descriptor was, and what is left of `parts` goes without it. With no
 /// byte in `parts` nothing is sent at all.
@@ -48,8 +48,8 @@ pub fn send_with(
 ///
 /// # Errors
 ///
-/// As `recv`. `InvalidData` if `arrived` would hold more than [`DESCRIPTORS_MAX`], or some were lost
-/// for want of room in this process: all that came with this call are closed then.
+/// As `recv`. `InvalidData` if `arrived` would hold more than [`DESCRIPTORS_MAX`], or this process
+/// may not open so many: all that came with this call are closed then.
 pub fn recv_with(
     socket: &impl AsRawFd,
     parts: &mut [IoSliceMut<'_>],
@@ -423,15 +423,20 @@ mod tests {
         assert!(PeerProcess::of(&listener).is_err());
     }
 
-    /// Connects, leaves the connection to a child, and dies when its input ends.
-    const DIES: &str = "import os, socket, subprocess, sys
-s = socket.socket(socket.AF_UNIX)
-s.connect(sys.argv[1])
-s.set_inheritable(True)
-child = subprocess.Popen(['sleep', '1000'], close_fds=False, stdin=subprocess.DEVNULL)
-s.send(child.pid.to_bytes(4, 'little'))
-sys.stdin.read()
-os._exit(0)";
+    const CONNECT_TO: &str = "LARDER_TEST_CONNECTS_TO";
+
+    /// Not a test, but what another process does for the next one: it connects, leaves the
+    /// connection to a child, and dies when its input ends.
+    #[test]
+    fn process_that_connects() {
+        let Some(path) = std::env::var_os(CONNECT_TO) else { return };
+        let mut socket = UnixStream::connect(path).unwrap();
+        rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::empty()).unwrap();
+        let child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+        socket.write_all(&child.id().to_le_bytes()).unwrap();
+        io::stdin().read_to_end(&mut Vec::new()).unwrap();
+        std::process::exit(0);
+    }
 
     #[test]
     fn process_is_dead_though_its_child_keeps_the_socket() {
@@ -439,22 +444,20 @@ os._exit(0)";
         std::fs::create_dir_all(&directory).unwrap();
         let path = directory.join("socket");
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let mut python = Command::new("python3");
-        python.args(["-c", DIES]).arg(&path).stdin(Stdio::piped()).stdout(Stdio::null());
-        let Ok(mut python) = python.spawn() else {
-            eprintln!("not tested: there is no python3");
-            return;
-        };
+        let mut other = Command::new(std::env::current_exe().unwrap());
+        other.args(["--exact", "rights::tests::process_that_connects"]).env(CONNECT_TO, &path);
+        other.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut other = other.spawn().unwrap();
         let (mut near, _) = listener.accept().unwrap();
         std::fs::remove_dir_all(&directory).unwrap();
         let mut child = [0; 4];
         near.read_exact(&mut child).unwrap();
         let peer = PeerProcess::of(&near).unwrap();
-        assert_eq!(peer.pid(), python.id());
+        assert_eq!(peer.pid(), other.id());
         assert!(!peer.is_dead());
 
-        drop(python.stdin.take());
-        python.wait().unwrap();
+        drop(other.stdin.take());
+        other.wait().unwrap();
         assert!(peer.is_dead());
         let mut byte = [0];
         let error = crate::socket::recv(&near, &mut byte).unwrap_err();
