@@ -11,6 +11,7 @@ mod given;
 mod meaning;
 mod peers;
 mod ports;
+mod sharing;
 mod units;
 
 use std::io;
@@ -27,6 +28,7 @@ use check::{OBJECTS_MAX_MAX, OBJECTS_MAX_MIN, refused};
 
 pub use peers::Peer;
 pub use ports::free_port_range;
+pub use sharing::Spin;
 pub use units::format_bytes;
 
 /// The configuration of a node.
@@ -61,6 +63,15 @@ pub struct Config {
     pub inflight_bytes_max: Option<u64>,
     /// Most bytes of a shard's slots held for sending, `None` for a quarter of its memory.
     pub reply_bytes_max: Option<u64>,
+    /// Path of the Unix socket of the first shard, absolute; shard *i* listens at the path with
+    /// `.i` behind it. `None` for no sharing with clients on this host.
+    pub uds: Option<PathBuf>,
+    /// Users that may connect there; empty for the node's own alone.
+    pub uds_allow: Vec<u32>,
+    /// Most bytes that a connection may hold under lease, `None` for a quarter of a shard's memory.
+    pub lease_bytes_max: Option<u64>,
+    /// How long a shard with nothing to do looks for requests before it sleeps.
+    pub spin: Spin,
     /// Longest wait for the rest of a header that has begun.
     pub header_timeout: Duration,
     /// Longest time without a byte moved while a body, payload or reply is under way.
@@ -170,6 +181,11 @@ impl Config {
         self.reply_bytes_max.unwrap_or_else(|| self.share_of_memory(4))
     }
 
+    /// Most bytes that a connection may hold under lease.
+    pub fn lease_bytes_max(&self) -> u64 {
+        self.lease_bytes_max.unwrap_or_else(|| self.share_of_memory(4))
+    }
+
     /// Finds free ports if `listen` has port 0. They are free, not reserved: bind them soon.
     ///
     /// # Errors
@@ -225,6 +241,10 @@ impl Default for Config {
             connections_max: 4096,
             inflight_bytes_max: None,
             reply_bytes_max: None,
+            uds: None,
+            uds_allow: Vec::new(),
+            lease_bytes_max: None,
+            spin: Spin::Off,
             header_timeout: Duration::from_secs(10),
             progress_timeout: Duration::from_secs(10),
             hello_timeout: Duration::from_secs(5),

@@ -22,6 +22,7 @@ impl Config {
         self.check_names()?;
         self.check_room()?;
         self.check_times()?;
+        self.check_sharing()?;
         self.view(0)?;
         if EnvFilter::try_new(&self.log).is_err() {
             return Err(refused(
@@ -95,6 +96,7 @@ impl Config {
         for (flag, bytes) in [
             ("inflight-bytes-max", self.inflight_bytes_max()),
             ("reply-bytes-max", self.reply_bytes_max()),
+            ("lease-bytes-max", self.lease_bytes_max()),
         ] {
             if !(IN_WORK_BYTES_MIN..=shard_memory).contains(&bytes) {
                 let (least, most) = (format_bytes(IN_WORK_BYTES_MIN), format_bytes(shard_memory));

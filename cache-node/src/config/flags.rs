@@ -99,6 +99,21 @@ pub(super) struct Flags {
     /// [default: a quarter of its memory, or one largest object if that is more]
     #[arg(long, value_name = "SIZE")]
     pub(super) reply_bytes_max: Option<Given>,
+    /// Path of the Unix socket of the first shard, for clients on this host; shard i listens at the
+    /// path with .i behind it. Or off [default: off]
+    #[arg(long, value_name = "PATH")]
+    pub(super) uds: Option<Given>,
+    /// Ids of the users that may connect to --uds, with commas between [default: the node's own]
+    #[arg(long, value_name = "UID,...")]
+    pub(super) uds_allow: Option<Given>,
+    /// Most bytes that one connection may hold under lease
+    /// [default: a quarter of a shard's memory, or one largest object if that is more]
+    #[arg(long, value_name = "SIZE")]
+    pub(super) lease_bytes_max: Option<Given>,
+    /// How long a shard with nothing to do looks for requests before it sleeps, off or auto
+    /// [default: off]
+    #[arg(long, value_name = "DURATION|off|auto")]
+    pub(super) spin: Option<Given>,
     /// Longest wait for the rest of a header that has begun [default: 10s]
     #[arg(long, value_name = "DURATION")]
     pub(super) header_timeout: Option<Given>,
@@ -154,6 +169,10 @@ impl Flags {
             connections_max: self.connections_max.or(file.connections_max),
             inflight_bytes_max: self.inflight_bytes_max.or(file.inflight_bytes_max),
             reply_bytes_max: self.reply_bytes_max.or(file.reply_bytes_max),
+            uds: self.uds.or(file.uds),
+            uds_allow: self.uds_allow.or(file.uds_allow),
+            lease_bytes_max: self.lease_bytes_max.or(file.lease_bytes_max),
+            spin: self.spin.or(file.spin),
             header_timeout: self.header_timeout.or(file.header_timeout),
             progress_timeout: self.progress_timeout.or(file.progress_timeout),
             hello_timeout: self.hello_timeout.or(file.hello_timeout),
@@ -213,6 +232,10 @@ mod tests {
         ("connections-max", "100"),
         ("inflight-bytes-max", "1MiB"),
         ("reply-bytes-max", "1MiB"),
+        ("uds", "/tmp/larder.sock"),
+        ("uds-allow", "12345,12346"),
+        ("lease-bytes-max", "1MiB"),
+        ("spin", "auto"),
         ("header-timeout", "1s"),
         ("progress-timeout", "500ms"),
         ("hello-timeout", "1m"),
@@ -251,7 +274,7 @@ mod tests {
                 assert_eq!(parsed(&[&format!("--{flag}={default}")]).unwrap(), plain, "{flag}");
             }
         }
-        assert_eq!(literal_count, 14);
+        assert_eq!(literal_count, 16);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::cores::cores_for;
 use super::flags::Flags;
 use super::given::Given;
 use super::peers::{HOST_FORM, NAME_FORM, PEERS_FORM, is_host, is_name, parse_peers};
+use super::sharing::{SPIN_FORM, UDS_FORM, UIDS_FORM, parse_spin, socket_path, uids};
 use super::units::{DURATION_FORM, SIZE_FORM, parse_bytes, parse_duration};
 use super::{Config, ConfigError};
 
@@ -61,6 +62,11 @@ impl Flags {
         set(max, "inflight-bytes-max", given, SIZE_FORM, some_bytes)?;
         let (given, max) = (self.reply_bytes_max, &mut c.reply_bytes_max);
         set(max, "reply-bytes-max", given, SIZE_FORM, some_bytes)?;
+        set(&mut c.uds, "uds", self.uds, UDS_FORM, |text| unless_off(text, socket_path))?;
+        set(&mut c.uds_allow, "uds-allow", self.uds_allow, UIDS_FORM, uids)?;
+        let (given, max) = (self.lease_bytes_max, &mut c.lease_bytes_max);
+        set(max, "lease-bytes-max", given, SIZE_FORM, some_bytes)?;
+        set(&mut c.spin, "spin", self.spin, SPIN_FORM, parse_spin)?;
         for (time, flag, given) in [
             (&mut c.header_timeout, "header-timeout", self.header_timeout),
             (&mut c.progress_timeout, "progress-timeout", self.progress_timeout),
@@ -158,6 +164,11 @@ mod tests {
             ("objects-max", "1M", "whole number"),
             ("connections-max", "0", "1 to 65536"),
             ("reply-bytes-max", "1TiB", "a shard's memory"),
+            ("uds", "", "a path"),
+            ("uds-allow", "root", "1000,1001"),
+            ("lease-bytes-max", "2TiB", "a shard's memory"),
+            ("spin", "1h", "50us"),
+            ("spin", "1001ms", "50us"),
             ("hello-timeout", "5", "ms, s, m"),
             ("hello-timeout", "2ms", "10ms to 60m"),
             ("connection-idle-timeout", "never", "or off"),
