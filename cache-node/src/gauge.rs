@@ -15,9 +15,19 @@ impl Gauge {
         self.0.get()
     }
 
+    /// Raises the level by `amount`, which whoever calls lowers it by again.
+    pub(crate) fn raise(&self, amount: u64) {
+        self.0.set(self.0.get() + amount);
+    }
+
+    /// Lowers the level by what it was raised by.
+    pub(crate) fn lower(&self, amount: u64) {
+        self.0.set(self.0.get() - amount);
+    }
+
     /// Raises the level by `amount` until the answer is dropped.
     pub(crate) fn hold(&self, amount: u64) -> Held {
-        self.0.set(self.0.get() + amount);
+        self.raise(amount);
         Held { gauge: self.clone(), amount }
     }
 }
@@ -31,7 +41,7 @@ pub(crate) struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.gauge.0.set(self.gauge.0.get() - self.amount);
+        self.gauge.lower(self.amount);
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -22,7 +23,8 @@ use crate::core::{Core, Limits};
 use crate::counters::NodeState;
 use crate::exclusive::Claim;
 use crate::shard::{Identity, Seen, Shard};
-use crate::tcp;
+use crate::uds::{Door, Entry, Sockets};
+use crate::{shm, tcp};
 
 /// A running node. Dropping it stops it without draining.
 #[derive(Debug)]
@@ -31,6 +33,7 @@ pub struct Node {
     shards: Vec<ExecutorJoinHandle<()>>,
     control: Option<ControlHandle>,
     ready_line: String,
+    door: Option<Door>,
     _claims: Vec<Claim>,
 }
 
@@ -44,6 +47,14 @@ pub enum StartError {
         /// The address of the shard.
         address: SocketAddr,
         /// What the system said.
+        source: io::Error,
+    },
+    /// The Unix sockets for clients on this host could not be had.
+    #[error("cannot listen on {path:?}: {source}")]
+    Uds {
+        /// The path of the first one.
+        path: PathBuf,
+        /// Who is in the way, or what the system said.
         source: io::Error,
     },
     /// The memory for objects could not be had.
@@ -91,11 +102,18 @@ impl Node {
             shards: Vec::new(),
             control: None,
             ready_line: String::new(),
+            door: None,
         };
+        let uds_error = |source| {
+            StartError::Uds { path: config.uds.clone().unwrap_or_default(), source }
+        };
+        let (sockets, entries) = Sockets::bind(&config).map_err(uds_error)?.unzip();
+        let mut entries = entries.unwrap_or_default().into_iter();
         let (report, reports) = mpsc::channel();
         for index in 0..config.shards {
-            let start = ShardStart { index, config: config.clone(), state: Arc::clone(&state) };
-            node.shards.push(start.spawn(report.clone())?);
+            let (config, state) = (config.clone(), Arc::clone(&state));
+            let start = ShardStart { index, config, state };
+            node.shards.push(start.spawn(entries.next(), report.clone())?);
         }
         drop(report);
         let memory = (0..config.shards).map(|shard| {
@@ -108,6 +126,8 @@ impl Node {
         let memory: Vec<_> = memory.collect::<Result<_, _>>()?;
         node.control =
             Some(Control::spawn(&config, Arc::clone(&state)).map_err(StartError::Control)?);
+        let door = sockets.map(|sockets| sockets.open(Arc::clone(&state))).transpose();
+        node.door = door.map_err(uds_error)?;
         node.ready_line = ready_line(&config, &state, &memory);
         state.set_ready();
         Ok(node)
@@ -166,7 +186,11 @@ struct ShardStart {
 type Report = mpsc::Sender<Result<RegionReport, StartError>>;
 
 impl ShardStart {
-    fn spawn(self, report: Report) -> Result<ExecutorJoinHandle<()>, StartError> {
+    fn spawn(
+        self,
+        entry: Option<Entry>,
+        report: Report,
+    ) -> Result<ExecutorJoinHandle<()>, StartError> {
         let shard = self.index;
         let placement = match self.config.cores.get(usize::from(shard)) {
             Some(&core) => Placement::Fixed(core),
@@ -178,11 +202,11 @@ impl ShardStart {
             .preempt_timer(PREEMPT_NEVER)
             .ring_depth(depth.clamp(RING_DEPTH_MIN, RING_DEPTH_MAX))
             .io_memory(IO_MEMORY_BYTES)
-            .spawn(move || self.run(report))
+            .spawn(move || self.run(entry, report))
             .map_err(|error| StartError::Executor { shard, reason: error.to_string() })
     }
 
-    async fn run(self, report: Report) {
+    async fn run(self, entry: Option<Entry>, report: Report) {
         let (core, listener) = match self.prepare() {
             Ok((core, listener, memory)) => {
                 // The starter may have given up because of another shard.
@@ -200,6 +224,9 @@ impl ShardStart {
         };
         drop(report);
         glommio::spawn_local(tcp::accept(listener, Rc::clone(&core))).detach();
+        if let Some(entry) = entry {
+            glommio::spawn_local(shm::welcome(entry, Rc::clone(&core))).detach();
+        }
         self.tick_until_stopped(&core).await;
     }
 
@@ -269,10 +296,11 @@ impl ShardStart {
 
     fn tick(&self, core: &Core) {
         let mut timed_out = 0;
-        core.stalls.sweep(core.now_ms(), |socket| {
+        core.stalls.sweep(core.now_ms(), |connection| {
             timed_out += 1;
-            tcp::cut(socket);
+            tcp::cut(connection);
         });
+        core.stalls.bury();
         let seen = Seen { connections: core.stalls.len() as u64, timed_out };
         core.shard(|shard| shard.tick(seen, &self.state));
     }
@@ -315,11 +343,12 @@ fn wake_accept(address: SocketAddr) {
 
 fn ready_line(config: &Config, state: &NodeState, memory: &[RegionReport]) -> String {
     let admin = state.admin.get().map_or_else(|| "off".to_owned(), SocketAddr::to_string);
+    let uds = config.uds.as_ref().map_or_else(|| "off".into(), |path| path.display().to_string());
     let huge = if memory.iter().all(|m| m.huge_pages) { "yes" } else { "no" };
     let slowest_ms = memory.iter().map(|m| m.prefault_ms).max().unwrap_or(0);
     format!(
         "ready node={} listen={} shards={} memory={} admin={admin} huge_pages={huge} \
-         prefault_ms={slowest_ms}",
+         prefault_ms={slowest_ms} uds={uds}",
         state.name,
         config.listen,
         config.shards,

@@ -6,8 +6,9 @@
 
 use std::io::IoSlice;
 use std::ops::Range;
+use std::sync::Arc;
 
-use larder_transport::Slot;
+use larder_transport::{Region, Slot};
 
 use crate::gauge::Held;
 
@@ -29,6 +30,8 @@ pub(crate) struct Outbox {
 enum Piece {
     Bytes(Range<usize>),
     Object { slot: Slot, range: Range<u32>, _held: Held },
+    /// A frame that a descriptor travels with.
+    Passing { range: Range<usize>, region: Arc<Region> },
     Sent,
 }
 
@@ -38,6 +41,24 @@ impl Outbox {
         self.cover();
         self.unsent_bytes += u64::from(range.end - range.start);
         self.pieces.push(Piece::Object { slot, range, _held: held });
+    }
+
+    /// Queues a frame, and the descriptor of `region` with its first byte.
+    pub(crate) fn pass(&mut self, region: &Arc<Region>, frame: impl FnOnce(&mut Vec<u8>)) {
+        self.cover();
+        frame(&mut self.bytes);
+        let range = self.covered..self.bytes.len();
+        self.covered = range.end;
+        self.unsent_bytes += range.len() as u64;
+        self.pieces.push(Piece::Passing { range, region: Arc::clone(region) });
+    }
+
+    /// The region whose descriptor travels with the next byte, if one does.
+    pub(crate) fn passing(&self) -> Option<Arc<Region>> {
+        match self.pieces.get(self.next) {
+            Some(Piece::Passing { region, .. }) if self.sent == 0 => Some(Arc::clone(region)),
+            _ => None,
+        }
     }
 
     /// How many bytes wait, of replies and of objects.
@@ -50,11 +71,15 @@ impl Outbox {
         self.len() == 0
     }
 
-    /// Puts what comes next into `slices` and answers how many it filled.
+    /// Puts what comes next into `slices` and answers how many it filled. What travels with a
+    /// descriptor is the first of them or comes another time.
     pub(crate) fn slices<'a>(&'a mut self, slices: &mut [IoSlice<'a>]) -> usize {
         self.cover();
         let (mut count, mut skip) = (0, self.sent);
         for (slice, piece) in slices.iter_mut().zip(&self.pieces[self.next..]) {
+            if count > 0 && matches!(piece, Piece::Passing { .. }) {
+                break;
+            }
             *slice = IoSlice::new(&piece.bytes(&self.bytes)[skip..]);
             (count, skip) = (count + 1, 0);
         }
@@ -100,7 +125,7 @@ impl Outbox {
 impl Piece {
     fn bytes<'a>(&'a self, replies: &'a [u8]) -> &'a [u8] {
         match self {
-            Self::Bytes(range) => &replies[range.clone()],
+            Self::Bytes(range) | Self::Passing { range, .. } => &replies[range.clone()],
             Self::Object { slot, range, .. } => &slot[range.start as usize..range.end as usize],
             Self::Sent => &[],
         }
@@ -114,9 +139,7 @@ const PIECES_KEPT: usize = 256;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use larder_transport::{Arena, Region};
+    use larder_transport::Arena;
 
     use super::*;
     use crate::gauge::Gauge;
@@ -152,6 +175,34 @@ mod tests {
             assert_eq!(seen, b"head234567middleabctail");
             assert_eq!(arena.stats().slot_bytes, 0, "slots were let go");
             assert_eq!(sending.value(), 0);
+        }
+    }
+    #[test]
+    fn descriptor_goes_with_the_first_byte_of_its_frame_and_only_with_that() {
+        let region = Arc::new(Region::heap(4096).unwrap());
+        for step in 1..12 {
+            let mut outbox = Outbox::default();
+            outbox.bytes.extend_from_slice(b"before");
+            outbox.pass(&region, |bytes| bytes.extend_from_slice(b"!first"));
+            outbox.pass(&region, |bytes| bytes.extend_from_slice(b"!then"));
+            outbox.bytes.extend_from_slice(b"after");
+            assert_eq!(outbox.len(), 22);
+            let mut seen = Vec::new();
+            while !outbox.is_empty() {
+                let is_passing = outbox.passing().is_some();
+                let mut slices = [IoSlice::new(&[]); 10];
+                let count = outbox.slices(&mut slices);
+                let flat: Vec<u8> =
+                    slices[..count].iter().flat_map(|s| s.iter().copied()).collect();
+                let sent = &flat[..flat.len().min(step)];
+                assert_eq!(sent[0] == b'!', is_passing);
+                assert!(!sent[1..].contains(&b'!'), "one descriptor a call");
+                seen.extend_from_slice(sent);
+                let count = sent.len();
+                outbox.advance(count);
+            }
+            assert_eq!(seen, b"before!first!thenafter");
+            assert_eq!(Arc::strong_count(&region), 1);
         }
     }
 }

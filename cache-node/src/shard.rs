@@ -5,6 +5,10 @@
 
 mod get;
 mod put;
+mod shared;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use larder_protocol::header::Opcode;
 use larder_protocol::limits::{
@@ -19,17 +23,19 @@ use larder_protocol::stats::{STAT_NUMBERS, Stat};
 use larder_protocol::view::{MemberState, View};
 use larder_protocol::wire::within;
 use larder_protocol::{Code, DecodeError, Generation, Header, Key, Status};
-use larder_transport::Arena;
+use larder_transport::{Arena, Region};
 
 use crate::config::{Config, ConfigError};
 use crate::counters::{NodeState, OPCODE_NUMBERS};
 use crate::gauge::Gauge;
+use crate::lease::{Leases, Totals};
 use crate::namespace::{Handles, NamespaceId, OpenError};
 use crate::outbox::Outbox;
 use crate::store::{Ask, KeyHash, RECORD_BYTES_MAX, Store, StoreConfig};
 
 use get::next_group;
 pub(crate) use put::PutJob;
+use shared::Host;
 
 /// One core's partition of the node.
 #[derive(Debug)]
@@ -41,6 +47,11 @@ pub(crate) struct Shard {
     filling_bytes_max: u64,
     sending: Gauge,
     sending_bytes_max: u64,
+    region: Arc<Region>,
+    leased: Totals,
+    lease_bytes_max: u64,
+    /// Of connections that ended when the node did.
+    kept: Vec<Leases>,
     counts: [u64; STAT_NUMBERS],
     requests: [u64; OPCODE_NUMBERS],
     /// Set by the driver before each call.
@@ -59,6 +70,7 @@ pub(crate) struct Identity {
     index: u16,
     count: u16,
     view: View,
+    uds: SocketPath,
 }
 
 /// What a connection has said and opened so far.
@@ -66,6 +78,9 @@ pub(crate) struct Identity {
 pub(crate) struct Peer {
     is_greeted: bool,
     handles: Handles,
+    host: Host,
+    /// Descriptors that came with the request that is served.
+    offered: Vec<OwnedFd>,
 }
 
 /// What the driver does next.
@@ -94,7 +109,8 @@ impl Identity {
     pub(crate) fn new(config: &Config, state: &NodeState, index: u16) -> Result<Self, ConfigError> {
         let (node_id, incarnation) = (state.id, state.incarnation);
         let view = config.view(incarnation)?;
-        Ok(Self { node_id, incarnation, index, count: config.shards, view })
+        let uds = config.socket_path().unwrap_or(SocketPath::NONE);
+        Ok(Self { node_id, incarnation, index, count: config.shards, view, uds })
     }
 
     fn owns(&self, key: &Key) -> bool {
@@ -116,6 +132,10 @@ impl Shard {
         let room = arena.region().bytes().saturating_sub(RECORD_BYTES_MAX as u64);
         let object_bytes_max = room.min(u64::from(OBJECT_BYTES_MAX)) as u32;
         Self {
+            region: Arc::clone(arena.region()),
+            leased: Totals::default(),
+            lease_bytes_max: config.lease_bytes_max(),
+            kept: Vec::new(),
             store: Store::new(arena, bounds, KeyHash::random()),
             object_bytes_max,
             identity,
@@ -156,6 +176,10 @@ impl Shard {
         if !peer.is_greeted && opcode != Some(Opcode::Hello) {
             return Ok(self.refuse(header, Code::Denied, out));
         }
+        if opcode == Some(Opcode::Release) {
+            self.release(peer, body)?;
+            return Ok(Step::Replied);
+        }
         if late {
             return Ok(self.refuse(header, Code::DeadlineExceeded, out));
         }
@@ -168,15 +192,19 @@ impl Shard {
                 self.answer(header, Code::Ok).finish(0, at, &mut out.bytes);
             }
             Some(Opcode::Stats) => self.stats(header, out),
-            Some(_) => return self.begin_in_namespace(peer, header, body, out),
-            None => return Ok(self.refuse(header, Code::UnknownOpcode, out)),
+            Some(Opcode::Share) => self.share(peer, header, body, out)?,
+            Some(Opcode::Unshare) => self.unshare(peer, header, body, out)?,
+            Some(Opcode::Bump | Opcode::Match | Opcode::Get | Opcode::Put | Opcode::Remove) => {
+                return self.begin_in_namespace(peer, header, body, out);
+            }
+            _ => return Ok(self.refuse(header, Code::UnknownOpcode, out)),
         }
         Ok(Step::Replied)
     }
 
     fn begin_in_namespace<'a>(
         &mut self,
-        peer: &Peer,
+        peer: &mut Peer,
         header: &Header,
         body: &'a [u8],
         out: &mut Outbox,
@@ -209,11 +237,14 @@ impl Shard {
                 if get.items.iter().any(|item| !item.landing.is_inline()) {
                     return Ok(self.refuse(header, Code::Unsupported, out));
                 }
-                self.get(header, namespace, &get, out);
+                self.get(header, namespace, &get, peer.shared_mut(), out);
             }
             Opcode::Remove => self.remove(header, namespace, &Remove::decode(body)?, out),
             Opcode::Put => {
                 let put = Put::decode(body, header.payload_bytes)?;
+                if !peer.can_read(&put)? {
+                    return Ok(self.refuse(header, Code::Unsupported, out));
+                }
                 return Ok(self.begin_put(header, namespace, put, out));
             }
             _ => return Ok(self.refuse(header, Code::UnknownOpcode, out)),
@@ -232,18 +263,19 @@ impl Shard {
         if hello.version_max < VERSION_MIN || hello.version_min > VERSION_MAX {
             return Err(DecodeError::Version(hello.version_max));
         }
+        let capabilities = self.grant(peer, hello.capabilities);
         let me = &self.identity;
         let is_here = hello.shard == me.index && [0, me.count].contains(&hello.shard_count);
         peer.is_greeted |= is_here;
         let reply = HelloReply {
             version: hello.version_max.min(VERSION_MAX),
-            capabilities: 0,
+            capabilities,
             node_id: me.node_id,
             incarnation: me.incarnation,
             shard: me.index,
             shard_count: me.count,
             object_bytes_max: self.object_bytes_max,
-            uds: SocketPath::NONE,
+            uds: me.uds,
         };
         let at = Header::begin(&mut out.bytes);
         reply.encode(&mut out.bytes);
@@ -394,7 +426,7 @@ impl Shard {
             (Stat::FillingBytes, self.filling.value()),
             (Stat::SendingBytes, self.sending.value()),
         ];
-        own.into_iter().for_each(|(stat, value)| values[stat as usize] = value);
+        own.into_iter().chain(self.leased()).for_each(|(stat, value)| values[stat as usize] = value);
         values
     }
 

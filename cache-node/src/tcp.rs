@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -17,19 +17,22 @@ use std::time::Duration;
 use futures_lite::{AsyncRead, AsyncWrite, FutureExt};
 use glommio::net::{TcpListener, TcpStream};
 use larder_protocol::limits::HEADER_BYTES;
+use larder_protocol::message::Payload;
 use larder_protocol::stats::Stat;
 use larder_protocol::{DecodeError, Status};
-use larder_transport::socket;
+use larder_transport::{PeerProcess, rights, socket};
 
 use crate::core::Core;
 use crate::inbox::Inbox;
 use crate::outbox::Outbox;
 use crate::shard::{Peer, PutJob, Step};
-use crate::stalls::{Patience, Stalls};
+use crate::shm::{self, Near};
+use crate::stalls::{Limit, NEVER, Patience, Stalls};
 
 /// Ends a connection from outside its task, which then ends by itself.
-pub(crate) fn cut(connection: RawFd) {
-    if let Err(error) = socket::shutdown(&connection, Shutdown::Both) {
+pub(crate) fn cut(connection: &Limit) {
+    let Some(socket) = connection.end() else { return };
+    if let Err(error) = socket::shutdown(&socket, Shutdown::Both) {
         tracing::debug!(%error, "connection was gone already");
     }
 }
@@ -51,7 +54,7 @@ pub(crate) async fn accept(listener: TcpListener, core: Rc<Core>) {
                 if core.stalls.len() >= core.limits.connections_max {
                     core.count(Stat::AcceptErrors, 1);
                 } else {
-                    glommio::spawn_local(connection(stream, Rc::clone(&core))).detach();
+                    glommio::spawn_local(connection(stream, Rc::clone(&core), None)).detach();
                 }
                 // While connections wait to be accepted this task never does; the others must run.
                 burst += 1;
@@ -70,19 +73,20 @@ pub(crate) async fn accept(listener: TcpListener, core: Rc<Core>) {
     }
 }
 
-/// Serves one connection to its end, whatever that is.
-async fn connection(stream: TcpStream, core: Rc<Core>) {
+/// Serves one connection to its end, whatever that is; `near` is who made it on this host.
+pub(crate) async fn connection(stream: TcpStream, core: Rc<Core>, near: Option<PeerProcess>) {
     core.count(Stat::Accepted, 1);
-    let tuned = socket::set_nodelay(&stream)
-        .and_then(|()| socket::set_keepalive(&stream, KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S, 3));
-    if let Err(error) = tuned {
-        tracing::debug!(%error, "cannot set options of a connection");
+    let is_near = near.is_some();
+    if !is_near {
+        tune(&stream);
     }
     let hello_by = core.now_ms() + core.limits.hello_timeout_ms;
     let mut wire = Wire::new(stream, core.stalls.clone());
     // Declared after the socket, so dropped before it: the sweep never cuts a reused descriptor.
-    let patience = core.stalls.watch(wire.stream.as_raw_fd(), hello_by);
-    let (mut peer, mut outbox) = (Peer::default(), Outbox::default());
+    let patience = core.stalls.watch(wire.stream.as_raw_fd(), hello_by, near);
+    wire.near = is_near.then(|| Near::new(patience.notice()));
+    let mut peer = if is_near { Peer::local() } else { Peer::default() };
+    let mut outbox = Outbox::default();
     let served = AssertUnwindSafe(converse(&mut wire, &core, &mut peer, &patience, &mut outbox));
     let served = served.catch_unwind().await;
     if !core.is_whole() {
@@ -91,6 +95,7 @@ async fn connection(stream: TcpStream, core: Rc<Core>) {
         std::process::abort();
     }
     core.shard(|shard| shard.forget(&mut peer));
+    let has_closed = matches!(served, Ok(Ok(()))) || wire.is_peer_dead();
     match served {
         Ok(Ok(())) => {}
         Ok(Err(Ending::Malformed(reason))) => {
@@ -99,6 +104,18 @@ async fn connection(stream: TcpStream, core: Rc<Core>) {
         }
         Ok(Err(Ending::Io(error))) => tracing::debug!(%error, "connection ended"),
         Err(_) => core.count(Stat::Panics, 1),
+    }
+    drop(outbox);
+    if peer.holds_leases() && !has_closed && !shm::hold_leases(&mut wire, &core, &patience).await {
+        core.shard(|shard| shard.keep(&mut peer));
+    }
+}
+
+fn tune(stream: &TcpStream) {
+    let tuned = socket::set_nodelay(stream)
+        .and_then(|()| socket::set_keepalive(stream, KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S, 3));
+    if let Err(error) = tuned {
+        tracing::debug!(%error, "cannot set options of a connection");
     }
 }
 
@@ -116,7 +133,10 @@ impl From<DecodeError> for Ending {
 
 impl From<io::Error> for Ending {
     fn from(error: io::Error) -> Self {
-        Self::Io(error)
+        match error.kind() {
+            io::ErrorKind::InvalidData => Self::Malformed(shm::DESCRIPTORS),
+            _ => Self::Io(error),
+        }
     }
 }
 
@@ -137,7 +157,11 @@ async fn converse(
             let Some((body, behind)) = inbox.body(&header) else { break };
             is_partial = false;
             let late = core.is_late(&header, arrived_us);
+            if let Some(near) = &mut wire.near {
+                peer.offer(near.descriptors_of(&header));
+            }
             let step = core.shard(|s| s.begin(peer, &header, body, late, outbox))?;
+            patience.holds_leases(peer.holds_leases());
             let mut used = HEADER_BYTES + body.len();
             match step {
                 Step::Replied => {}
@@ -157,7 +181,7 @@ async fn converse(
                         patience.until(core.received_by(&header));
                     }
                     let mut payload = wire.payload(header.payload_bytes, behind);
-                    let statuses = fill(&mut payload, core, &job, arrived_us).await?;
+                    let statuses = fill(&mut payload, core, peer, &job, arrived_us).await?;
                     used += payload.taken_behind;
                     core.shard(|s| s.finish_put(&header, &job, &statuses, outbox));
                 }
@@ -180,10 +204,13 @@ async fn converse(
             patience.until(hello_by);
         }
         if peer.is_greeted() && inbox.is_empty() {
-            patience.idle(core.idle_until());
+            patience.idle(if peer.holds_leases() { NEVER } else { core.idle_until() });
         } else if peer.is_greeted() && (!is_partial || patience.is_idle()) {
             // From the first byte of a request, not from the latest.
             patience.until(core.now_ms() + core.limits.header_timeout_ms);
+        }
+        if let Some(near) = &wire.near {
+            near.check_arrived(inbox.header(true)?.as_ref())?;
         }
         let count = wire.read(inbox.room()).await?;
         if count == 0 {
@@ -198,6 +225,7 @@ async fn converse(
 async fn fill(
     payload: &mut PayloadIn<'_>,
     core: &Core,
+    peer: &Peer,
     job: &PutJob<'_>,
     arrived_us: u64,
 ) -> Result<Vec<Status>, Ending> {
@@ -205,6 +233,15 @@ async fn fill(
     for item in job.put.items.iter() {
         let status = match core.shard(|s| s.reserve(job, &item)) {
             Ok(mut filling) => {
+                if let Payload::Shared { region, offset } = item.payload {
+                    let from = peer.mapped(region).expect("requests are served in their order");
+                    while !filling.is_full() {
+                        let count = filling.pull(from, offset, item.parts);
+                        payload.wire.bytes += u64::from(count);
+                        payload.wire.breathe_if_spent().await;
+                    }
+                    core.count(Stat::PulledBytes, item.object_bytes.into());
+                }
                 while !filling.is_full() {
                     let room = filling.unfilled();
                     let most = room.len().min(READ_BYTES_MAX);
@@ -217,7 +254,9 @@ async fn fill(
                 core.shard(|s| s.commit(job, &item, filling, late))
             }
             Err(status) => {
-                payload.skip(u64::from(item.object_bytes)).await?;
+                if item.payload.is_inline() {
+                    payload.skip(u64::from(item.object_bytes)).await?;
+                }
                 status
             }
         };
@@ -258,20 +297,24 @@ async fn say_why(
 }
 
 /// A socket, and how much was served since it last made its task wait.
-struct Wire {
-    stream: TcpStream,
+#[derive(Debug)]
+pub(crate) struct Wire {
+    pub(crate) stream: TcpStream,
+    /// Of a connection from this host.
+    pub(crate) near: Option<Near>,
     /// Who else is served by this core.
     stalls: Stalls,
     staging: Vec<u8>,
     requests: u32,
-    bytes: u64,
+    pub(crate) bytes: u64,
     /// With how many bytes the socket counts as readable.
     readable_bytes: u32,
 }
 
 impl Wire {
     fn new(stream: TcpStream, stalls: Stalls) -> Self {
-        Self { stream, stalls, staging: Vec::new(), requests: 0, bytes: 0, readable_bytes: 1 }
+        let (staging, near) = (Vec::new(), None);
+        Self { stream, near, stalls, staging, requests: 0, bytes: 0, readable_bytes: 1 }
     }
 
     /// Receives at least one byte; where it has to wait, it waits for `wanted` of them.
@@ -280,13 +323,14 @@ impl Wire {
         self.receive(into).await
     }
 
-    async fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+    pub(crate) async fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.wait_for(1)?;
         self.receive(into).await
     }
 
     fn wait_for(&mut self, bytes: u32) -> io::Result<()> {
-        if bytes != self.readable_bytes {
+        // Unix sockets know no such thing.
+        if bytes != self.readable_bytes && self.near.is_none() {
             socket::set_readable_bytes(&self.stream, bytes)?;
             self.readable_bytes = bytes;
         }
@@ -294,6 +338,13 @@ impl Wire {
     }
 
     async fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if let Some(near) = &mut self.near {
+            let (count, has_waited) = near.receive(&self.stream, into).await?;
+            if has_waited {
+                (self.requests, self.bytes) = (0, 0);
+            }
+            return Ok(count);
+        }
         poll_fn(|cx| {
             let poll = Pin::new(&mut self.stream).poll_read(cx, into);
             if poll.is_pending() {
@@ -307,17 +358,34 @@ impl Wire {
     /// Sends all of `outbox`: header and object in one call where the socket takes them.
     async fn flush(&mut self, outbox: &mut Outbox) -> io::Result<()> {
         while !outbox.is_empty() {
+            if let Some(near) = &mut self.near {
+                near.heed()?;
+            }
+            let region = outbox.passing();
+            let descriptor = region.as_ref().and_then(|region| region.descriptor());
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let count = outbox.slices(&mut slices);
-            let sent = match socket::send_vectored(&self.stream, &slices[..count]) {
+            let sent = match descriptor {
+                Some(descriptor) => rights::send_with(&self.stream, &slices[..count], descriptor),
+                None => socket::send_vectored(&self.stream, &slices[..count]),
+            };
+            let sent = match sent {
                 Ok(sent) => sent,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && region.is_some() => {
+                    // The runtime can wait for room only by sending. It is once a connection.
+                    glommio::timer::sleep(ROOM_PAUSE).await;
+                    continue;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let first = slices.iter().find(|s| !s.is_empty()).map_or(&[][..], |s| s);
                     let (stream, spent) = (&mut self.stream, (&mut self.requests, &mut self.bytes));
+                    let near = &mut self.near;
                     poll_fn(|cx| {
                         let poll = Pin::new(&mut *stream).poll_write(cx, first);
                         if poll.is_pending() {
                             (*spent.0, *spent.1) = (0, 0);
+                            let near = near.as_mut();
+                            return near.map_or(poll, |near| near.told(cx).map_ok(|()| 0));
                         }
                         poll
                     })
@@ -349,7 +417,7 @@ impl Wire {
     ///
     /// What may be served between two polls is shared by all connections: a lone one needs no
     /// breath for as many requests as a client has in flight, and a breath costs some microseconds.
-    async fn breathe_if_spent(&mut self) {
+    pub(crate) async fn breathe_if_spent(&mut self) {
         let share = self.stalls.len().max(1);
         let requests_max = (POLL_REQUESTS / share).max(BREATH_REQUESTS_MIN);
         let bytes_max = (POLL_BYTES / share as u64).max(BREATH_BYTES_MIN);
@@ -383,6 +451,7 @@ impl PayloadIn<'_> {
             if into.len() >= DIRECT_BYTES_MIN || into.len() as u64 >= self.on_wire {
                 let wanted = into.len();
                 let count = some(self.wire.read_many(into, wanted).await?)?;
+                self.wire.refuse_arrived()?;
                 self.on_wire -= count as u64;
                 return Ok(count);
             }
@@ -423,6 +492,7 @@ impl PayloadIn<'_> {
         let received = self.wire.read(&mut staging[..most]).await;
         self.wire.staging = staging;
         let count = some(received?)?;
+        self.wire.refuse_arrived()?;
         self.on_wire -= count as u64;
         self.staged = 0..count;
         Ok(())
@@ -443,7 +513,7 @@ const DIRECT_BYTES_MIN: usize = 32 << 10;
 const READABLE_BYTES_MAX: usize = 256 << 10;
 /// Smaller objects are received this many bytes at a time, and copied.
 const STAGING_BYTES: usize = 64 << 10;
-const SCRAP_BYTES: usize = 16 << 10;
+pub(crate) const SCRAP_BYTES: usize = 16 << 10;
 /// Received of one object before the others get their turn: sockets hold many megabytes.
 const READ_BYTES_MAX: usize = 1 << 20;
 
@@ -454,10 +524,12 @@ const POLL_BYTES: u64 = 4 << 20;
 const BREATH_REQUESTS_MIN: usize = 16;
 const BREATH_BYTES_MIN: u64 = 256 << 10;
 /// Any timer that is not over at once will do; a short one costs the least.
-const BREATH: Duration = Duration::from_micros(1);
+pub(crate) const BREATH: Duration = Duration::from_micros(1);
+/// Until a full Unix socket is tried again.
+const ROOM_PAUSE: Duration = Duration::from_millis(1);
 
 /// Connections accepted in a row before those that were accepted run.
-const ACCEPT_BURST: u32 = 16;
+pub(crate) const ACCEPT_BURST: u32 = 16;
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_millis(500);
 const FAREWELL_MS: u64 = 1000;

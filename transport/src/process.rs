@@ -7,6 +7,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// The user that this process acts as.
+pub fn user_id() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
 /// User and system CPU time since the process started, in microseconds; `None` means this process.
 ///
 /// Threads that ended are included. Of another process the kernel tells it in clock ticks only, so

@@ -1,13 +1,14 @@
 //! Moves bytes between sockets and memory without waiting, and sets what a connection needs.
 //!
 //! Sockets come as `AsRawFd` because glommio's streams are no `AsFd`. What a reader would get
-//! wrong: nothing here blocks, whatever mode the socket is in (`recv_vectored` apart). `WouldBlock`
-//! means wait for readiness, in whatever way the driver does that.
+//! wrong: nothing here blocks, whatever mode the socket is in (`recv_vectored` and `wait_readable`
+//! apart). `WouldBlock` means wait for readiness, in whatever way the driver does that.
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::BorrowedFd;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, sockopt};
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 /// Parts that one call of the kernel takes (`IOV_MAX` on Linux); more are left for the next one.
@@ -104,6 +105,25 @@ pub fn shutdown(socket: &impl AsRawFd, how: std::net::Shutdown) -> io::Result<()
         std::net::Shutdown::Both => rustix::net::Shutdown::Both,
     };
     Ok(rustix::net::shutdown(borrow(socket), how)?)
+}
+
+/// Waits until one of `sockets` is readable, or `timeout` has passed; whether one is.
+///
+/// This is the one call here that waits, for threads that do nothing else.
+///
+/// # Errors
+/// Of `poll`.
+pub fn wait_readable(sockets: &[impl AsFd], timeout: Duration) -> io::Result<bool> {
+    let mut polled: Vec<_> = sockets.iter().map(|s| PollFd::new(s, PollFlags::IN)).collect();
+    let timeout = Timespec {
+        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    match rustix::event::poll(&mut polled, Some(&timeout)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Sends small frames at once instead of waiting for more (`TCP_NODELAY`).
@@ -248,9 +268,7 @@ mod tests {
         near.set_nonblocking(true).unwrap();
         set_readable_bytes(&near, 1000).unwrap();
         let readable = || {
-            let mut fds = [rustix::event::PollFd::new(&near, rustix::event::PollFlags::IN)];
-            let soon = rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-            rustix::event::poll(&mut fds, Some(&soon)).unwrap() == 1
+            wait_readable(&[&near], Duration::from_millis(100)).unwrap()
         };
         far.write_all(&[1; 999]).unwrap();
         assert!(!readable());
@@ -260,6 +278,17 @@ mod tests {
         far.write_all(&[1]).unwrap();
         drop(far);
         assert!(readable(), "an end is told at once");
+    }
+
+    #[test]
+    fn whoever_waits_is_told_which_came_first() {
+        let (one, _far) = pair();
+        let (two, mut far) = pair();
+        let soon = Duration::from_millis(50);
+        assert!(!wait_readable(&[&one, &two], soon).unwrap());
+        far.write_all(b"x").unwrap();
+        assert!(wait_readable(&[&one, &two], Duration::from_secs(60)).unwrap());
+        assert!(!wait_readable(&[&one], Duration::ZERO).unwrap());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use larder_protocol::checksum::part_range;
 use larder_protocol::limits::PAYLOAD_BYTES_MAX;
-use larder_protocol::message::{Get, Hit, Payload};
+use larder_protocol::message::{Get, Hit, Payload, Sharing};
 use larder_protocol::stats::Stat;
 use larder_protocol::wire::Write;
 use larder_protocol::{Code, Header, Key, Status};
@@ -11,6 +11,7 @@ use larder_transport::Slot;
 use std::ops::Range;
 
 use super::Shard;
+use super::shared::{Lending, Shared};
 use crate::namespace::NamespaceId;
 use crate::outbox::Outbox;
 use crate::store::{EntryId, GROUP_KEYS, Record};
@@ -29,9 +30,17 @@ impl Shard {
         header: &Header,
         namespace: NamespaceId,
         get: &Get<'_>,
+        mut shared: Option<&mut Shared>,
         out: &mut Outbox,
     ) {
-        if self.sending.value() >= self.sending_bytes_max {
+        if get.sharing != Sharing::Never
+            && let Some(shared) = shared.as_deref_mut()
+        {
+            self.pass_region(shared, out);
+        }
+        let mut lending = Lending::new(shared, get.sharing);
+        let is_full = self.sending.value() >= self.sending_bytes_max;
+        if is_full && !lending.is_on() {
             self.refuse(header, Code::Busy, out);
             return;
         }
@@ -57,16 +66,29 @@ impl Shard {
                 };
                 let answer = found.and_then(|found| {
                     let record = found.record();
-                    let range = wanted(get, &record, part_bytes, room(payload_bytes))?;
-                    hit(&record, &range).encode(&mut out.bytes);
-                    let start = record.record_bytes();
-                    Ok((start + range.start..start + range.end, found))
+                    let range = wanted(get, &record, part_bytes)?;
+                    let (start, bytes) = (record.record_bytes(), range.end - range.start);
+                    let payload = lending.lease(&found.slot, start + range.start, bytes)?;
+                    if payload.is_inline() {
+                        // Who leases most of what it gets is not refused for what others are sent.
+                        if is_full && bytes > COPIED_BYTES_MAX {
+                            return Err(Status::Busy);
+                        }
+                        if u64::from(bytes) > room(payload_bytes) {
+                            return Err(Status::MissReplyFull);
+                        }
+                    }
+                    hit(&record, &range, payload).encode(&mut out.bytes);
+                    let place = start + range.start..start + range.end;
+                    Ok((payload.is_inline().then_some(place), found))
                 });
                 match answer {
                     Ok((place, found)) => {
-                        payload_bytes += u64::from(place.end - place.start);
                         scratch.entries.push(found.entry);
-                        scratch.slots.push((found.slot, place));
+                        if let Some(place) = place {
+                            payload_bytes += u64::from(place.end - place.start);
+                            scratch.slots.push((found.slot, place));
+                        }
                     }
                     Err(status) => out.bytes.u8(status as u8),
                 }
@@ -82,6 +104,8 @@ impl Shard {
         self.count(Stat::Hits, hits);
         self.count(Stat::Misses, get.items.len() as u64 - hits);
         self.count(Stat::SentBytes, payload_bytes);
+        self.count(Stat::Leases, lending.given);
+        self.count(Stat::LeasesRefused, lending.refused);
         scratch.entries.clear();
         self.scratch = scratch;
     }
@@ -110,7 +134,6 @@ fn wanted(
     get: &Get<'_>,
     record: &Record<'_>,
     part_bytes: u32,
-    room_bytes: u64,
 ) -> Result<Range<u32>, Status> {
     let object_bytes = record.object_bytes();
     let range = if get.part_count == 0 {
@@ -127,18 +150,15 @@ fn wanted(
     if bytes > get.payload_bytes_max {
         return Err(Status::MissSize);
     }
-    if u64::from(bytes) > room_bytes {
-        return Err(Status::MissReplyFull);
-    }
     Ok(range)
 }
 
-fn hit<'a>(record: &Record<'a>, range: &Range<u32>) -> Hit<'a> {
+fn hit<'a>(record: &Record<'a>, range: &Range<u32>, payload: Payload<'a>) -> Hit<'a> {
     Hit {
         object_bytes: record.object_bytes(),
         sent_bytes: range.end - range.start,
         version: record.version(),
-        payload: Payload::Inline,
+        payload,
         user_meta: record.user_meta(),
         parts: record.parts(),
         seal: record.seal(),

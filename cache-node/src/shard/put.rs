@@ -8,6 +8,8 @@ use larder_protocol::message::{Freshness, Put, PutItem, encode_statuses};
 use larder_protocol::stats::Stat;
 use larder_protocol::{Code, Generation, Header, Status};
 
+use larder_transport::MappedRegion;
+
 use super::{Shard, Step};
 use crate::gauge::Held;
 use crate::namespace::NamespaceId;
@@ -28,6 +30,7 @@ pub(crate) struct PutJob<'a> {
 pub(crate) struct Filling {
     pending: Pending,
     verifier: PartVerifier,
+    object_bytes: u32,
     _held: Held,
 }
 
@@ -48,6 +51,19 @@ impl Filling {
         self.pending.slot.advance(count);
         self.verifier.update(&self.pending.slot.filled_bytes()[start..], parts);
     }
+
+    /// Copies the next bytes, at most a MiB, from where a client shares them: the object begins at
+    /// `offset` there. They are checked as they were copied. How many they were.
+    pub(crate) fn pull(&mut self, from: &MappedRegion, offset: u64, parts: &[u8]) -> u32 {
+        let slot = &mut self.pending.slot;
+        let left = slot.len() - slot.filled();
+        let pulled = self.object_bytes - left;
+        let bytes = left.min(PULL_BYTES_MAX);
+        let verifier = &mut self.verifier;
+        let at = offset + u64::from(pulled);
+        from.fill(at, slot, bytes, |copied| verifier.update(copied, parts));
+        bytes
+    }
 }
 
 impl Shard {
@@ -58,9 +74,6 @@ impl Shard {
         put: Put<'a>,
         out: &mut Outbox,
     ) -> Step<'a> {
-        if put.items.iter().any(|item| !item.payload.is_inline()) {
-            return self.refuse(header, Code::Unsupported, out);
-        }
         if self.is_draining {
             return self.refuse(header, Code::Draining, out);
         }
@@ -120,6 +133,7 @@ impl Shard {
         Ok(Filling {
             pending,
             verifier: PartVerifier::new(item.object_bytes, part_bytes, 0),
+            object_bytes: item.object_bytes,
             _held: self.filling.hold(bytes),
         })
     }
@@ -170,3 +184,6 @@ impl Shard {
         self.answer_in(header, Code::Ok, job.namespace).finish(0, at, &mut out.bytes);
     }
 }
+
+/// Copied of one object before other connections get their turn.
+const PULL_BYTES_MAX: u32 = 1 << 20;

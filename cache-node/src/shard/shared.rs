@@ -1,0 +1,284 @@
+//! What a connection from this host shares with the node: leases one way, its own memory the other.
+//!
+//! What a reader would get wrong: memory of a client is read where a put says, so where that is was
+//! checked against its mapping once, when the put was read, and is never looked at again.
+
+use std::os::fd::OwnedFd;
+
+use larder_protocol::header::Opcode;
+use larder_protocol::limits::INLINE_BYTES_MAX;
+use larder_protocol::message::{
+    CAPABILITY_SHARED, LeasedPlace, Payload, Put, Release, SharedRegion, Sharing, Unshare,
+};
+use larder_protocol::stats::Stat;
+use larder_protocol::{Code, DecodeError, Header, Status};
+use larder_transport::{MapError, MappedRegion, Slot};
+
+use super::{Peer, Shard};
+use crate::lease::{Leases, Totals};
+use crate::outbox::Outbox;
+
+/// What one connection and the node share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    leases: Leases,
+    /// Memory of the client, by the numbers that it chose.
+    mapped: Vec<(u32, MappedRegion)>,
+    /// Whether the client was given the node's region.
+    knows_region: bool,
+}
+
+/// Who is on this host, and what it may share.
+#[derive(Debug, Default)]
+pub(crate) enum Host {
+    /// Another one, or this one by way of its network.
+    #[default]
+    Unknown,
+    /// This one. It has not asked for more.
+    Same,
+    /// This one, and it shares memory.
+    Sharing(Box<Shared>),
+}
+
+impl Peer {
+    /// A peer at the other end of a Unix socket.
+    pub(crate) fn local() -> Self {
+        Self { host: Host::Same, ..Self::default() }
+    }
+
+    /// Whether it may share memory.
+    pub(crate) fn is_sharing(&self) -> bool {
+        matches!(self.host, Host::Sharing(_))
+    }
+
+    /// Whether it reads slots in place.
+    pub(crate) fn holds_leases(&self) -> bool {
+        self.shared().is_some_and(|shared| !shared.leases.is_empty())
+    }
+
+    /// Hands over descriptors that came with a frame that may have one.
+    pub(crate) fn offer(&mut self, descriptors: Vec<OwnedFd>) {
+        self.offered = descriptors;
+    }
+
+    /// Memory of the client.
+    pub(crate) fn mapped(&self, region: u32) -> Option<&MappedRegion> {
+        let mut mapped = self.shared()?.mapped.iter();
+        mapped.find(|(number, _)| *number == region).map(|(_, mapped)| mapped)
+    }
+
+    fn shared(&self) -> Option<&Shared> {
+        match &self.host {
+            Host::Sharing(shared) => Some(shared),
+            _ => None,
+        }
+    }
+
+    pub(super) fn shared_mut(&mut self) -> Option<&mut Shared> {
+        match &mut self.host {
+            Host::Sharing(shared) => Some(shared),
+            _ => None,
+        }
+    }
+
+    /// Whether all memory that a put names can be read; the error is for what ends a connection.
+    pub(super) fn can_read(&self, put: &Put<'_>) -> Result<bool, DecodeError> {
+        for item in put.items.iter() {
+            match item.payload {
+                Payload::Inline => {}
+                Payload::Shared { region, offset } if self.is_sharing() => {
+                    let unknown = DecodeError::Value { what: "region", found: region.into() };
+                    let mapped = self.mapped(region).ok_or(unknown)?;
+                    if !mapped.contains(offset, item.object_bytes.into()) {
+                        return Err(DecodeError::Value { what: "shared offset", found: offset });
+                    }
+                }
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Shard {
+    /// What a client that asks for `capabilities` gets of them.
+    pub(super) fn grant(&self, peer: &mut Peer, capabilities: u64) -> u64 {
+        if capabilities & CAPABILITY_SHARED == 0 || self.region.descriptor().is_none() {
+            return 0;
+        }
+        if let Host::Same = peer.host {
+            let leases = Leases::new(self.lease_bytes_max, self.leased.clone());
+            let shared = Shared { leases, mapped: Vec::new(), knows_region: false };
+            peer.host = Host::Sharing(Box::new(shared));
+        }
+        if peer.is_sharing() { CAPABILITY_SHARED } else { 0 }
+    }
+
+    /// Maps memory of the client's.
+    ///
+    /// # Errors
+    /// For what is no memory that may be mapped; the connection ends then.
+    pub(super) fn share(
+        &mut self,
+        peer: &mut Peer,
+        header: &Header,
+        body: &[u8],
+        out: &mut Outbox,
+    ) -> Result<(), DecodeError> {
+        let mut offered = std::mem::take(&mut peer.offered);
+        let Some(shared) = peer.shared_mut() else {
+            self.refuse(header, Code::Unsupported, out);
+            return Ok(());
+        };
+        let SharedRegion { region, bytes } = SharedRegion::decode(body)?;
+        if shared.mapped.iter().any(|(number, _)| *number == region) {
+            return Err(DecodeError::Value { what: "shared region", found: region.into() });
+        }
+        let (Some(descriptor), true) = (offered.pop(), offered.is_empty()) else {
+            let found = offered.len() as u64;
+            return Err(DecodeError::Value { what: "descriptors of a share", found });
+        };
+        let mapped = MappedRegion::of_client(descriptor, bytes).map_err(|error| {
+            tracing::debug!(%error, "memory of a client was not mapped");
+            reason(&error)
+        })?;
+        shared.mapped.push((region, mapped));
+        self.bare_ok(header, out);
+        Ok(())
+    }
+
+    /// Forgets memory of the client's.
+    ///
+    /// # Errors
+    /// If it has no such memory; the connection ends then.
+    pub(super) fn unshare(
+        &mut self,
+        peer: &mut Peer,
+        header: &Header,
+        body: &[u8],
+        out: &mut Outbox,
+    ) -> Result<(), DecodeError> {
+        let Some(shared) = peer.shared_mut() else {
+            self.refuse(header, Code::Unsupported, out);
+            return Ok(());
+        };
+        let region = Unshare::decode(body)?.region;
+        let at = shared.mapped.iter().position(|(number, _)| *number == region);
+        let at = at.ok_or(DecodeError::Value { what: "region", found: region.into() })?;
+        shared.mapped.swap_remove(at);
+        self.bare_ok(header, out);
+        Ok(())
+    }
+
+    /// Ends leases; one that is not there is counted and no more.
+    ///
+    /// # Errors
+    /// If that is not what the body says.
+    pub(super) fn release(&mut self, peer: &mut Peer, body: &[u8]) -> Result<(), DecodeError> {
+        let release = Release::decode(body)?;
+        let mut unknown = release.leases.len() as u64;
+        if let Some(shared) = peer.shared_mut() {
+            for place in release.leases.iter() {
+                unknown -= u64::from(shared.leases.release(place));
+            }
+        }
+        self.count(Stat::LeasesUnknown, unknown);
+        Ok(())
+    }
+
+    /// Gives the client the region that leases are in, once.
+    pub(super) fn pass_region(&self, shared: &mut Shared, out: &mut Outbox) {
+        if std::mem::replace(&mut shared.knows_region, true) {
+            return;
+        }
+        let header = self.answer(&Header::request(Opcode::Region, 0, 0), Code::Ok);
+        out.pass(&self.region, |bytes| {
+            let at = Header::begin(bytes);
+            SharedRegion { region: OWN_REGION, bytes: self.region.bytes() }.encode(bytes);
+            header.finish(0, at, bytes);
+        });
+    }
+
+    /// Keeps the leases of a connection that has ended for as long as the node's memory is there:
+    /// whoever holds them was not asked, and may still read.
+    pub(crate) fn keep(&mut self, peer: &mut Peer) {
+        if let Host::Sharing(shared) = std::mem::take(&mut peer.host) {
+            self.kept.push(shared.leases);
+        }
+    }
+
+    /// Leases that all connections hold, and bytes of their slots.
+    pub(super) fn leased(&self) -> [(Stat, u64); 2] {
+        let Totals { count, bytes } = &self.leased;
+        [(Stat::LeasesHeld, count.value()), (Stat::LeasedBytes, bytes.value())]
+    }
+
+    fn bare_ok(&self, header: &Header, out: &mut Outbox) {
+        let at = Header::begin(&mut out.bytes);
+        self.answer(header, Code::Ok).finish(0, at, &mut out.bytes);
+    }
+}
+
+/// The leases that one get is given.
+pub(super) struct Lending<'a> {
+    leases: Option<&'a mut Leases>,
+    sharing: Sharing,
+    pub(super) given: u64,
+    pub(super) refused: u64,
+}
+
+impl<'a> Lending<'a> {
+    /// None is given to whoever shares nothing or wants none.
+    pub(super) fn new(shared: Option<&'a mut Shared>, sharing: Sharing) -> Self {
+        let shared = shared.filter(|_| sharing != Sharing::Never);
+        let leases = shared.map(|shared| &mut shared.leases);
+        Self { leases, sharing, given: 0, refused: 0 }
+    }
+
+    /// Whether leases may be given at all.
+    pub(super) fn is_on(&self) -> bool {
+        self.leases.is_some()
+    }
+
+    /// Leases `bytes` bytes of `slot` from `start` on.
+    ///
+    /// # Errors
+    /// [`Status::Busy`] if it may hold no more and does not want it inline then.
+    pub(super) fn lease(
+        &mut self,
+        slot: &Slot,
+        start: u32,
+        bytes: u32,
+    ) -> Result<Payload<'static>, Status> {
+        let Some(leases) = self.leases.as_mut().filter(|_| bytes > INLINE_BYTES_MAX) else {
+            return Ok(Payload::Inline);
+        };
+        let (region, offset) = (OWN_REGION, slot.offset() + u64::from(start));
+        if leases.take(LeasedPlace { region, offset }, slot) {
+            self.given += 1;
+            return Ok(Payload::Shared { region, offset });
+        }
+        self.refused += 1;
+        match self.sharing {
+            Sharing::LeaseOrBusy => Err(Status::Busy),
+            _ => Ok(Payload::Inline),
+        }
+    }
+}
+
+fn reason(error: &MapError) -> DecodeError {
+    let (what, found) = match error {
+        MapError::NotMemory { filesystem, .. } => ("file system of shared memory", *filesystem),
+        MapError::SealsMissing { found, .. } => ("seals of shared memory", (*found).into()),
+        MapError::WrongSize { found_bytes, .. } => ("size of shared memory", *found_bytes),
+        MapError::OddSize { bytes, .. } => ("announced size of shared memory", *bytes),
+        MapError::Sparse { found_bytes, .. } => ("hole in shared memory", *found_bytes),
+        MapError::System { source, .. } => {
+            ("shared memory", source.raw_os_error().unwrap_or(0).unsigned_abs().into())
+        }
+    };
+    DecodeError::Value { what, found }
+}
+
+/// A shard has one region, and clients know it by this number.
+const OWN_REGION: u32 = 0;

@@ -1,0 +1,210 @@
+//! The driver's part for clients on this host: Unix sockets, descriptors, leases at a bad end.
+//!
+//! A Unix socket is served as the runtime's `TcpStream`, which is any stream socket to the kernel.
+//! What a reader would get wrong: it is never read through the runtime, which would throw away the
+//! descriptors that come with bytes. The runtime only says, by a peek, that there is something.
+
+use std::io::{self, IoSliceMut};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use futures_lite::future::poll_fn;
+use futures_lite::{AsyncReadExt, Future};
+use glommio::net::TcpStream;
+use larder_protocol::header::Opcode;
+use larder_protocol::stats::Stat;
+use larder_protocol::{DecodeError, Header};
+use larder_transport::{rights, socket};
+
+use crate::core::Core;
+use crate::stalls::{NEVER, Notice, Patience, Word};
+use crate::tcp::{ACCEPT_BURST, BREATH, SCRAP_BYTES, Wire, connection};
+use crate::uds::Entry;
+
+/// Takes in the connections that wait in the shard's hall, whenever its bell rings.
+pub(crate) async fn welcome(entry: Entry, core: Rc<Core>) {
+    let mut bell = TcpStream::from(socket2::Socket::from(entry.bell));
+    let mut burst = 0;
+    while let Ok(1..) = bell.read(&mut [0; 64]).await {
+        let [denied, failed] = entry.hall.turned_away();
+        core.count(Stat::AttachDenied, denied);
+        core.count(Stat::AcceptErrors, failed);
+        for guest in entry.hall.guests() {
+            if core.is_stopping() {
+                return;
+            }
+            if core.stalls.len() >= core.limits.connections_max {
+                core.count(Stat::AcceptErrors, 1);
+                continue;
+            }
+            let stream = TcpStream::from(socket2::Socket::from(guest.socket));
+            let served = connection(stream, Rc::clone(&core), Some(guest.process));
+            glommio::spawn_local(served).detach();
+            burst += 1;
+            if burst >= ACCEPT_BURST {
+                burst = 0;
+                glommio::timer::sleep(BREATH).await;
+            }
+        }
+    }
+}
+
+/// What a connection has that its other end is on this host.
+#[derive(Debug)]
+pub(crate) struct Near {
+    notice: Notice,
+    /// Descriptors whose frame was not served yet.
+    arrived: Vec<OwnedFd>,
+    /// Whether the latest receive left nothing, as far as one can tell.
+    is_drained: bool,
+    is_dead: bool,
+}
+
+impl Near {
+    pub(crate) fn new(notice: Notice) -> Self {
+        Self { notice, arrived: Vec::new(), is_drained: true, is_dead: false }
+    }
+
+    /// Receives at least one byte, and whatever descriptors come with it; says whether it waited.
+    ///
+    /// # Errors
+    /// `TimedOut` if the connection is told to end, `InvalidData` for too many descriptors.
+    pub(crate) async fn receive(
+        &mut self,
+        stream: &TcpStream,
+        into: &mut [u8],
+    ) -> io::Result<(usize, bool)> {
+        let mut has_waited = false;
+        loop {
+            if !self.is_drained {
+                self.heed()?;
+                let received =
+                    rights::recv_with(stream, &mut [IoSliceMut::new(into)], &mut self.arrived);
+                match received {
+                    Ok(count) => {
+                        self.is_drained = count < into.len();
+                        return Ok((count, has_waited));
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            self.is_drained = false;
+            has_waited |= self.readable(stream).await?;
+        }
+    }
+
+    /// Waits until there is something to receive, the end included; whether it had to.
+    async fn readable(&mut self, stream: &TcpStream) -> io::Result<bool> {
+        let mut byte = [0];
+        let mut peek = pin!(stream.peek(&mut byte));
+        let mut has_waited = false;
+        poll_fn(|cx| {
+            if let Poll::Ready(peeked) = peek.as_mut().poll(cx) {
+                return Poll::Ready(peeked.map(drop).map_err(io::Error::from));
+            }
+            has_waited = true;
+            self.told(cx)
+        })
+        .await?;
+        Ok(has_waited)
+    }
+
+    /// Ready with an error if the connection is told to end; else it is woken when it is.
+    pub(crate) fn told(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        match self.notice.poll(cx) {
+            Some(word) => Poll::Ready(Err(self.end(word))),
+            None => Poll::Pending,
+        }
+    }
+
+    /// An error if the connection was told to end.
+    pub(crate) fn heed(&mut self) -> io::Result<()> {
+        self.notice.take().map_or(Ok(()), |word| Err(self.end(word)))
+    }
+
+    fn end(&mut self, word: Word) -> io::Error {
+        self.is_dead |= word == Word::Dead;
+        io::ErrorKind::TimedOut.into()
+    }
+
+    /// The descriptors that came with this frame, if it is of a kind that may have one.
+    pub(crate) fn descriptors_of(&mut self, header: &Header) -> Vec<OwnedFd> {
+        if header.opcode == Opcode::Share as u8 {
+            std::mem::take(&mut self.arrived)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Refuses descriptors that came with anything but what comes `next`, if that has one.
+    ///
+    /// # Errors
+    /// [`DecodeError`]; they are closed with the connection.
+    pub(crate) fn check_arrived(&self, next: Option<&Header>) -> Result<(), DecodeError> {
+        let may_have = next.is_some_and(|header| header.opcode == Opcode::Share as u8);
+        if self.arrived.is_empty() || may_have {
+            return Ok(());
+        }
+        Err(DESCRIPTORS)
+    }
+}
+
+/// Holds the leases of a connection that the node has ended until its peer is gone.
+///
+/// Their memory is still read: it is the peer's to say when that is over. Answers whether it is; the
+/// node may end sooner.
+pub(crate) async fn hold_leases(wire: &mut Wire, core: &Core, patience: &Patience) -> bool {
+    if let Err(error) = socket::shutdown(&wire.stream, Shutdown::Write) {
+        tracing::debug!(%error, "a peer with leases cannot be told that it was ended");
+    }
+    // A draining node does not wait for it, nor does anybody else.
+    patience.idle(NEVER);
+    let mut scrap = vec![0; SCRAP_BYTES];
+    loop {
+        if core.is_stopping() {
+            return false;
+        }
+        match wire.read(&mut scrap).await {
+            Ok(0) => return true,
+            Ok(count) => {
+                wire.bytes += count as u64;
+                wire.breathe_if_spent().await;
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::TimedOut if wire.is_peer_dead() => return true,
+                io::ErrorKind::TimedOut | io::ErrorKind::InvalidData => {}
+                _ => return true,
+            },
+        }
+        wire.drop_arrived();
+    }
+}
+
+impl Wire {
+    pub(crate) fn drop_arrived(&mut self) {
+        if let Some(near) = &mut self.near {
+            near.arrived.clear();
+        }
+    }
+
+    /// Whether the process that made the connection is known to be dead.
+    pub(crate) fn is_peer_dead(&self) -> bool {
+        self.near.as_ref().is_some_and(|near| near.is_dead)
+    }
+
+    /// An error if descriptors came with bytes of a payload.
+    pub(crate) fn refuse_arrived(&self) -> io::Result<()> {
+        match &self.near {
+            Some(near) if !near.arrived.is_empty() => Err(io::ErrorKind::InvalidData.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Why a connection ends on which descriptors came that nobody waits for.
+pub(crate) const DESCRIPTORS: DecodeError =
+    DecodeError::Value { what: "descriptors with a frame", found: 0 };
