@@ -15,6 +15,7 @@ mod lease;
 pub mod namespace;
 pub mod node;
 mod outbox;
+mod payload;
 mod shard;
 mod shm;
 mod stalls;

@@ -6,6 +6,7 @@
 mod get;
 mod put;
 mod shared;
+mod tally;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use larder_protocol::limits::{
 };
 use larder_protocol::message::{
     Bump, Freshness, Get, Hello, HelloReply, Match, MatchReplyWriter, Open, Put, Remove,
-    SocketPath, encode_stats, encode_statuses,
+    SocketPath, encode_statuses,
 };
 use larder_protocol::placement::{anchor_hash, shard_of};
 use larder_protocol::stats::{STAT_NUMBERS, Stat};
@@ -378,56 +379,6 @@ impl Shard {
             }
         }
         self.answer_in(header, Code::Ok, namespace).finish(0, at, &mut out.bytes);
-    }
-
-    fn stats(&mut self, header: &Header, out: &mut Outbox) {
-        let values = self.values();
-        let at = Header::begin(&mut out.bytes);
-        encode_stats(|stat| values[stat as usize], &mut out.bytes);
-        self.answer(header, Code::Ok).finish(0, at, &mut out.bytes);
-    }
-
-    /// Adds to a counter.
-    pub(crate) fn count(&mut self, stat: Stat, by: u64) {
-        self.counts[stat as usize] += by;
-    }
-
-    /// Bounded upkeep, and the numbers for whoever watches from other threads.
-    pub(crate) fn tick(&mut self, seen: Seen, state: &NodeState) {
-        self.store.tick(self.now_ms);
-        self.count(Stat::TimedOut, seen.timed_out);
-        self.counts[Stat::Connections as usize] = seen.connections;
-        for &stat in Stat::ALL.iter().filter(|stat| stat.is_of_process()) {
-            self.counts[stat as usize] = state.process(stat);
-        }
-        let counters = &state.shards[usize::from(self.identity.index)];
-        counters.publish(&self.values());
-        counters.publish_requests(&self.requests);
-        counters.tick();
-    }
-
-    fn values(&self) -> [u64; STAT_NUMBERS] {
-        let (mut values, store) = (self.counts, self.store.stats());
-        let own = [
-            (Stat::Stored, store.stored),
-            (Stat::StoredBytes, store.stored_bytes),
-            (Stat::Removed, store.removed),
-            (Stat::Evicted, store.evicted),
-            (Stat::EvictedStale, store.evicted_stale),
-            (Stat::Expired, store.expired),
-            (Stat::Bumps, store.bumps),
-            (Stat::Objects, store.objects),
-            (Stat::ObjectBytes, store.object_bytes),
-            (Stat::SlotBytes, store.slot_bytes),
-            (Stat::RegionBytes, store.region_bytes),
-            (Stat::IndexBytes, store.index_bytes),
-            (Stat::Namespaces, store.namespaces),
-            (Stat::StaleObjects, store.stale_objects),
-            (Stat::FillingBytes, self.filling.value()),
-            (Stat::SendingBytes, self.sending.value()),
-        ];
-        own.into_iter().chain(self.leased()).for_each(|(stat, value)| values[stat as usize] = value);
-        values
     }
 
     fn ask(&self, header: &Header, namespace: NamespaceId, freshness: Freshness) -> Ask {

@@ -7,7 +7,6 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
-use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -25,6 +24,7 @@ use larder_transport::{PeerProcess, rights, socket};
 use crate::core::Core;
 use crate::inbox::Inbox;
 use crate::outbox::Outbox;
+use crate::payload::PayloadIn;
 use crate::shard::{Peer, PutJob, Step};
 use crate::shm::{self, Near};
 use crate::stalls::{Limit, NEVER, Patience, Stalls};
@@ -170,7 +170,7 @@ async fn converse(
                     patience.until(core.sent_by(outbox.len()));
                     wire.flush(outbox).await?;
                     patience.until(core.received_by(&header));
-                    let mut payload = wire.payload(header.payload_bytes, behind);
+                    let mut payload = PayloadIn::new(wire, header.payload_bytes, behind);
                     payload.skip(header.payload_bytes).await?;
                     used += payload.taken_behind;
                 }
@@ -180,7 +180,7 @@ async fn converse(
                         wire.flush(outbox).await?;
                         patience.until(core.received_by(&header));
                     }
-                    let mut payload = wire.payload(header.payload_bytes, behind);
+                    let mut payload = PayloadIn::new(wire, header.payload_bytes, behind);
                     let statuses = fill(&mut payload, core, peer, &job, arrived_us).await?;
                     used += payload.taken_behind;
                     core.shard(|s| s.finish_put(&header, &job, &statuses, outbox));
@@ -304,7 +304,7 @@ pub(crate) struct Wire {
     pub(crate) near: Option<Near>,
     /// Who else is served by this core.
     stalls: Stalls,
-    staging: Vec<u8>,
+    pub(crate) staging: Vec<u8>,
     requests: u32,
     pub(crate) bytes: u64,
     /// With how many bytes the socket counts as readable.
@@ -318,7 +318,7 @@ impl Wire {
     }
 
     /// Receives at least one byte; where it has to wait, it waits for `wanted` of them.
-    async fn read_many(&mut self, into: &mut [u8], wanted: usize) -> io::Result<usize> {
+    pub(crate) async fn read_many(&mut self, into: &mut [u8], wanted: usize) -> io::Result<usize> {
         self.wait_for(wanted.min(READABLE_BYTES_MAX) as u32)?;
         self.receive(into).await
     }
@@ -401,13 +401,6 @@ impl Wire {
         Ok(())
     }
 
-    fn payload<'a>(&'a mut self, payload_bytes: u64, behind: &'a [u8]) -> PayloadIn<'a> {
-        let taken_behind = behind.len().min(usize::try_from(payload_bytes).unwrap_or(usize::MAX));
-        let behind = &behind[..taken_behind];
-        let on_wire = payload_bytes - taken_behind as u64;
-        PayloadIn { wire: self, behind, taken_behind, on_wire, staged: 0..0 }
-    }
-
     /// Counts one request; the bytes are counted where they are moved.
     fn spend(&mut self) {
         self.requests += 1;
@@ -428,91 +421,12 @@ impl Wire {
     }
 }
 
-/// The payload of one request: what came with its body, then what is still on the wire.
-struct PayloadIn<'a> {
-    wire: &'a mut Wire,
-    behind: &'a [u8],
-    /// How many bytes behind the body are this payload's.
-    taken_behind: usize,
-    on_wire: u64,
-    staged: Range<usize>,
-}
-
-impl PayloadIn<'_> {
-    /// Puts the next bytes into `into`, at least one; an early end of the peer is an error.
-    async fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if !self.behind.is_empty() {
-            let count = into.len().min(self.behind.len());
-            into[..count].copy_from_slice(&self.behind[..count]);
-            self.behind = &self.behind[count..];
-            return Ok(count);
-        }
-        if self.staged.is_empty() {
-            if into.len() >= DIRECT_BYTES_MIN || into.len() as u64 >= self.on_wire {
-                let wanted = into.len();
-                let count = some(self.wire.read_many(into, wanted).await?)?;
-                self.wire.refuse_arrived()?;
-                self.on_wire -= count as u64;
-                return Ok(count);
-            }
-            self.stage().await?;
-        }
-        let count = into.len().min(self.staged.len());
-        into[..count].copy_from_slice(&self.wire.staging[self.staged.start..][..count]);
-        self.staged.start += count;
-        Ok(count)
-    }
-
-    /// Reads past the next `count` bytes.
-    async fn skip(&mut self, mut count: u64) -> io::Result<()> {
-        while count > 0 {
-            if self.behind.is_empty() && self.staged.is_empty() {
-                self.stage().await?;
-                // Nobody else is served while a long payload is thrown away at full speed.
-                self.wire.bytes += self.staged.len() as u64;
-                self.wire.breathe_if_spent().await;
-            }
-            let source = if self.behind.is_empty() { self.staged.len() } else { self.behind.len() };
-            let now = source.min(usize::try_from(count).unwrap_or(usize::MAX));
-            if self.behind.is_empty() {
-                self.staged.start += now;
-            } else {
-                self.behind = &self.behind[now..];
-            }
-            count -= now as u64;
-        }
-        Ok(())
-    }
-
-    /// Receives many small objects with one call, to be copied from there.
-    async fn stage(&mut self) -> io::Result<()> {
-        let mut staging = std::mem::take(&mut self.wire.staging);
-        staging.resize(STAGING_BYTES, 0);
-        let most = staging.len().min(usize::try_from(self.on_wire).unwrap_or(usize::MAX));
-        let received = self.wire.read(&mut staging[..most]).await;
-        self.wire.staging = staging;
-        let count = some(received?)?;
-        self.wire.refuse_arrived()?;
-        self.on_wire -= count as u64;
-        self.staged = 0..count;
-        Ok(())
-    }
-}
-
-fn some(count: usize) -> io::Result<usize> {
-    if count == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(count) }
-}
-
 /// Replies are gathered up to this before they are sent in mid-batch.
 const FLUSH_BYTES: u64 = 256 << 10;
 /// Pieces handed to the kernel in one call.
 const SLICES_MAX: usize = 130;
-/// An object with more than this still to come is received straight into its slot.
-const DIRECT_BYTES_MIN: usize = 32 << 10;
 /// A reader of a long payload is woken for this much: a wake-up costs as much as copying it.
 const READABLE_BYTES_MAX: usize = 256 << 10;
-/// Smaller objects are received this many bytes at a time, and copied.
-const STAGING_BYTES: usize = 64 << 10;
 pub(crate) const SCRAP_BYTES: usize = 16 << 10;
 /// Received of one object before the others get their turn: sockets hold many megabytes.
 const READ_BYTES_MAX: usize = 1 << 20;

@@ -6,6 +6,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -21,6 +22,8 @@ pub(crate) struct Process {
     pub(crate) ready_line: String,
     /// Where shard 0 listens.
     pub(crate) address: SocketAddr,
+    /// Where the Unix sockets of a node of [`Process::start_local`] are.
+    directory: Option<tempfile::TempDir>,
 }
 
 impl Process {
@@ -38,6 +41,22 @@ impl Process {
     pub(crate) fn start_at(address: SocketAddr, args: &[&str]) -> Result<Self, ExitStatus> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_larder-node"));
         Self::spawn(command.args(arguments(address, args)), address)
+    }
+
+    /// As [`Process::start`], with Unix sockets in a directory of its own.
+    pub(crate) fn start_local(args: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("node.sock");
+        let uds = ["--uds", path.to_str().unwrap()];
+        let mut node = Self::start(&[&uds[..], args].concat());
+        node.directory = Some(directory);
+        node
+    }
+
+    /// Path of the Unix socket of shard 0.
+    pub(crate) fn socket(&self) -> PathBuf {
+        let word = self.ready_line.split(' ').find_map(|word| word.strip_prefix("uds="));
+        PathBuf::from(word.filter(|path| *path != "off").expect("it has Unix sockets"))
     }
 
     /// As [`Process::start`], with at most `descriptors` open files.
@@ -82,7 +101,7 @@ impl Process {
             }
         });
         // From here on the child is killed whatever happens.
-        let mut node = Self { child, lines, ready_line: String::new(), address };
+        let mut node = Self { child, lines, ready_line: String::new(), address, directory: None };
         match node.lines.recv_timeout(START_MAX) {
             Ok(line) => node.ready_line = line,
             Err(RecvTimeoutError::Disconnected) => return Err(node.child.wait().unwrap()),
@@ -208,7 +227,12 @@ fn arguments(address: SocketAddr, args: &[&str]) -> Vec<String> {
         ("--pin-cores", "off"),
         ("--log", "error"),
     ];
-    let missing = defaults.into_iter().filter(|(flag, _)| !args.contains(flag));
+    // The socket of a node that is started again at its address is where it was.
+    let directory = std::env::temp_dir().join("larder-tests");
+    let uds = directory.join(format!("{}.sock", address.port())).display().to_string();
+    let over_shm = std::env::var("LARDER_TEST_PATH").is_ok_and(|path| path == "shm");
+    let uds = over_shm.then_some(("--uds", uds.as_str()));
+    let missing = defaults.into_iter().chain(uds).filter(|(flag, _)| !args.contains(flag));
     let given = args.iter().map(|&arg| arg.to_owned());
     missing.flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()]).chain(given).collect()
 }

@@ -4,6 +4,7 @@
 //! would get wrong: every hit is verified, its seal and all its parts, and a wrong one panics.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+pub(crate) mod local;
 pub(crate) mod object;
 pub(crate) mod words;
 
@@ -15,6 +16,7 @@ use larder_protocol::limits::HEADER_BYTES;
 use larder_protocol::stats::Stat;
 use larder_protocol::{Code, Generation, Header, NamespaceSpec, Opcode};
 
+use local::Local;
 use object::Meaning;
 
 /// One connection.
@@ -28,6 +30,8 @@ pub(crate) struct Raw {
     pub(crate) namespace: u64,
     /// What seals bind.
     pub(crate) meaning: Meaning,
+    /// Of a connection over a Unix socket.
+    pub(crate) local: Option<Local>,
 }
 
 /// A frame from the node.
@@ -50,7 +54,7 @@ impl Raw {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let meaning = Meaning { digest: 0, generation: 1, part_bytes: 0 };
-        Ok(Self { stream, next_id: 0, deadline_us: 60_000_000, namespace: 0, meaning })
+        Ok(Self { stream, next_id: 0, deadline_us: 60_000_000, namespace: 0, meaning, local: None })
     }
 
     /// A connection that has said `Hello` to shard 0.
@@ -113,17 +117,39 @@ impl Raw {
     /// The next frame, `None` if the node has closed the connection.
     pub(crate) fn try_reply(&mut self) -> io::Result<Option<Reply>> {
         let mut header = [0; HEADER_BYTES];
-        match self.stream.read(&mut header[..1])? {
+        match self.receive(&mut header[..1])? {
             0 => return Ok(None),
-            _ => self.stream.read_exact(&mut header[1..])?,
+            _ => self.receive_all(&mut header[1..])?,
         }
         let header = Header::decode(&header).map_err(io::Error::other)?;
         assert!(header.is_reply, "{header:?}");
         let mut body = vec![0; header.body_bytes as usize];
         let mut payload = vec![0; header.payload_bytes as usize];
-        self.stream.read_exact(&mut body)?;
-        self.stream.read_exact(&mut payload)?;
+        self.receive_all(&mut body)?;
+        self.receive_all(&mut payload)?;
+        if header.opcode == Opcode::Region as u8 {
+            self.take_region(&body);
+            return self.try_reply();
+        }
         Ok(Some(Reply { header, body, payload }))
+    }
+
+    fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match &mut self.local {
+            Some(local) => local.receive(&self.stream, into),
+            None => self.stream.read(into),
+        }
+    }
+
+    fn receive_all(&mut self, mut into: &mut [u8]) -> io::Result<()> {
+        while !into.is_empty() {
+            let count = self.receive(into)?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            into = &mut into[count..];
+        }
+        Ok(())
     }
 
     pub(crate) fn reply(&mut self) -> Reply {
@@ -158,6 +184,18 @@ impl Raw {
     pub(crate) fn is_ended(&mut self) -> bool {
         while let Ok(Some(_)) = self.try_reply() {}
         self.is_closed()
+    }
+
+    /// Whether the node ends the connection sooner or later, maybe in the middle of a frame.
+    pub(crate) fn is_ended_within_frames(&mut self) -> bool {
+        let mut scrap = [0; 64 << 10];
+        loop {
+            match self.stream.read(&mut scrap) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() == io::ErrorKind::ConnectionReset,
+            }
+        }
     }
 
     /// Waits until the first byte of an answer is here, and leaves it there.

@@ -32,6 +32,8 @@ pub(crate) struct Object {
     pub(crate) seal: Option<u32>,
     /// Form of the payload; 0 is inline.
     pub(crate) form: u8,
+    /// Where the bytes are in memory that was shared, instead of behind the body.
+    pub(crate) shared: Option<(u32, u64)>,
 }
 
 impl Object {
@@ -56,7 +58,14 @@ impl Object {
         };
         out.bytes_u8(&self.key);
         out.u32(object_bytes);
-        out.u8(self.form);
+        match self.shared {
+            Some((region, offset)) => {
+                out.u8(1);
+                out.u32(region);
+                out.u64(offset);
+            }
+            None => out.u8(self.form),
+        }
         out.u16(0);
         out.u8(0);
         out.u32(0);

@@ -4,7 +4,8 @@
 
 use larder_protocol::limits::{BATCH_OBJECTS_MAX, MATCH_KEYS_MAX};
 use larder_protocol::message::{
-    Freshness, Get, GetAnswer, Hello, MatchReply, Open, Put, Remove, decode_statuses,
+    CAPABILITY_SHARED, Freshness, Get, GetAnswer, Hello, MatchReply, Open, Put, Remove,
+    decode_statuses,
 };
 use larder_protocol::wire::Write;
 use larder_protocol::{Code, Generation, NamespaceSpec, Opcode, Status};
@@ -19,7 +20,7 @@ impl Raw {
             version_max: 1,
             shard,
             shard_count,
-            capabilities: 0,
+            capabilities: if self.local.is_some() { CAPABILITY_SHARED } else { 0 },
             name: b"raw",
             credential: b"",
         };
@@ -74,10 +75,11 @@ impl Raw {
 
     /// A whole put, its payload included.
     pub(crate) fn put_frame(&mut self, objects: &[Object], if_absent: bool) -> Vec<u8> {
-        let payload_bytes = objects.iter().map(|object| object.bytes.len() as u64).sum();
+        let inline = || objects.iter().filter(|object| object.shared.is_none());
+        let payload_bytes = inline().map(|object| object.bytes.len() as u64).sum();
         let body = self.put_body(objects, if_absent);
         let mut frame = self.frame(Opcode::Put, &body, payload_bytes);
-        objects.iter().for_each(|object| frame.extend_from_slice(&object.bytes));
+        inline().for_each(|object| frame.extend_from_slice(&object.bytes));
         frame
     }
 

@@ -1,0 +1,64 @@
+//! What a shard counts, for its clients and for the threads that watch it.
+//!
+//! What a reader would get wrong: nothing here is shared. Other threads see what the latest tick
+//! published.
+
+use larder_protocol::message::encode_stats;
+use larder_protocol::stats::{STAT_NUMBERS, Stat};
+use larder_protocol::{Code, Header};
+
+use super::{Seen, Shard};
+use crate::counters::NodeState;
+use crate::outbox::Outbox;
+
+impl Shard {
+    pub(super) fn stats(&mut self, header: &Header, out: &mut Outbox) {
+        let values = self.values();
+        let at = Header::begin(&mut out.bytes);
+        encode_stats(|stat| values[stat as usize], &mut out.bytes);
+        self.answer(header, Code::Ok).finish(0, at, &mut out.bytes);
+    }
+
+    /// Adds to a counter.
+    pub(crate) fn count(&mut self, stat: Stat, by: u64) {
+        self.counts[stat as usize] += by;
+    }
+
+    /// Bounded upkeep, and the numbers for whoever watches from other threads.
+    pub(crate) fn tick(&mut self, seen: Seen, state: &NodeState) {
+        self.store.tick(self.now_ms);
+        self.count(Stat::TimedOut, seen.timed_out);
+        self.counts[Stat::Connections as usize] = seen.connections;
+        for &stat in Stat::ALL.iter().filter(|stat| stat.is_of_process()) {
+            self.counts[stat as usize] = state.process(stat);
+        }
+        let counters = &state.shards[usize::from(self.identity.index)];
+        counters.publish(&self.values());
+        counters.publish_requests(&self.requests);
+        counters.tick();
+    }
+
+    fn values(&self) -> [u64; STAT_NUMBERS] {
+        let (mut values, store) = (self.counts, self.store.stats());
+        let own = [
+            (Stat::Stored, store.stored),
+            (Stat::StoredBytes, store.stored_bytes),
+            (Stat::Removed, store.removed),
+            (Stat::Evicted, store.evicted),
+            (Stat::EvictedStale, store.evicted_stale),
+            (Stat::Expired, store.expired),
+            (Stat::Bumps, store.bumps),
+            (Stat::Objects, store.objects),
+            (Stat::ObjectBytes, store.object_bytes),
+            (Stat::SlotBytes, store.slot_bytes),
+            (Stat::RegionBytes, store.region_bytes),
+            (Stat::IndexBytes, store.index_bytes),
+            (Stat::Namespaces, store.namespaces),
+            (Stat::StaleObjects, store.stale_objects),
+            (Stat::FillingBytes, self.filling.value()),
+            (Stat::SendingBytes, self.sending.value()),
+        ];
+        own.into_iter().chain(self.leased()).for_each(|(stat, value)| values[stat as usize] = value);
+        values
+    }
+}
