@@ -2,8 +2,8 @@
 //!
 //! A command returns its exit code, because a run that ends well may still have found wrong bytes.
 
-mod compare;
 mod compare_small;
+mod compare_stream;
 mod demo;
 mod embedded;
 mod limits;
@@ -35,7 +35,7 @@ enum Command {
     Load(load::LoadArgs),
     Replay(replay::ReplayArgs),
     Limits(limits::Limits),
-    CompareStream(compare::CompareStream),
+    CompareStream(compare_stream::CompareStream),
     CompareSmall(compare_small::CompareSmall),
     #[command(name = stream_server::NAME, hide = true)]
     StreamServer(stream_server::Serve),
