@@ -7,6 +7,8 @@
 pub mod cold;
 pub mod content;
 pub mod copy;
+pub mod cpu;
+pub mod endpoint;
 pub mod latency;
 pub mod load;
 pub mod machine;
@@ -14,6 +16,7 @@ pub mod measure;
 pub mod names;
 pub mod node_process;
 pub mod node_stats;
+pub mod paths;
 pub mod progress;
 pub mod random;
 pub mod reference;

@@ -5,6 +5,7 @@
 
 mod arrivals;
 mod objects;
+mod prefill;
 mod score;
 mod worker;
 
@@ -14,16 +15,16 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use larder_client::{
-    Client, CompletionQueue, Config, Error, Key, Namespace, NamespaceSpec, PutOptions,
-};
+use larder_client::{Client, CompletionQueue, Config, Error, Key, Namespace, NamespaceSpec};
 
 use crate::cold::ColdMemory;
 use crate::measure::{Cost, Stopwatch};
 use crate::node_stats::{CpuSource, NodeCpu};
+use crate::paths::{self, Way};
 use crate::random::{Random, mix};
 use arrivals::Arrivals;
 pub use objects::Objects;
+pub use prefill::prefill;
 pub use score::{Live, Score};
 use worker::Worker;
 
@@ -39,6 +40,18 @@ pub enum Op {
     Mixed,
     /// Asks which of a batch of keys are there.
     Match,
+}
+
+/// Where a get's objects come to lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reads {
+    /// In memory that the client allocates, many calls in flight from one thread.
+    Allocated,
+    /// In cold memory that belongs to the load, one thread for each call in flight.
+    Own,
+    /// Where the node has them, one thread for each call in flight. An object that is not checked
+    /// in every byte is not looked at.
+    Leased,
 }
 
 /// What a load does.
@@ -69,8 +82,10 @@ pub struct Plan {
     pub rate_per_s: Option<f64>,
     /// How long one operation may take.
     pub deadline: Duration,
-    /// Reads into memory that belongs to the load instead of memory that the client allocates.
-    pub own_memory: bool,
+    /// Where a get's objects come to lie.
+    pub reads: Reads,
+    /// Which way the clients go.
+    pub way: Way,
     /// Memory that reads go through, all workers together, in bytes.
     pub cold_bytes: u64,
 }
@@ -141,7 +156,7 @@ impl Load {
                 inflight_max: plan.inflight.max(Config::default().inflight_max),
                 ..Config::seed(&plan.node)
             };
-            let client = Client::connect(config).map_err(failed("connect"))?;
+            let client = paths::connect(config, plan.way).map_err(failed("connect"))?;
             // Asks every shard, so every connection is there before the first measured call.
             namespace = Some(client.namespace(spec.clone()).map_err(failed("open the namespace"))?);
             clients.push(client);
@@ -155,7 +170,7 @@ impl Load {
         let (objects, memories) = (Arc::new(objects), memories(&plan));
         let load = Self { plan, clients, namespace, objects, memories, node_cpu, rounds: 0 };
         if load.plan.op != Op::Put {
-            load.prefill()?;
+            prefill(load.client(), &load.namespace, &load.objects)?;
         }
         Ok(load)
     }
@@ -247,10 +262,11 @@ impl Load {
                 live: Arc::clone(live),
                 score: Score::default(),
             };
-            let queue = if self.plan.own_memory {
-                None
-            } else {
-                Some(CompletionQueue::new().map_err(failed("make a completion queue"))?)
+            let queue = match self.plan.reads {
+                Reads::Allocated => {
+                    Some(CompletionQueue::new().map_err(failed("make a completion queue"))?)
+                }
+                Reads::Own | Reads::Leased => None,
             };
             seats.push(Seat { worker, memory, queue, seed });
         }
@@ -259,25 +275,6 @@ impl Load {
 
     fn node_cpu_us(&self) -> Result<u64, LoadError> {
         self.node_cpu.read_us(self.client()).map_err(failed("ask for CPU time"))
-    }
-
-    fn prefill(&self) -> Result<(), LoadError> {
-        let per_put = (PREFILL_BYTES / u64::from(self.plan.object_bytes)).clamp(1, 1024);
-        let mut first = 0;
-        while first < self.plan.keys {
-            let count = per_put.min(self.plan.keys - first);
-            // Batches longer than the load's own have no slice of keys to come from.
-            let mut objects = Vec::new();
-            for index in first..first + count {
-                objects.append(&mut self.objects.to_put(index, 1));
-            }
-            let options = PutOptions { deadline: Some(PREFILL_DEADLINE), ..PutOptions::default() };
-            let call = self.client().start_put(&self.namespace, objects, &options);
-            let stored = call.and_then(larder_client::Pending::wait).map_err(failed("store"))?;
-            stored.into_iter().collect::<Result<Vec<()>, _>>().map_err(LoadError::Prefill)?;
-            first += count;
-        }
-        Ok(())
     }
 }
 
@@ -304,11 +301,11 @@ impl Seat {
 
 /// One memory for each worker: of all calls in flight if they wait, else of each client.
 fn memories(plan: &Plan) -> Vec<ColdMemory> {
-    if !plan.own_memory {
+    if plan.reads == Reads::Allocated {
         return (0..plan.clients).map(|_| ColdMemory::new(0, 0)).collect();
     }
     let workers = plan.clients * plan.inflight;
-    if matches!(plan.op, Op::Put | Op::Match) {
+    if plan.reads == Reads::Leased || matches!(plan.op, Op::Put | Op::Match) {
         return (0..workers).map(|_| ColdMemory::new(0, 0)).collect();
     }
     let operation_bytes = plan.batch as u64 * u64::from(plan.object_bytes);
@@ -320,6 +317,4 @@ fn failed(what: &'static str) -> impl Fn(Error) -> LoadError {
     move |source| LoadError::Client { what, source }
 }
 
-const PREFILL_BYTES: u64 = 4 << 20;
-const PREFILL_DEADLINE: Duration = Duration::from_secs(30);
 const WATCH_PAUSE: Duration = Duration::from_millis(100);

@@ -12,5 +12,6 @@ mod resp;
 mod rival;
 
 pub use dialect::Text;
+pub(crate) use dialect::{END_OF_LINE, odd};
 pub use pipeline::Pipeline;
-pub use rival::{Rival, RivalError, RivalProcess};
+pub use rival::{Rival, RivalError, RivalProcess, RivalShape};

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use larder_benches::load::{Load, Op, Plan};
+use larder_benches::load::{Load, Op, Plan, Reads};
 use larder_benches::names::key_of;
 use larder_benches::node_stats::{CpuSource, NodeStats};
+use larder_benches::paths::Way;
 use larder_benches::reference::Lru;
 use larder_benches::replay::{Replay, Rules};
 use larder_benches::tally::Tally;
@@ -33,7 +34,8 @@ fn plan(node: &Node, op: Op) -> Plan {
         verify_one_in: 1,
         rate_per_s: None,
         deadline: Duration::from_secs(10),
-        own_memory: false,
+        reads: Reads::Allocated,
+        way: Way::Tcp,
         cold_bytes: 1 << 20,
     }
 }
@@ -50,8 +52,8 @@ fn sample(count: usize) -> Vec<Request> {
 fn every_operation_is_answered_without_a_miss_or_a_wrong_byte() {
     let node = node(2, 64 << 20);
     for op in [Op::Put, Op::Get, Op::Mixed, Op::Match] {
-        for own_memory in [false, true] {
-            let mut load = Load::prepare(Plan { own_memory, ..plan(&node, op) }).unwrap();
+        for reads in [Reads::Allocated, Reads::Own, Reads::Leased] {
+            let mut load = Load::prepare(Plan { reads, ..plan(&node, op) }).unwrap();
             assert_eq!(load.cpu_source(), CpuSource::Embedded);
             for _ in 0..2 {
                 let round = load.run(Duration::from_millis(50), |_| ()).unwrap();
@@ -71,8 +73,8 @@ fn every_operation_is_answered_without_a_miss_or_a_wrong_byte() {
 #[test]
 fn an_open_loop_counts_what_it_could_not_begin() {
     let node = node(1, 64 << 20);
-    for own_memory in [false, true] {
-        let overload = Plan { rate_per_s: Some(1e6), own_memory, ..plan(&node, Op::Get) };
+    for reads in [Reads::Allocated, Reads::Own, Reads::Leased] {
+        let overload = Plan { rate_per_s: Some(1e6), reads, ..plan(&node, Op::Get) };
         let mut load = Load::prepare(overload).unwrap();
         let score = load.run(Duration::from_millis(100), |_| ()).unwrap().score;
         let due = score.ops + score.unstarted;
@@ -163,8 +165,8 @@ fn a_replay_notices_an_object_that_is_not_its_own() {
 #[test]
 fn a_load_notices_an_object_that_is_not_its_own() {
     let node = node(1, 64 << 20);
-    for own_memory in [false, true] {
-        let mut load = Load::prepare(Plan { own_memory, ..plan(&node, Op::Get) }).unwrap();
+    for reads in [Reads::Allocated, Reads::Own, Reads::Leased] {
+        let mut load = Load::prepare(Plan { reads, ..plan(&node, Op::Get) }).unwrap();
         corrupt(load.client(), "load", 5000, 3);
         let score = load.run(Duration::from_millis(100), |_| ()).unwrap().score;
         assert!(score.wrong > 0 && score.errors == 0, "{score:?}");

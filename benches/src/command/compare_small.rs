@@ -10,11 +10,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder_benches::load::{Load, Objects, Op, Plan, Round};
+use larder_benches::load::{Load, Objects, Op, Plan, Reads, Round};
 use larder_benches::names::short_key_of;
 use larder_benches::node_process::{NodeProcess, NodeShape};
+use larder_benches::paths::Way;
 use larder_benches::report::Output;
-use larder_benches::small::{Pipeline, Rival, RivalProcess};
+use larder_benches::small::{Pipeline, Rival, RivalProcess, RivalShape};
 use larder_benches::units::{format_bytes, parse_object_bytes, parse_seconds};
 
 use super::Failure;
@@ -168,15 +169,17 @@ impl CompareSmall {
             return Ok(());
         };
         let objects = Arc::new(Objects::new(self.size, self.keys, 1, short_key_of));
-        let process = RivalProcess::start(rival, &path, usize::from(self.inflight))?;
-        let (address, pid) = (process.address(), process.pid());
+        let inflight = usize::from(self.inflight);
+        let shape = RivalShape { threads: 1, inflight, memory_bytes: MEMORY_BYTES, unix: None };
+        let process = RivalProcess::start(rival, &path, &shape)?;
+        let (endpoint, pid) = (process.endpoint().clone(), process.pid());
         let arguments = process.arguments().join(" ");
         let stored = process.store_all(texts[0].1, &objects);
         field.rivals.push(process);
         stored?;
         let version = Rival::version(&path);
         for &(server, text) in texts {
-            let mut bare = Pipeline::text(address, pid, text, Arc::clone(&objects))?;
+            let mut bare = Pipeline::text(&endpoint, pid, text, Arc::clone(&objects))?;
             self.check_all(server, &mut bare)?;
             let (version, arguments) = (version.clone(), arguments.clone());
             let side = Side { server, driver: Driver::Bare, version, arguments };
@@ -212,7 +215,8 @@ impl CompareSmall {
             verify_one_in: VERIFY_ONE_IN,
             rate_per_s: None,
             deadline: Duration::from_secs(10),
-            own_memory: false,
+            reads: Reads::Allocated,
+            way: Way::Tcp,
             cold_bytes: 0,
         }
     }

@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use larder_benches::load::{Load, Op, Plan};
+use larder_benches::load::{Load, Op, Plan, Reads};
 use larder_benches::machine::Machine;
 use larder_benches::measure::{Cost, Rates};
 use larder_benches::names::key_of;
 use larder_benches::node_process::{NodeProcess, NodeShape};
 use larder_benches::node_stats::CpuSource;
+use larder_benches::paths::Way;
 use larder_benches::report::{Output, Table, median, ratio};
 use larder_benches::stream::{Direction, MESSAGE_BYTES_MAX, Shape, StreamClient};
 use larder_benches::units::{format_bytes, parse_bytes, parse_object_bytes, parse_seconds};
@@ -229,7 +230,8 @@ fn plan(address: &str) -> Plan {
         verify_one_in: 0,
         rate_per_s: None,
         deadline: Duration::from_secs(10),
-        own_memory: true,
+        reads: Reads::Own,
+        way: Way::Tcp,
         cold_bytes: 0,
     }
 }

@@ -6,10 +6,11 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use larder_benches::load::{Live, Load, Op, Plan, Round};
+use larder_benches::load::{Live, Load, Op, Plan, Reads, Round};
 use larder_benches::machine::Machine;
 use larder_benches::names::key_of;
 use larder_benches::node_stats::CpuSource;
+use larder_benches::paths::Way;
 use larder_benches::progress::Progress;
 use larder_benches::report::{Output, Table};
 use larder_benches::units::{
@@ -23,10 +24,12 @@ use super::{Failure, embedded};
 ///
 /// Latency and CPU are those of one operation, which is a batch. Reads of up to 64 KiB an operation
 /// use memory that the client allocates, from one thread a client; larger ones go straight into
-/// memory of the load's own, one thread an operation in flight.
+/// memory of the load's own, one thread an operation in flight. With --lease they stay where the
+/// node has them, and are looked at only with --verify.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     larder-bench load --node 127.0.0.1:7400 --op get --size 1MiB --seconds 10 --verify\n  \
+    larder-bench load --path shm --lease --size 1MiB\n  \
     larder-bench load --op match --size 64B --keys 1000 --batch 1000\n  \
     larder-bench load --op mixed --size 4KiB --batch 16 --rate 2000 --json load.json\n  \
     larder-bench load --embedded --op put --size 64KiB")]
@@ -70,6 +73,12 @@ pub(super) struct LoadArgs {
     #[arg(long, value_name = "PERCENT", default_value_t = 10,
         value_parser = clap::value_parser!(u8).range(0..=100))]
     puts: u8,
+    /// Which way the clients go to the node; shm needs its Unix socket
+    #[arg(long, value_enum, default_value_t)]
+    path: Way,
+    /// Lease objects where the node has them instead of copying them
+    #[arg(long)]
+    lease: bool,
     /// Check every byte that is read
     #[arg(long)]
     verify: bool,
@@ -87,6 +96,8 @@ pub(super) struct LoadArgs {
 #[derive(Debug, Serialize)]
 struct Results {
     op: Op,
+    path: Way,
+    leased: bool,
     size: u32,
     keys: u64,
     batch: u16,
@@ -157,7 +168,12 @@ impl LoadArgs {
             verify_one_in: u64::from(self.verify),
             rate_per_s: self.rate,
             deadline: self.deadline,
-            own_memory: u64::from(self.batch) * u64::from(self.size) > ALLOCATED_BYTES_MAX,
+            reads: match u64::from(self.batch) * u64::from(self.size) {
+                _ if self.lease => Reads::Leased,
+                0..=ALLOCATED_BYTES_MAX => Reads::Allocated,
+                _ => Reads::Own,
+            },
+            way: self.path,
             cold_bytes: Machine::this().cold_bytes(),
         }
     }
@@ -167,6 +183,8 @@ impl LoadArgs {
         let (rates, percentiles) = (cost.rates(), cost.latency.percentiles());
         Results {
             op: self.op,
+            path: self.path,
+            leased: self.lease,
             size: self.size,
             keys,
             batch: self.batch,

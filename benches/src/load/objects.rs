@@ -77,7 +77,7 @@ impl Objects {
 
     /// Checks every byte that was read for object `index`, which may lie behind the last.
     fn check(&self, index: u64, found: &[u8]) -> Result<(), Wrong> {
-        self.content(index % self.count).check(found)
+        self.content(index % self.count, 0).check(found)
     }
 
     /// The bytes of object `index`.
@@ -88,13 +88,14 @@ impl Objects {
 
     fn fill(&self, index: u64) -> Bytes {
         let mut bytes = vec![0; self.object_bytes as usize];
-        self.content(index).fill(&mut bytes);
+        self.content(index, 0).fill(&mut bytes);
         bytes.into()
     }
 
-    fn content(&self, index: u64) -> Content {
+    /// What object `index` has to hold. A load stores version 0.
+    pub(crate) fn content(&self, index: u64, version: u64) -> Content {
         let index = usize::try_from(index).expect("keys are in memory");
-        Content::of(NAMESPACE_SEED, &self.keys[index], 0, self.object_bytes)
+        Content::of(NAMESPACE_SEED, &self.keys[index], version, self.object_bytes)
     }
 }
 

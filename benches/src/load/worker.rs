@@ -16,8 +16,9 @@ use larder_client::{
 use super::arrivals::Arrivals;
 use super::objects::Objects;
 use super::score::{Live, Score};
-use super::{Op, Plan};
+use super::{Op, Plan, Reads};
 use crate::cold::ColdMemory;
+use crate::paths;
 use crate::random::Random;
 
 /// What a worker works with.
@@ -118,8 +119,10 @@ impl Worker {
     }
 
     fn answer(&mut self, ask: Ask, memory: &mut ColdMemory) {
-        if ask.op == Op::Get {
-            return self.get_into(ask, memory);
+        match (ask.op, self.plan.reads) {
+            (Op::Get, Reads::Leased) => return self.lease(ask),
+            (Op::Get, _) => return self.get_into(ask, memory),
+            _ => {}
         }
         let keys = self.objects.keys(ask.first, self.plan.batch);
         let outcome = if ask.op == Op::Put {
@@ -148,6 +151,20 @@ impl Worker {
         let verify = self.verifies_next();
         for ((index, landed), (_, place)) in (ask.first..).zip(landed).zip(places) {
             let came = landed.map(|landed| place.get(..landed.bytes as usize).unwrap_or(place));
+            came_or_not(&mut self.score, &self.objects, verify, index, came);
+        }
+    }
+
+    fn lease(&mut self, ask: Ask) {
+        let keys = self.objects.keys(ask.first, self.plan.batch);
+        let options = GetOptions::default();
+        let leases = match paths::lease(&self.client, &self.namespace, keys, &options) {
+            Ok(leases) => leases,
+            Err(error) => return self.score.failed(self.plan.batch, &error),
+        };
+        let verify = self.verifies_next();
+        for (index, lease) in (ask.first..).zip(&leases) {
+            let came = lease.as_ref().map(|lease| &lease[..]).map_err(Clone::clone);
             came_or_not(&mut self.score, &self.objects, verify, index, came);
         }
     }

@@ -6,12 +6,13 @@
 use std::io;
 
 use larder_protocol::Key;
+use serde::{Deserialize, Serialize};
 
 use super::larder::Larder;
 use super::{memcached, resp};
 
 /// Words that name no connection: whoever speaks them can begin at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Text {
     /// Those of Redis and Valkey.
     Resp,
@@ -76,16 +77,53 @@ impl Dialect {
 }
 
 impl Text {
-    /// Appends the request that stores an object.
-    pub(super) fn encode_put(self, key: &Key, object: &[u8], out: &mut Vec<u8>) {
+    /// Appends one request for the objects of all `keys`.
+    pub(crate) fn encode_get_all(self, keys: &[Key], out: &mut Vec<u8>) {
         match self {
-            Self::Resp => resp::encode_put(key, object, out),
-            Self::Memcached | Self::MemcachedMeta => memcached::encode_put(key, object, out),
+            Self::Resp if keys.len() == 1 => resp::encode_get(&keys[0], out),
+            Self::Resp => resp::encode_get_all(keys, out),
+            Self::Memcached | Self::MemcachedMeta => memcached::encode_get_all(keys, out),
+        }
+    }
+
+    /// Appends what the answer to [`Text::encode_get_all`] has between the first `nth` objects and
+    /// the next one, if all are there and have this length.
+    pub(crate) fn encode_before(
+        self,
+        nth: usize,
+        keys: &[Key],
+        object_bytes: usize,
+        out: &mut Vec<u8>,
+    ) {
+        match self {
+            Self::Resp => resp::encode_before(nth, keys, object_bytes, out),
+            Self::Memcached | Self::MemcachedMeta => {
+                memcached::encode_before(nth, keys, object_bytes, out);
+            }
+        }
+    }
+
+    /// What that answer has behind its last object.
+    pub(crate) const fn end(self) -> &'static [u8] {
+        match self {
+            Self::Resp => END_OF_LINE,
+            Self::Memcached | Self::MemcachedMeta => memcached::END,
+        }
+    }
+
+    /// Appends the request that stores an object, as far as the object, which the end of a line
+    /// follows.
+    pub(crate) fn encode_put_head(self, key: &Key, object_bytes: usize, out: &mut Vec<u8>) {
+        match self {
+            Self::Resp => resp::encode_put_head(key, object_bytes, out),
+            Self::Memcached | Self::MemcachedMeta => {
+                memcached::encode_put_head(key, object_bytes, out);
+            }
         }
     }
 
     /// What the server says of an object that it has stored.
-    pub(super) const fn stored(self) -> &'static [u8] {
+    pub(crate) const fn stored(self) -> &'static [u8] {
         match self {
             Self::Resp => resp::STORED,
             Self::Memcached | Self::MemcachedMeta => memcached::STORED,
@@ -136,7 +174,7 @@ pub(super) fn length(digits: &[u8]) -> io::Result<usize> {
 }
 
 /// The peer sent something that is no answer.
-pub(super) fn odd(bytes: &[u8]) -> io::Error {
+pub(crate) fn odd(bytes: &[u8]) -> io::Error {
     let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_BYTES_MAX)]).into_owned();
     odd_for(&format!("the server sent {shown:?}"))
 }
@@ -145,7 +183,7 @@ pub(super) fn odd_for(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
 }
 
-pub(super) const END_OF_LINE: &[u8] = b"\r\n";
+pub(crate) const END_OF_LINE: &[u8] = b"\r\n";
 /// Largest object of a comparison; larger ones are not small.
 pub(super) const OBJECT_BYTES_MAX: usize = 64 << 10;
 /// No line of an answer to a get of a key of 64 bytes is longer.

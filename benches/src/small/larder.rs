@@ -4,7 +4,6 @@
 //! client checks them of every object, and that is what this is compared with.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 
 use larder_client::Namespace;
 use larder_protocol::checksum::{Sealed, crc64, decode_part, seal};
@@ -16,6 +15,7 @@ use larder_protocol::wire::Reader;
 use larder_protocol::{Code, Generation, Header, Key, Opcode};
 
 use super::dialect::{Asked, Reply, odd_for};
+use crate::endpoint::Socket;
 
 /// A connection's view of one namespace.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl Larder {
     ///
     /// # Errors
     /// If the node refuses either, or the connection fails.
-    pub(super) fn greet(socket: &mut TcpStream, namespace: &Namespace) -> io::Result<Self> {
+    pub(super) fn greet(socket: &mut Socket, namespace: &Namespace) -> io::Result<Self> {
         assert_eq!(namespace.part_bytes(), 0, "an object is one part");
         let hello = Hello {
             version_min: VERSION_MIN,
@@ -119,7 +119,7 @@ impl Larder {
 
 /// Asks, and waits for the answer; the header of it.
 fn ask(
-    socket: &mut TcpStream,
+    socket: &mut Socket,
     opcode: Opcode,
     encode: impl FnOnce(&mut Vec<u8>),
 ) -> io::Result<Header> {

@@ -22,12 +22,31 @@ pub(super) fn encode_meta_get(key: &Key, out: &mut Vec<u8>) {
     out.extend_from_slice(b" v\r\n");
 }
 
-pub(super) fn encode_put(key: &Key, object: &[u8], out: &mut Vec<u8>) {
+/// One request, whose objects it sends together.
+pub(super) fn encode_get_all(keys: &[Key], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"get");
+    for key in keys {
+        out.push(b' ');
+        out.extend_from_slice(key.as_bytes());
+    }
+    out.extend_from_slice(END_OF_LINE);
+}
+
+/// What stands before the object in a put; the end of a line stands behind it.
+pub(super) fn encode_put_head(key: &Key, object_bytes: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(b"set ");
     out.extend_from_slice(key.as_bytes());
-    out.extend_from_slice(format!(" 0 0 {}\r\n", object.len()).as_bytes());
-    out.extend_from_slice(object);
-    out.extend_from_slice(END_OF_LINE);
+    out.extend_from_slice(format!(" 0 0 {object_bytes}\r\n").as_bytes());
+}
+
+/// What stands between the first `nth` objects of an answer and the next one.
+pub(super) fn encode_before(nth: usize, keys: &[Key], object_bytes: usize, out: &mut Vec<u8>) {
+    if nth > 0 {
+        out.extend_from_slice(END_OF_LINE);
+    }
+    out.extend_from_slice(b"VALUE ");
+    out.extend_from_slice(keys[nth].as_bytes());
+    out.extend_from_slice(format!(" 0 {object_bytes}\r\n").as_bytes());
 }
 
 pub(super) fn read<'a>(key: &Key, bytes: &'a [u8]) -> io::Result<Option<Reply<'a>>> {
@@ -39,7 +58,7 @@ pub(super) fn read<'a>(key: &Key, bytes: &'a [u8]) -> io::Result<Option<Reply<'a
     let rest = line.strip_prefix(b"VALUE ").and_then(|rest| rest.strip_prefix(key.as_bytes()));
     // No flags were stored.
     let digits = rest.and_then(|rest| rest.strip_prefix(b" 0 ")).ok_or_else(|| odd(line))?;
-    object_behind(bytes, line_bytes, length(digits)?, b"\r\nEND\r\n")
+    object_behind(bytes, line_bytes, length(digits)?, END)
 }
 
 pub(super) fn read_meta(bytes: &[u8]) -> io::Result<Option<Reply<'_>>> {
@@ -52,6 +71,8 @@ pub(super) fn read_meta(bytes: &[u8]) -> io::Result<Option<Reply<'_>>> {
     }
 }
 
+/// What stands behind the last object of an answer.
+pub(super) const END: &[u8] = b"\r\nEND\r\n";
 pub(super) const STORED: &[u8] = b"STORED\r\n";
 
 #[cfg(test)]
@@ -67,8 +88,9 @@ mod tests {
         let mut out = Vec::new();
         encode_get(&key(), &mut out);
         encode_meta_get(&key(), &mut out);
-        encode_put(&key(), b"12345", &mut out);
-        assert_eq!(out, b"get abc\r\nmg abc v\r\nset abc 0 0 5\r\n12345\r\n");
+        encode_put_head(&key(), 5, &mut out);
+        encode_get_all(&[key(), key()], &mut out);
+        assert_eq!(out, b"get abc\r\nmg abc v\r\nset abc 0 0 5\r\nget abc abc\r\n");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use larder_transport::process;
 
 use super::dialect::{Asked, Dialect, OBJECT_BYTES_MAX, Text};
 use super::larder::Larder;
+use crate::endpoint::{Endpoint, Socket};
 use crate::load::{Objects, Round, Score};
 use crate::measure::{Cost, Stopwatch};
 use crate::random::{Random, mix};
@@ -22,7 +23,7 @@ use crate::random::{Random, mix};
 /// A connection to a server, with every request encoded.
 #[derive(Debug)]
 pub struct Pipeline {
-    socket: TcpStream,
+    socket: Socket,
     server_pid: u32,
     dialect: Dialect,
     objects: Arc<Objects>,
@@ -47,12 +48,12 @@ impl Pipeline {
     /// # Errors
     /// If there is no connection.
     pub fn text(
-        address: SocketAddr,
+        endpoint: &Endpoint,
         server_pid: u32,
         text: Text,
         objects: Arc<Objects>,
     ) -> io::Result<Self> {
-        Ok(Self::over(connect(address)?, server_pid, Dialect::Text(text), objects))
+        Ok(Self::over(endpoint.connect()?, server_pid, Dialect::Text(text), objects))
     }
 
     /// Connects to a node of one shard whose `namespace` has the objects.
@@ -65,12 +66,12 @@ impl Pipeline {
         namespace: &Namespace,
         objects: Arc<Objects>,
     ) -> io::Result<Self> {
-        let mut socket = connect(address)?;
+        let mut socket = Endpoint::Tcp(address).connect()?;
         let larder = Larder::greet(&mut socket, namespace)?;
         Ok(Self::over(socket, server_pid, Dialect::Larder(larder), objects))
     }
 
-    fn over(socket: TcpStream, server_pid: u32, dialect: Dialect, objects: Arc<Objects>) -> Self {
+    fn over(socket: Socket, server_pid: u32, dialect: Dialect, objects: Arc<Objects>) -> Self {
         let mut requests = Vec::new();
         for index in 0..objects.count() {
             dialect.encode_get(index, &objects.keys(index, 1)[0], &mut requests);
@@ -192,16 +193,6 @@ impl Inbox {
     }
 }
 
-/// Connects with a limit to how long a peer may be silent.
-pub(super) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = TcpStream::connect_timeout(&address, TIMEOUT)?;
-    socket.set_nodelay(true)?;
-    socket.set_read_timeout(Some(TIMEOUT))?;
-    socket.set_write_timeout(Some(TIMEOUT))?;
-    Ok(socket)
-}
-
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// Room for 64 answers of 4 KiB, so that one read can take all that is in flight.
 const INBOX_BYTES: usize = 512 << 10;
 /// Bytes of an answer beside the object's; guessed, and far above any.
@@ -220,9 +211,9 @@ mod tests {
 
     /// A memcached of these objects whose answers come in pieces of `step` bytes. Object 3 is not
     /// there, object 4 is another one.
-    fn server(objects: Arc<Objects>, step: usize) -> SocketAddr {
+    fn server(objects: Arc<Objects>, step: usize) -> Endpoint {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
+        let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
         thread::spawn(move || {
             let (mut socket, _) = listener.accept().unwrap();
             socket.set_nodelay(true).unwrap();
@@ -239,17 +230,17 @@ mod tests {
                 reply.chunks(step).for_each(|piece| socket.write_all(piece).unwrap());
             }
         });
-        address
+        endpoint
     }
 
     #[test]
     fn split_answers_are_put_together_and_bad_ones_counted() {
         let objects = Arc::new(Objects::new(300, 20, 1, short_key_of));
         for (step, inflight) in [(7, 1), (64, 8), (1000, 40)] {
-            let address = server(Arc::clone(&objects), step);
+            let endpoint = server(Arc::clone(&objects), step);
             let pid = std::process::id();
             let mut pipeline =
-                Pipeline::text(address, pid, Text::Memcached, Arc::clone(&objects)).unwrap();
+                Pipeline::text(&endpoint, pid, Text::Memcached, Arc::clone(&objects)).unwrap();
             let score = pipeline.read_all(inflight).unwrap();
             assert_eq!((score.ops, score.misses, score.wrong), (20, 1, 1));
             assert_eq!((score.bytes, score.latency.count()), (19 * 300, 20));
@@ -263,8 +254,8 @@ mod tests {
     fn a_server_that_goes_away_is_an_error() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let objects = Arc::new(Objects::new(300, 20, 1, short_key_of));
-        let address = listener.local_addr().unwrap();
-        let mut pipeline = Pipeline::text(address, 1, Text::Resp, objects).unwrap();
+        let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
+        let mut pipeline = Pipeline::text(&endpoint, 1, Text::Resp, objects).unwrap();
         drop(listener.accept().unwrap());
         assert!(pipeline.read_all(4).is_err());
     }

@@ -13,15 +13,37 @@ pub(super) fn encode_get(key: &Key, out: &mut Vec<u8>) {
     encode_bulk(key.as_bytes(), out);
 }
 
-pub(super) fn encode_put(key: &Key, object: &[u8], out: &mut Vec<u8>) {
+pub(super) fn encode_get_all(keys: &[Key], out: &mut Vec<u8>) {
+    out.extend_from_slice(format!("*{}\r\n$4\r\nMGET\r\n", keys.len() + 1).as_bytes());
+    keys.iter().for_each(|key| encode_bulk(key.as_bytes(), out));
+}
+
+/// What stands before the object in a put; the end of a line stands behind it.
+pub(super) fn encode_put_head(key: &Key, object_bytes: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(b"*3\r\n$3\r\nSET\r\n");
     encode_bulk(key.as_bytes(), out);
-    encode_bulk(object, out);
+    encode_length(b'$', object_bytes, out);
+}
+
+/// What stands between the first `nth` objects of an answer and the next one.
+pub(super) fn encode_before(nth: usize, keys: &[Key], object_bytes: usize, out: &mut Vec<u8>) {
+    match (nth, keys.len()) {
+        (0, 1) => {}
+        (0, count) => encode_length(b'*', count, out),
+        _ => out.extend_from_slice(END_OF_LINE),
+    }
+    encode_length(b'$', object_bytes, out);
 }
 
 fn encode_bulk(bytes: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(format!("${}\r\n", bytes.len()).as_bytes());
+    encode_length(b'$', bytes.len(), out);
     out.extend_from_slice(bytes);
+    out.extend_from_slice(END_OF_LINE);
+}
+
+fn encode_length(kind: u8, length: usize, out: &mut Vec<u8>) {
+    out.push(kind);
+    out.extend_from_slice(length.to_string().as_bytes());
     out.extend_from_slice(END_OF_LINE);
 }
 
@@ -47,8 +69,11 @@ mod tests {
         encode_get(&key, &mut out);
         assert_eq!(out, b"*2\r\n$3\r\nGET\r\n$3\r\nabc\r\n");
         out.clear();
-        encode_put(&key, b"12345", &mut out);
-        assert_eq!(out, b"*3\r\n$3\r\nSET\r\n$3\r\nabc\r\n$5\r\n12345\r\n");
+        encode_put_head(&key, 5, &mut out);
+        assert_eq!(out, b"*3\r\n$3\r\nSET\r\n$3\r\nabc\r\n$5\r\n");
+        out.clear();
+        encode_get_all(&[key, key], &mut out);
+        assert_eq!(out, b"*3\r\n$4\r\nMGET\r\n$3\r\nabc\r\n$3\r\nabc\r\n");
     }
 
     #[test]

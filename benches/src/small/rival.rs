@@ -1,10 +1,10 @@
 //! A server of somebody else's for the length of a measurement: Redis, Valkey, memcached.
 //!
-//! A process of its own on a free port of the loopback, with one thread that serves and nothing on
-//! disk. Dropping it ends the process, whatever became of the measurement.
+//! A process of its own on a free port of the loopback or on a Unix socket, with nothing on disk.
+//! Dropping it ends the process, whatever became of the measurement.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use larder_node::config::free_port_range;
 
-use super::dialect::Text;
-use super::pipeline::connect;
+use super::dialect::{END_OF_LINE, Text};
+use crate::endpoint::{Endpoint, Socket};
 use crate::load::Objects;
 
 /// Which server.
@@ -27,11 +27,24 @@ pub enum Rival {
     Memcached,
 }
 
+/// What a server is given.
+#[derive(Debug, Clone)]
+pub struct RivalShape {
+    /// Threads that serve: I/O threads of Redis and Valkey, workers of memcached.
+    pub threads: usize,
+    /// Requests that come at once over one connection.
+    pub inflight: usize,
+    /// Most memory of memcached in bytes; the others have no limit.
+    pub memory_bytes: u64,
+    /// The Unix socket to listen on, `None` for a free port of the loopback.
+    pub unix: Option<PathBuf>,
+}
+
 /// A server process. Dropping it ends the process.
 #[derive(Debug)]
 pub struct RivalProcess {
     child: Child,
-    address: SocketAddr,
+    endpoint: Endpoint,
     arguments: Vec<String>,
 }
 
@@ -93,21 +106,40 @@ impl Rival {
         }
     }
 
-    fn arguments(self, port: u16, inflight: usize) -> Vec<String> {
+    fn arguments(self, endpoint: &Endpoint, shape: &RivalShape) -> Vec<String> {
+        let at = match (self, endpoint) {
+            (Self::Memcached, Endpoint::Tcp(address)) => {
+                vec!["-p".into(), address.port().to_string(), "-l".into(), address.ip().to_string()]
+            }
+            (Self::Memcached, Endpoint::Unix(path)) => {
+                vec!["-s".into(), path.display().to_string(), "-a".into(), "0700".into()]
+            }
+            (_, Endpoint::Tcp(address)) => {
+                let (ip, port) = (address.ip().to_string(), address.port().to_string());
+                vec!["--port".into(), port, "--bind".into(), ip]
+            }
+            (_, Endpoint::Unix(path)) => {
+                let path = path.display().to_string();
+                vec!["--port".into(), "0".into(), "--unixsocket".into(), path]
+            }
+        };
+        let threads = shape.threads;
         let line = match self {
-            Self::Redis | Self::Valkey => format!(
-                "--port {port} --bind 127.0.0.1 --io-threads 1 --appendonly no --loglevel warning \
-                 --save"
-            ),
+            Self::Redis | Self::Valkey => {
+                format!("--io-threads {threads} --appendonly no --loglevel warning --save")
+            }
             // By default it turns to another connection after 20 requests of one, and sends what
-            // it has: more in flight would cost it calls of the system for nothing. It may not
-            // stay root, and `-u` says nothing to one that is not.
+            // it has: more in flight would cost it calls of the system for nothing. Started by
+            // root it has to be told who to be, and `-u` says nothing to anybody else; another
+            // user could not make a socket in a folder of ours.
             Self::Memcached => format!(
-                "-p {port} -l 127.0.0.1 -U 0 -t 1 -m 1024 -R {} -u nobody",
-                inflight.max(20)
+                "-U 0 -t {threads} -m {} -I 8m -R {} -u root",
+                shape.memory_bytes >> 20,
+                shape.inflight.max(20)
             ),
         };
-        let mut arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        let mut arguments: Vec<String> = at;
+        arguments.extend(line.split_whitespace().map(str::to_owned));
         if self != Self::Memcached {
             // `--save ""` keeps it from writing to disk.
             arguments.push(String::new());
@@ -117,23 +149,26 @@ impl Rival {
 }
 
 impl RivalProcess {
-    /// Starts `program` and waits until it listens. `inflight` requests will come at once.
+    /// Starts `program` and waits until it listens.
     ///
     /// # Errors
     /// [`RivalError`].
-    pub fn start(rival: Rival, program: &Path, inflight: usize) -> Result<Self, RivalError> {
+    pub fn start(rival: Rival, program: &Path, shape: &RivalShape) -> Result<Self, RivalError> {
         let path = program.to_path_buf();
         let start = |source| RivalError::Start { path: path.clone(), source };
         let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let port = free_port_range(ip, 1).map_err(start)?;
-        let arguments = rival.arguments(port, inflight);
+        let endpoint = match &shape.unix {
+            Some(path) => Endpoint::Unix(path.clone()),
+            None => Endpoint::Tcp(SocketAddr::new(ip, free_port_range(ip, 1).map_err(start)?)),
+        };
+        let arguments = rival.arguments(&endpoint, shape);
         let child = Command::new(program)
             .args(&arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
             .map_err(start)?;
-        let mut process = Self { child, address: SocketAddr::new(ip, port), arguments };
+        let mut process = Self { child, endpoint, arguments };
         if process.wait_until_ready().map_err(start)? {
             Ok(process)
         } else {
@@ -142,8 +177,8 @@ impl RivalProcess {
     }
 
     /// Where it listens.
-    pub const fn address(&self) -> SocketAddr {
-        self.address
+    pub const fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// The process, as the kernel numbers it.
@@ -161,10 +196,12 @@ impl RivalProcess {
     /// # Errors
     /// [`RivalError::Store`] if it says of one that it did not.
     pub fn store_all(&self, text: Text, objects: &Objects) -> Result<(), RivalError> {
-        let mut socket = connect(self.address).map_err(RivalError::Store)?;
+        let mut socket = self.endpoint.connect().map_err(RivalError::Store)?;
+        let fitting = PUTS_BYTES / u64::from(objects.object_bytes());
+        let puts_in_flight = fitting.clamp(1, PUTS_IN_FLIGHT);
         let mut index = 0;
         while index < objects.count() {
-            let end = objects.count().min(index + PUTS_IN_FLIGHT);
+            let end = objects.count().min(index + puts_in_flight);
             store(&mut socket, text, objects, index..end).map_err(RivalError::Store)?;
             index = end;
         }
@@ -174,7 +211,7 @@ impl RivalProcess {
     fn wait_until_ready(&mut self) -> io::Result<bool> {
         let until = Instant::now() + READY_TIMEOUT;
         while Instant::now() < until && self.child.try_wait()?.is_none() {
-            if TcpStream::connect_timeout(&self.address, READY_PAUSE).is_ok() {
+            if self.endpoint.connect().is_ok() {
                 return Ok(true);
             }
             thread::sleep(READY_PAUSE);
@@ -192,14 +229,17 @@ impl Drop for RivalProcess {
 }
 
 fn store(
-    socket: &mut TcpStream,
+    socket: &mut Socket,
     text: Text,
     objects: &Objects,
     indexes: std::ops::Range<u64>,
 ) -> io::Result<()> {
     let (mut puts, mut expected) = (Vec::new(), Vec::new());
     for index in indexes {
-        text.encode_put(&objects.keys(index, 1)[0], &objects.bytes(index), &mut puts);
+        let object = objects.bytes(index);
+        text.encode_put_head(&objects.keys(index, 1)[0], object.len(), &mut puts);
+        puts.extend_from_slice(&object);
+        puts.extend_from_slice(END_OF_LINE);
         expected.extend_from_slice(text.stored());
     }
     socket.write_all(&puts)?;
@@ -211,6 +251,8 @@ fn store(
 
 /// Answers to so many puts never fill a socket, so writing all of them first cannot lock both up.
 const PUTS_IN_FLIGHT: u64 = 64;
+/// Of large objects fewer are encoded at once.
+const PUTS_BYTES: u64 = 4 << 20;
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 const READY_PAUSE: Duration = Duration::from_millis(20);
 
@@ -218,21 +260,39 @@ const READY_PAUSE: Duration = Duration::from_millis(20);
 mod tests {
     use super::*;
 
+    fn shape(unix: Option<&str>) -> RivalShape {
+        let unix = unix.map(PathBuf::from);
+        RivalShape { threads: 1, inflight: 64, memory_bytes: 1 << 30, unix }
+    }
+
     #[test]
     fn one_thread_serves_and_nothing_is_written() {
-        let redis = Rival::Redis.arguments(7000, 64);
-        let at = redis.iter().position(|argument| argument == "--save").unwrap();
-        assert_eq!(redis[at + 1], "");
+        let at = Endpoint::Tcp("127.0.0.1:7000".parse().unwrap());
+        let redis = Rival::Redis.arguments(&at, &shape(None));
+        let save = redis.iter().position(|argument| argument == "--save").unwrap();
+        assert_eq!(redis[save + 1], "");
         assert!(redis.join(" ").contains("--io-threads 1 --appendonly no"));
-        let memcached = Rival::Memcached.arguments(7000, 64).join(" ");
-        assert!(memcached.contains("-t 1 -m 1024 -R 64"), "{memcached}");
+        let memcached = Rival::Memcached.arguments(&at, &shape(None)).join(" ");
+        assert!(memcached.contains("-t 1 -m 1024 -I 8m -R 64"), "{memcached}");
+    }
+
+    #[test]
+    fn a_unix_socket_is_the_only_way_in() {
+        let at = Endpoint::Unix("/x/y.sock".into());
+        let redis = Rival::Redis.arguments(&at, &shape(Some("/x/y.sock"))).join(" ");
+        assert!(redis.starts_with("--port 0 --unixsocket /x/y.sock "), "{redis}");
+        let memcached = Rival::Memcached.arguments(&at, &shape(Some("/x/y.sock"))).join(" ");
+        assert!(
+            memcached.starts_with("-s /x/y.sock ") && !memcached.contains("-p "),
+            "{memcached}"
+        );
     }
 
     #[test]
     fn a_program_that_does_not_serve_is_an_error() {
-        let error = RivalProcess::start(Rival::Redis, Path::new("/bin/true"), 1).unwrap_err();
-        assert!(matches!(error, RivalError::NotReady { .. }), "{error}");
-        let error = RivalProcess::start(Rival::Redis, Path::new("/no/redis"), 1).unwrap_err();
-        assert!(matches!(error, RivalError::Start { .. }), "{error}");
+        let error = RivalProcess::start(Rival::Redis, Path::new("/bin/true"), &shape(None));
+        assert!(matches!(error, Err(RivalError::NotReady { .. })), "{error:?}");
+        let error = RivalProcess::start(Rival::Redis, Path::new("/no/redis"), &shape(None));
+        assert!(matches!(error, Err(RivalError::Start { .. })), "{error:?}");
     }
 }
