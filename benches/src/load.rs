@@ -20,7 +20,7 @@ use larder_client::{Client, CompletionQueue, Config, Error, Key, Namespace, Name
 use crate::cold::ColdMemory;
 use crate::measure::{Cost, Stopwatch};
 use crate::node_stats::{CpuSource, NodeCpu};
-use crate::paths::{self, Way};
+use crate::paths::{self, PathChoice};
 use crate::random::{Random, mix};
 use arrivals::Arrivals;
 pub use objects::Objects;
@@ -85,7 +85,7 @@ pub struct Plan {
     /// Where a get's objects come to lie.
     pub reads: Reads,
     /// Which way the clients go.
-    pub way: Way,
+    pub path: PathChoice,
     /// Memory that reads go through, all workers together, in bytes.
     pub cold_bytes: u64,
 }
@@ -156,7 +156,7 @@ impl Load {
                 inflight_max: plan.inflight.max(Config::default().inflight_max),
                 ..Config::seed(&plan.node)
             };
-            let client = paths::connect(config, plan.way).map_err(failed("connect"))?;
+            let client = paths::connect(config, plan.path).map_err(failed("connect"))?;
             // Asks every shard, so every connection is there before the first measured call.
             namespace = Some(client.namespace(spec.clone()).map_err(failed("open the namespace"))?);
             clients.push(client);

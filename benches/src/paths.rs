@@ -16,7 +16,7 @@ pub const IS_SHARED: bool = false;
 /// Which way a client goes to a node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Way {
+pub enum PathChoice {
     /// The fastest there is.
     #[default]
     Auto,
@@ -38,8 +38,8 @@ pub struct SharedMemory(Vec<u8>);
 ///
 /// # Errors
 /// Those of [`Client::connect`], and [`Error::InvalidArgument`] if there is no such way.
-pub fn connect(config: Config, way: Way) -> Result<Client, Error> {
-    if way == Way::Shm && !IS_SHARED {
+pub fn connect(config: Config, path: PathChoice) -> Result<Client, Error> {
+    if path == PathChoice::Shm && !IS_SHARED {
         return Err(Error::InvalidArgument { what: "this client has no path through memory" });
     }
     Client::connect(config)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use larder_benches::load::{Load, Op, Plan, Reads};
 use larder_benches::names::key_of;
 use larder_benches::node_stats::{CpuSource, NodeStats};
-use larder_benches::paths::Way;
+use larder_benches::paths::PathChoice;
 use larder_benches::reference::Lru;
 use larder_benches::replay::{Replay, Rules};
 use larder_benches::tally::Tally;
@@ -35,7 +35,7 @@ fn plan(node: &Node, op: Op) -> Plan {
         rate_per_s: None,
         deadline: Duration::from_secs(10),
         reads: Reads::Allocated,
-        way: Way::Tcp,
+        path: PathChoice::Tcp,
         cold_bytes: 1 << 20,
     }
 }

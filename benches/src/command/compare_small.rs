@@ -13,7 +13,7 @@ use std::time::Duration;
 use larder_benches::load::{Load, Objects, Op, Plan, Reads, Round};
 use larder_benches::names::short_key_of;
 use larder_benches::node_process::{NodeProcess, NodeShape};
-use larder_benches::paths::Way;
+use larder_benches::paths::PathChoice;
 use larder_benches::report::Output;
 use larder_benches::small::{Pipeline, Rival, RivalProcess, RivalShape};
 use larder_benches::units::{format_bytes, parse_object_bytes, parse_seconds};
@@ -216,7 +216,7 @@ impl CompareSmall {
             rate_per_s: None,
             deadline: Duration::from_secs(10),
             reads: Reads::Allocated,
-            way: Way::Tcp,
+            path: PathChoice::Tcp,
             cold_bytes: 0,
         }
     }

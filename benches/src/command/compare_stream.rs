@@ -13,7 +13,7 @@ use larder_benches::measure::{Cost, Rates};
 use larder_benches::names::key_of;
 use larder_benches::node_process::{NodeProcess, NodeShape};
 use larder_benches::node_stats::CpuSource;
-use larder_benches::paths::Way;
+use larder_benches::paths::PathChoice;
 use larder_benches::report::{Output, Table, median, ratio};
 use larder_benches::stream::{Direction, MESSAGE_BYTES_MAX, Shape, StreamClient};
 use larder_benches::units::{format_bytes, parse_bytes, parse_object_bytes, parse_seconds};
@@ -231,7 +231,7 @@ fn plan(address: &str) -> Plan {
         rate_per_s: None,
         deadline: Duration::from_secs(10),
         reads: Reads::Own,
-        way: Way::Tcp,
+        path: PathChoice::Tcp,
         cold_bytes: 0,
     }
 }

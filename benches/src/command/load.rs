@@ -10,7 +10,7 @@ use larder_benches::load::{Live, Load, Op, Plan, Reads, Round};
 use larder_benches::machine::Machine;
 use larder_benches::names::key_of;
 use larder_benches::node_stats::CpuSource;
-use larder_benches::paths::Way;
+use larder_benches::paths::PathChoice;
 use larder_benches::progress::Progress;
 use larder_benches::report::{Output, Table};
 use larder_benches::units::{
@@ -75,7 +75,7 @@ pub(super) struct LoadArgs {
     puts: u8,
     /// Which way the clients go to the node; shm needs its Unix socket
     #[arg(long, value_enum, default_value_t)]
-    path: Way,
+    path: PathChoice,
     /// Lease objects where the node has them instead of copying them
     #[arg(long)]
     lease: bool,
@@ -96,7 +96,7 @@ pub(super) struct LoadArgs {
 #[derive(Debug, Serialize)]
 struct Results {
     op: Op,
-    path: Way,
+    path: PathChoice,
     leased: bool,
     size: u32,
     keys: u64,
@@ -173,7 +173,7 @@ impl LoadArgs {
                 0..=ALLOCATED_BYTES_MAX => Reads::Allocated,
                 _ => Reads::Own,
             },
-            way: self.path,
+            path: self.path,
             cold_bytes: Machine::this().cold_bytes(),
         }
     }
