@@ -2,6 +2,7 @@
 //!
 //! A command returns its exit code, because a run that ends well may still have found wrong bytes.
 
+mod compare;
 mod compare_small;
 mod compare_stream;
 mod demo;
@@ -10,6 +11,7 @@ mod limits;
 mod load;
 mod replay;
 mod stream_server;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -35,10 +37,13 @@ enum Command {
     Load(load::LoadArgs),
     Replay(replay::ReplayArgs),
     Limits(limits::Limits),
+    Compare(compare::Compare),
     CompareStream(compare_stream::CompareStream),
     CompareSmall(compare_small::CompareSmall),
     #[command(name = stream_server::NAME, hide = true)]
     StreamServer(stream_server::Serve),
+    #[command(name = worker::NAME, hide = true)]
+    Worker(worker::Work),
 }
 
 impl CommandLine {
@@ -48,9 +53,11 @@ impl CommandLine {
             Command::Load(load) => load.run(),
             Command::Replay(replay) => replay.run(),
             Command::Limits(limits) => limits.run(),
+            Command::Compare(compare) => compare.run(),
             Command::CompareStream(compare) => compare.run(),
             Command::CompareSmall(compare) => compare.run(),
             Command::StreamServer(serve) => serve.run(),
+            Command::Worker(work) => work.run(),
         }
     }
 }

@@ -42,6 +42,19 @@ impl Latency {
         self.0.add(&other.0).expect("all histograms have the same bounds");
     }
 
+    /// Durations in nanoseconds, and how often each was recorded: for another process.
+    pub fn pairs(&self) -> Vec<(u64, u64)> {
+        let seen = self.0.iter_recorded();
+        seen.map(|seen| (seen.value_iterated_to(), seen.count_at_value())).collect()
+    }
+
+    /// Adds what another process recorded.
+    pub fn add_pairs(&mut self, pairs: &[(u64, u64)]) {
+        for &(nanos, count) in pairs {
+            self.0.saturating_record_n(nanos.max(1), count);
+        }
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.0.reset();
@@ -83,6 +96,14 @@ mod tests {
         assert!((found.p50_us - 100.0).abs() < 0.1, "{found:?}");
         assert!((found.p999_us - 5000.0).abs() < 5.0, "{found:?}");
         assert!((found.max_us - 5000.0).abs() < 5.0, "{found:?}");
+    }
+
+    #[test]
+    fn pairs_bring_the_same_percentiles_to_another_process() {
+        let (mut here, mut there) = (Latency::new(), Latency::new());
+        (1..2000).for_each(|i| here.record(Duration::from_nanos(i * i)));
+        there.add_pairs(&here.pairs());
+        assert_eq!((here.count(), here.percentiles()), (there.count(), there.percentiles()));
     }
 
     #[test]

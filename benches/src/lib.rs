@@ -12,6 +12,7 @@ pub mod endpoint;
 pub mod latency;
 pub mod load;
 pub mod machine;
+pub mod matrix;
 pub mod measure;
 pub mod names;
 pub mod node_process;

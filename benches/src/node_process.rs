@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 use larder_node::config::free_port_range;
 
+use crate::paths;
 use crate::units::format_bytes;
 
 /// What the node is given.
@@ -22,6 +23,8 @@ pub struct NodeShape {
     pub memory_bytes: u64,
     /// Keeps each shard on a core, as nodes do unless told otherwise.
     pub is_pinned: bool,
+    /// A Unix socket to listen on too.
+    pub unix: Option<PathBuf>,
 }
 
 /// A node process. Dropping it ends the process.
@@ -79,6 +82,7 @@ impl NodeProcess {
             .args(["--memory", &format_bytes(shape.memory_bytes)])
             .args(["--pin-cores", if shape.is_pinned { "auto" } else { "off" }])
             .args(["--admin", "off", "--log", "warn"])
+            .args(shape.unix.as_deref().map(paths::listen_arguments).unwrap_or_default())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -126,10 +130,13 @@ const LINE_BYTES_MAX: u64 = 4096;
 mod tests {
     use super::*;
 
+    fn shape() -> NodeShape {
+        NodeShape { shards: 1, memory_bytes: 64 << 20, is_pinned: true, unix: None }
+    }
+
     #[test]
     fn a_missing_program_is_named_with_the_way_to_build_it() {
-        let shape = NodeShape { shards: 1, memory_bytes: 64 << 20, is_pinned: true };
-        let error = NodeProcess::start(Some(Path::new("/no/larder-node")), &shape).unwrap_err();
+        let error = NodeProcess::start(Some(Path::new("/no/larder-node")), &shape()).unwrap_err();
         let message = error.to_string();
         assert!(
             message.contains("/no/larder-node") && message.contains("cargo build"),
@@ -139,8 +146,7 @@ mod tests {
 
     #[test]
     fn a_program_that_does_not_serve_is_an_error() {
-        let shape = NodeShape { shards: 1, memory_bytes: 64 << 20, is_pinned: true };
-        let error = NodeProcess::start(Some(Path::new("/bin/true")), &shape).unwrap_err();
+        let error = NodeProcess::start(Some(Path::new("/bin/true")), &shape()).unwrap_err();
         assert!(matches!(error, NodeError::NotReady { .. }), "{error}");
     }
 }

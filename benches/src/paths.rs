@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 /// Whether client and node have a same-host path.
 pub const IS_SHARED: bool = false;
 
+/// Whether there is a copy that makes a checksum in the same pass.
+pub const HAS_CHECKED_COPY: bool = false;
+
 /// Which way a client goes to a node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -65,6 +68,12 @@ pub fn lease(
 /// If the node does not take it.
 pub fn shared_memory(_client: &Client, bytes: usize) -> Result<SharedMemory, Error> {
     Ok(SharedMemory(vec![0; bytes]))
+}
+
+/// Copies, and makes the CRC-64 of what it copied; both are of one length.
+pub fn copy_checked(from: &[u8], to: &mut [u8]) -> u64 {
+    to.copy_from_slice(from);
+    larder_protocol::checksum::crc64(to)
 }
 
 /// Lets an embedded node listen on a Unix socket too.

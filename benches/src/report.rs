@@ -22,6 +22,7 @@ pub struct Output {
 #[derive(Debug, Default)]
 pub struct Table {
     rows: Vec<Vec<String>>,
+    is_markdown: bool,
 }
 
 impl Table {
@@ -32,13 +33,25 @@ impl Table {
         table
     }
 
+    /// The same, as Markdown, with the first `texts` columns to the left.
+    pub fn markdown(headings: &[&str], texts: usize) -> Self {
+        let mut table = Self { is_markdown: true, ..Self::new(headings) };
+        let rule = |column| if column < texts { "---" } else { "---:" };
+        table.row(&(0..headings.len()).map(rule).collect::<Vec<_>>());
+        table
+    }
+
     /// Adds a row.
     pub fn row<T: ToString>(&mut self, cells: &[T]) {
         self.rows.push(cells.iter().map(T::to_string).collect());
     }
 
-    /// The table as text, columns aligned.
+    /// The table as text: Markdown, or columns aligned.
     pub fn text(&self) -> String {
+        if self.is_markdown {
+            let line = |row: &Vec<String>| format!("| {} |\n", row.join(" | "));
+            return self.rows.iter().map(line).collect();
+        }
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
@@ -123,6 +136,13 @@ mod tests {
         table.row(&["a", "12.5"]);
         table.row(&["longer", "1"]);
         assert_eq!(table.text(), "what    GB/s\na       12.5\nlonger     1\n");
+    }
+
+    #[test]
+    fn markdown_has_a_rule_below_its_headings() {
+        let mut table = Table::markdown(&["what", "GB/s"], 1);
+        table.row(&["a", "12.5"]);
+        assert_eq!(table.text(), "| what | GB/s |\n| --- | ---: |\n| a | 12.5 |\n");
     }
 
     #[test]

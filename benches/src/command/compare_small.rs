@@ -135,7 +135,8 @@ impl CompareSmall {
     }
 
     fn enter_larder(&self, field: &mut Field) -> Result<(), Failure> {
-        let shape = NodeShape { shards: 1, memory_bytes: MEMORY_BYTES, is_pinned: false };
+        let shape =
+            NodeShape { shards: 1, memory_bytes: MEMORY_BYTES, is_pinned: false, unix: None };
         let node = NodeProcess::start(self.node_program.as_deref(), &shape)?;
         let (address, pid) = (node.address(), node.pid());
         field.nodes.push(node);

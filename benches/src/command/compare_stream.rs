@@ -156,7 +156,7 @@ impl CompareStream {
         if self.node.is_some() {
             return Ok(None);
         }
-        let shape = NodeShape { shards: 1, memory_bytes: self.memory, is_pinned: true };
+        let shape = NodeShape { shards: 1, memory_bytes: self.memory, is_pinned: true, unix: None };
         Ok(Some(NodeProcess::start(self.node_program.as_deref(), &shape)?))
     }
 
