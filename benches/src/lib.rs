@@ -23,6 +23,7 @@ pub mod random;
 pub mod reference;
 pub mod replay;
 pub mod report;
+pub mod sides;
 pub mod small;
 pub mod stream;
 pub mod tally;

@@ -15,7 +15,7 @@ use larder_protocol::Key;
 use larder_protocol::limits::BATCH_OBJECTS_MAX;
 use larder_transport::lend_sources;
 
-use crate::content::Content;
+use crate::content::{Content, Wrong};
 use crate::latency::Latency;
 use crate::names::key_of;
 use crate::tally::Tally;
@@ -41,6 +41,8 @@ pub struct Replay {
     /// Of this run: bytes that an earlier one left behind are wrong.
     version: u64,
     memory: Vec<u8>,
+    /// What the last probe found.
+    hits: Vec<Key>,
     counts: Counts,
 }
 
@@ -99,8 +101,8 @@ impl Replay {
         };
         let namespace = client.bump(&client.namespace(spec)?)?;
         let version = namespace.generation().0;
-        let (memory, counts) = (Vec::new(), Counts::default());
-        Ok(Self { client, namespace, rules, version, memory, counts })
+        let (memory, hits, counts) = (Vec::new(), Vec::new(), Counts::default());
+        Ok(Self { client, namespace, rules, version, memory, hits, counts })
     }
 
     /// What came of it so far.
@@ -111,6 +113,24 @@ impl Replay {
     /// The client, for asking nodes for their counters.
     pub const fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// The namespace that the objects are in.
+    pub const fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Keys of the last request that were there when it came.
+    pub fn hits(&self) -> &[Key] {
+        &self.hits
+    }
+
+    /// Checks every byte of an object that somebody else read.
+    ///
+    /// # Errors
+    /// [`Wrong`], with the first place that differs.
+    pub fn check(&self, key: &Key, found: &[u8]) -> Result<(), Wrong> {
+        content(self.version, &self.rules, key).check(found)
     }
 
     /// Replays one request. What goes wrong with an object is counted.
@@ -128,6 +148,7 @@ impl Replay {
         for (index, link) in chain.iter().enumerate() {
             if found.is_hit(index) { resident.push(*link) } else { missing.push(*link) }
         }
+        self.hits = resident.iter().map(|link| link.key).collect();
         for group in resident.chunks(self.group_len()) {
             missing.append(&mut self.read(group)?);
         }
@@ -173,7 +194,8 @@ impl Replay {
                     self.counts.bytes_read += u64::from(landed.bytes);
                     let bytes = place.get(..landed.bytes as usize).unwrap_or(place);
                     if self.rules.verify
-                        && let Err(wrong) = content(self.version, &self.rules, link).check(bytes)
+                        && let Err(wrong) =
+                            content(self.version, &self.rules, &link.key).check(bytes)
                     {
                         self.counts.wrong += 1;
                         let tell =
@@ -196,7 +218,7 @@ impl Replay {
         let object_bytes = self.rules.object_bytes as usize;
         let memory = room(&mut self.memory, group.len() * object_bytes);
         for (link, place) in group.iter().zip(memory.chunks_exact_mut(object_bytes)) {
-            content(self.version, &self.rules, link).fill(place);
+            content(self.version, &self.rules, &link.key).fill(place);
         }
         let begun = Instant::now();
         let (client, namespace, version) = (&self.client, &self.namespace, self.version);
@@ -259,8 +281,8 @@ fn link(id: u64, depth: u64) -> Link {
     Link { key: key_of(id), depth: u16::try_from(depth).unwrap_or(u16::MAX) }
 }
 
-fn content(version: u64, rules: &Rules, link: &Link) -> Content {
-    Content::of(NAMESPACE_SEED, &link.key, version, rules.object_bytes)
+fn content(version: u64, rules: &Rules, key: &Key) -> Content {
+    Content::of(NAMESPACE_SEED, key, version, rules.object_bytes)
 }
 
 fn room(memory: &mut Vec<u8>, bytes: usize) -> &mut [u8] {

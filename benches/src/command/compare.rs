@@ -46,7 +46,7 @@ pub(super) struct Compare {
     #[arg(long, value_name = "COUNT,…", value_delimiter = ',', default_value = "1,16",
         value_parser = clap::value_parser!(u16).range(1..=256))]
     batch: Vec<u16>,
-    /// Seconds of one measurement [default: 0.5; quick: 0.2]
+    /// Seconds of one measurement [default: 0.5; quick: 0.1]
     #[arg(long, value_name = "S", value_parser = parse_seconds)]
     seconds: Option<Duration>,
     /// Rounds; medians are told
@@ -243,7 +243,7 @@ const PUT_SIZES_QUICK: [u32; 1] = [1 << 20];
 /// memcached is told to take objects a little larger.
 const SIZE_MAX: u32 = 4 << 20;
 const SECONDS: Duration = Duration::from_millis(500);
-const SECONDS_QUICK: Duration = Duration::from_millis(200);
+const SECONDS_QUICK: Duration = Duration::from_millis(100);
 const WARM_UP_PART: u32 = 5;
 /// More small objects than this take longer to store than to measure, and with what every server
 /// keeps for each they are colder than the caches as well.

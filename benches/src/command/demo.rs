@@ -1,7 +1,7 @@
-//! `demo`: a node, a real trace, real bytes over TCP, every byte checked, in under a minute.
+//! `demo`: a node, a real trace, real bytes, every byte checked, in under a minute.
 //!
-//! Needs nothing but this program. The node runs inside it, on free ports; only what is sent over
-//! TCP comes back.
+//! Needs nothing but this program. The node runs inside it, on free ports and a Unix socket. The
+//! replay goes over TCP; what it finds is read again over each path there is, side by side.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use larder_benches::node_stats::NodeStats;
 use larder_benches::progress::{Progress, bar};
 use larder_benches::replay::{Counts, Replay, Rules};
 use larder_benches::report::{Output, Table, ratio};
+use larder_benches::sides::{SideFigures, Sides};
 use larder_benches::trace::{Request, bundled};
 use larder_benches::units::{parse_bytes, parse_object_bytes, show_bytes};
 use larder_protocol::stats::Stat;
@@ -22,7 +23,8 @@ use super::{Failure, embedded};
 /// Start a node, replay a sample of a real trace through it, check every byte, show it all
 ///
 /// The trace is the first 3,000 requests of Mooncake's conversation trace; each id of it is an
-/// object, put when it is missed and read when it is there.
+/// object, put when it is missed and read when it is there. What is there is read once more over
+/// each path: TCP, a copy from shared memory, a lease of it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  larder-bench demo\n  \
     larder-bench demo --memory 512MiB --object-bytes 64KiB --json demo.json")]
@@ -57,15 +59,19 @@ struct Shown {
     put_p99_us: f64,
     match_p50_us: f64,
     match_p99_us: f64,
+    /// The same reads over each path.
+    paths: Vec<SideFigures>,
 }
 
 impl Demo {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let node = embedded::start(self.shards, self.memory)?;
         eprintln!("{}", node.ready_line());
+        let address = node.address().to_string();
         let (object_bytes, deadline) = (self.object_bytes, Duration::from_secs(10));
         let rules = Rules { object_bytes, verify: true, deadline };
-        let mut replay = Replay::begin(&node.address().to_string(), rules.clone())?;
+        let mut replay = Replay::begin(&address, rules.clone())?;
+        let mut sides = Sides::connect(&address, object_bytes, deadline)?;
         let requests: Vec<Request> = bundled().collect::<Result<_, _>>()?;
         let cpu_before_us = process::cpu_time_us(None)?;
         let started = Instant::now();
@@ -73,12 +79,14 @@ impl Demo {
         let mut done = 0;
         for request in &requests {
             replay.request(request)?;
+            sides.read(&replay);
             done += 1;
             let now = Instant::now();
             if progress.is_due(now) {
                 let stats = NodeStats::read(replay.client())?;
                 let part = done as f64 / requests.len() as f64;
-                let lines = self.lines(part, now - started, replay.counts(), &stats);
+                let mut lines = self.lines(part, now - started, replay.counts(), &stats);
+                lines.extend(sides.figures().iter().map(side_line));
                 progress.show(now, &lines);
             }
             if now - started > self.seconds_max {
@@ -91,9 +99,10 @@ impl Demo {
         let stats = NodeStats::read(replay.client())?;
         let (held, evicted) = (stats.sum(Stat::Objects), stats.sum(Stat::Evicted));
         let held = Held { held, evicted, lru: model(&requests[..done], held, evicted) };
-        let shown = Shown::new(replay.counts(), &rules, took, &held, cpu_us);
+        let replayed = Results::new(replay.counts(), &rules, took, &held);
+        let shown = Shown::new(replay.counts(), replayed, cpu_us, sides.figures());
         self.output.emit("demo", &shown, &shown.table())?;
-        Ok(shown.replay.exit_code())
+        Ok(if shown.are_paths_clean() { shown.replay.exit_code() } else { ExitCode::FAILURE })
     }
 
     fn lines(&self, part: f64, ran: Duration, counts: &Counts, stats: &NodeStats) -> Vec<String> {
@@ -130,11 +139,11 @@ impl Demo {
 }
 
 impl Shown {
-    fn new(counts: &Counts, rules: &Rules, took: Duration, held: &Held, cpu_us: u64) -> Self {
+    fn new(counts: &Counts, replay: Results, cpu_us: u64, paths: Vec<SideFigures>) -> Self {
         let [get, put, probe] = [&counts.get_latency, &counts.put_latency, &counts.match_latency]
             .map(|latency| latency.percentiles());
         Self {
-            replay: Results::new(counts, rules, took, held),
+            replay,
             cpu_seconds: cpu_us as f64 / 1e6,
             get_p50_us: get.p50_us,
             get_p99_us: get.p99_us,
@@ -142,7 +151,12 @@ impl Shown {
             put_p99_us: put.p99_us,
             match_p50_us: probe.p50_us,
             match_p99_us: probe.p99_us,
+            paths,
         }
+    }
+
+    fn are_paths_clean(&self) -> bool {
+        self.paths.iter().all(|path| path.wrong + path.errors == 0)
     }
 
     fn table(&self) -> Table {
@@ -153,7 +167,24 @@ impl Shown {
         row("match of a chain, us p50 / p99", self.match_p50_us, self.match_p99_us);
         row("get of its hits, us p50 / p99", self.get_p50_us, self.get_p99_us);
         row("put of its misses, us p50 / p99", self.put_p50_us, self.put_p99_us);
+        for path in &self.paths {
+            let name = format!("{}, us a get p50 / p99, GB/s", path.path);
+            let (p50, p99) = (path.get_p50_us, path.get_p99_us);
+            let bad = path.wrong + path.errors;
+            let figures = format!("{p50:.0} / {p99:.0}, {:.2}", path.bytes_per_s / 1e9);
+            table.row(&[name, if bad > 0 { format!("{figures} ({bad} BAD)") } else { figures }]);
+        }
         table.row(&["CPU seconds, client and node", &format!("{:.1}", self.cpu_seconds)]);
         table
     }
+}
+
+fn side_line(side: &SideFigures) -> String {
+    format!(
+        "{:<9} {:6.0} us a get, {:.2} GB/s, {} wrong",
+        side.path,
+        side.get_p50_us,
+        side.bytes_per_s / 1e9,
+        side.wrong
+    )
 }
