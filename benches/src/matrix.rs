@@ -17,5 +17,5 @@ mod worker;
 pub use crew::{Crew, CrewError};
 pub use field::{Entrant, Field, FieldError, FieldShape, Kind, memory_bytes};
 pub use link::LinkError;
-pub use order::{Deed, LinkSpec, Order, Ran, Setup};
+pub use order::{Copying, Deed, LinkSpec, Order, Ran, Setup};
 pub use worker::{WorkError, work};

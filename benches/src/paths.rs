@@ -13,9 +13,6 @@ use serde::{Deserialize, Serialize};
 /// Whether client and node have a same-host path.
 pub const IS_SHARED: bool = false;
 
-/// Whether there is a copy that makes a checksum in the same pass.
-pub const HAS_CHECKED_COPY: bool = false;
-
 /// Which way a client goes to a node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -40,12 +37,9 @@ pub struct SharedMemory(Vec<u8>);
 /// Connects the given way.
 ///
 /// # Errors
-/// Those of [`Client::connect`], and [`Error::InvalidArgument`] if there is no such way.
+/// Those of [`Client::connect`].
 pub fn connect(config: Config, path: PathChoice) -> Result<Client, Error> {
-    if path == PathChoice::Shm && !IS_SHARED {
-        return Err(Error::InvalidArgument { what: "this client has no path through memory" });
-    }
-    Client::connect(config)
+    Client::connect(Config { path: path.into(), ..config })
 }
 
 /// Reads objects where they lie.
@@ -70,12 +64,6 @@ pub fn shared_memory(_client: &Client, bytes: usize) -> Result<SharedMemory, Err
     Ok(SharedMemory(vec![0; bytes]))
 }
 
-/// Copies, and makes the CRC-64 of what it copied; both are of one length.
-pub fn copy_checked(from: &[u8], to: &mut [u8]) -> u64 {
-    to.copy_from_slice(from);
-    larder_protocol::checksum::crc64(to)
-}
-
 /// Lets an embedded node listen on a Unix socket too.
 pub const fn listen(
     config: larder_node::config::Config,
@@ -87,6 +75,16 @@ pub const fn listen(
 /// What a node process is told, to listen on a Unix socket too.
 pub fn listen_arguments(socket: &Path) -> Vec<String> {
     if IS_SHARED { vec!["--uds".into(), socket.display().to_string()] } else { Vec::new() }
+}
+
+impl From<PathChoice> for larder_client::PathChoice {
+    fn from(choice: PathChoice) -> Self {
+        match choice {
+            PathChoice::Auto => Self::Auto,
+            PathChoice::Tcp => Self::Tcp,
+            PathChoice::Shm => Self::Shm,
+        }
+    }
 }
 
 impl Deref for Lease {

@@ -5,11 +5,11 @@
 
 use std::time::{Duration, Instant};
 
-use larder_client::{Client, Config, Error, GetOptions, Key};
+use larder_client::{Client, Config, Error, GetOptions, Key, KeyError, KeyResult, Landed};
 use serde::Serialize;
 
 use crate::latency::Latency;
-use crate::paths::{self, PathChoice};
+use crate::paths::{self, Lease, PathChoice};
 use crate::replay::Replay;
 use crate::report::ratio;
 
@@ -99,7 +99,7 @@ impl Side {
         let options = GetOptions { touch: false, ..GetOptions::default() };
         let (client, namespace) = (&self.client, replay.namespace());
         let counts = &mut self.counts;
-        let mut look = |key: &Key, found: Result<&[u8], &larder_client::KeyError>| match found {
+        let mut look = |key: &Key, found: Result<&[u8], &KeyError>| match found {
             Ok(found) => {
                 counts.bytes += found.len() as u64;
                 counts.wrong += u64::from(replay.check(key, found).is_err());
@@ -110,9 +110,9 @@ impl Side {
         let (took, answered) = if self.is_leased {
             let leases = paths::lease(client, namespace, keys, &options);
             let took = begun.elapsed();
-            let show = |leases: Vec<_>| {
+            let show = |leases: Vec<KeyResult<Lease>>| {
                 for (key, lease) in keys.iter().zip(&leases) {
-                    look(key, lease.as_ref().map(|lease: &paths::Lease| &lease[..]));
+                    look(key, lease.as_ref().map(|lease| &lease[..]));
                 }
             };
             (took, leases.map(show).is_ok())
@@ -122,11 +122,11 @@ impl Side {
             let mut places: Vec<_> = places.collect();
             let landed = client.get_into(namespace, &mut places, &options);
             let took = begun.elapsed();
-            let show = |landed: Vec<_>| {
+            let show = |landed: Vec<KeyResult<Landed>>| {
                 for (landed, (key, place)) in landed.iter().zip(&places) {
-                    let found = landed.as_ref().map(|landed: &larder_client::Landed| {
-                        place.get(..landed.bytes as usize).unwrap_or_default()
-                    });
+                    let found = landed
+                        .as_ref()
+                        .map(|landed| place.get(..landed.bytes as usize).unwrap_or_default());
                     look(key, found);
                 }
             };

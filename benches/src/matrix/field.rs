@@ -12,7 +12,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use super::larder::namespace_spec;
-use super::order::LinkSpec;
+use super::order::{Copying, LinkSpec};
 use crate::load::{LoadError, Objects, prefill};
 use crate::names::short_key_of;
 use crate::node_process::{NodeError, NodeProcess, NodeShape};
@@ -132,13 +132,10 @@ impl Field {
     }
 
     fn enter_copies(&mut self) {
-        for (name, is_checked) in [("memcpy", false), ("checked copy", true)] {
-            if is_checked && !paths::HAS_CHECKED_COPY {
-                continue;
-            }
+        for (name, copying) in COPIES {
             let (version, arguments) = (String::new(), String::new());
             let (kind, puts, pid) = (Kind::Copy, true, None);
-            let link = LinkSpec::Copy { is_checked };
+            let link = LinkSpec::Copy(copying);
             self.entrants.push(Entrant { name, kind, puts, version, arguments, link, pid });
         }
     }
@@ -220,6 +217,11 @@ const fn redis_threads(cores: usize) -> usize {
     }
 }
 
+const COPIES: [(&str, Copying); 3] = [
+    ("memcpy", Copying::Plain),
+    ("streamed copy", Copying::Streamed),
+    ("checked copy", Copying::Checked),
+];
 const RIVALS: [(Rival, [&str; 2]); 2] = [
     (Rival::Redis, ["redis tcp", "redis unix"]),
     (Rival::Memcached, ["memcached tcp", "memcached unix"]),

@@ -1,16 +1,20 @@
 //! A worker's connection to any server, or to its own memory: the same calls for all.
 
+use std::hint::black_box;
+
 use larder_protocol::Key;
+use larder_protocol::checksum::Crc64;
+use larder_transport::copy_checked;
 
 use super::larder::LarderLink;
-use super::order::LinkSpec;
+use super::order::{Copying, LinkSpec};
 use super::rival::RivalLink;
 use super::source::{Offer, Source};
-use crate::paths::{self, SharedMemory};
+use crate::paths::SharedMemory;
 
 #[derive(Debug)]
 pub(super) enum Link {
-    Copy { is_checked: bool },
+    Copy(Copying),
     Rival(RivalLink),
     Larder(LarderLink),
 }
@@ -39,7 +43,7 @@ pub(super) struct Wanted<'a> {
 impl Link {
     pub(super) fn connect(spec: &LinkSpec, object_bytes: u32) -> Result<Self, LinkError> {
         Ok(match spec {
-            LinkSpec::Copy { is_checked } => Self::Copy { is_checked: *is_checked },
+            LinkSpec::Copy(copying) => Self::Copy(*copying),
             LinkSpec::Rival { text, endpoint } => Self::Rival(RivalLink::connect(*text, endpoint)?),
             LinkSpec::Larder { node, path, is_leased } => {
                 Self::Larder(LarderLink::connect(node, *path, *is_leased, object_bytes)?)
@@ -49,7 +53,7 @@ impl Link {
 
     /// Whether it reads from the worker's own source, so that only what is there can be asked for.
     pub(super) const fn is_copy(&self) -> bool {
-        matches!(self, Self::Copy { .. })
+        matches!(self, Self::Copy(_))
     }
 
     /// Reads objects, into `into` unless they are leased, and shows each to `look`.
@@ -66,10 +70,10 @@ impl Link {
                 return link.get(wanted.keys, into, |nth, found| look(wanted.indexes[nth], found));
             }
             Self::Rival(link) => link.get(wanted.keys, into)?,
-            Self::Copy { is_checked } => {
+            Self::Copy(copying) => {
                 for (index, place) in wanted.indexes.iter().zip(into.chunks_exact_mut(object_bytes))
                 {
-                    copy(*is_checked, source.of(*index), place);
+                    copy(*copying, source.of(*index), place);
                 }
             }
         }
@@ -83,7 +87,7 @@ impl Link {
         match self {
             Self::Larder(link) => link.put(offer)?,
             Self::Rival(link) => link.put(offer)?,
-            Self::Copy { is_checked } => copy(*is_checked, offer.bytes, into),
+            Self::Copy(copying) => copy(*copying, offer.bytes, into),
         }
         Ok(())
     }
@@ -92,15 +96,19 @@ impl Link {
     pub(super) fn shared_memory(&self, bytes: usize) -> Result<Option<SharedMemory>, LinkError> {
         match self {
             Self::Larder(link) => Ok(link.shared_memory(bytes)?),
-            Self::Rival(_) | Self::Copy { .. } => Ok(None),
+            Self::Rival(_) | Self::Copy(_) => Ok(None),
         }
     }
 }
 
-fn copy(is_checked: bool, from: &[u8], to: &mut [u8]) {
-    if is_checked {
-        std::hint::black_box(paths::copy_checked(from, to));
-    } else {
-        to.copy_from_slice(from);
+fn copy(copying: Copying, from: &[u8], to: &mut [u8]) {
+    match copying {
+        Copying::Plain => to.copy_from_slice(from),
+        Copying::Streamed => copy_checked(from, to, |_| {}),
+        Copying::Checked => {
+            let mut checksum = Crc64::new();
+            copy_checked(from, to, |bytes| checksum.update(bytes));
+            black_box(checksum.finish());
+        }
     }
 }

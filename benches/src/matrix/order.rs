@@ -37,10 +37,7 @@ pub struct Setup {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LinkSpec {
     /// Nobody: it copies from memory of its own.
-    Copy {
-        /// Makes a checksum in the same pass.
-        is_checked: bool,
-    },
+    Copy(Copying),
     /// A server of somebody else's.
     Rival {
         /// Its words.
@@ -57,6 +54,17 @@ pub enum LinkSpec {
         /// Reads objects where the node has them.
         is_leased: bool,
     },
+}
+
+/// How memory is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Copying {
+    /// As everybody does.
+    Plain,
+    /// As Larder does, past the caches if there is much of it, but without looking at it.
+    Streamed,
+    /// As Larder does, with the checksum that it makes.
+    Checked,
 }
 
 /// What is done.

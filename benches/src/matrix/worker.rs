@@ -247,7 +247,7 @@ const ERRORS_MAX: u64 = 3;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::matrix::LinkSpec;
+    use crate::matrix::{Copying, LinkSpec};
     use crate::paths::PathChoice;
 
     fn setup(links: Vec<LinkSpec>) -> Setup {
@@ -270,16 +270,18 @@ mod tests {
 
     #[test]
     fn a_copy_moves_what_it_says_and_is_checked() {
-        let copy = LinkSpec::Copy { is_checked: false };
-        let mut worker = Worker::new(setup(vec![copy])).unwrap();
-        let ran = worker.run(&order(Deed::Get, 4, 0)).unwrap();
-        assert!(ran.ops >= OPS_MIN && ran.objects == 4 * ran.ops);
-        assert_eq!((ran.bytes, ran.errors, ran.wrong), (5000 * ran.objects, 0, 0));
-        assert_eq!(ran.latency.iter().map(|(_, count)| count).sum::<u64>(), ran.ops);
-        assert_eq!(worker.check_last().wrong, 0);
-        // Whoever expects another version finds every object wrong.
-        worker.last = Some(order(Deed::Get, 4, 9));
-        assert_eq!(worker.check_last().wrong, 4);
+        let all = [Copying::Plain, Copying::Streamed, Copying::Checked];
+        for copying in all {
+            let mut worker = Worker::new(setup(vec![LinkSpec::Copy(copying)])).unwrap();
+            let ran = worker.run(&order(Deed::Get, 4, 0)).unwrap();
+            assert!(ran.ops >= OPS_MIN && ran.objects == 4 * ran.ops);
+            assert_eq!((ran.bytes, ran.errors, ran.wrong), (5000 * ran.objects, 0, 0));
+            assert_eq!(ran.latency.iter().map(|(_, count)| count).sum::<u64>(), ran.ops);
+            assert_eq!(worker.check_last().wrong, 0);
+            // Whoever expects another version finds every object wrong.
+            worker.last = Some(order(Deed::Get, 4, 9));
+            assert_eq!(worker.check_last().wrong, 4);
+        }
     }
 
     #[test]
@@ -312,7 +314,7 @@ mod tests {
 
     #[test]
     fn orders_are_lines_and_bad_ones_an_error() {
-        let setup = serde_json::to_string(&setup(vec![LinkSpec::Copy { is_checked: true }]));
+        let setup = serde_json::to_string(&setup(vec![LinkSpec::Copy(Copying::Checked)]));
         let run = serde_json::to_string(&Ask::Run(order(Deed::Put, 1, 2))).unwrap();
         let lines = format!("{}\n{run}\n\"CheckLast\"\n", setup.unwrap());
         let mut output = Vec::new();
