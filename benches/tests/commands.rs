@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use larder_benches::paths::IS_SHARED;
+use larder_benches::small::Rival;
 use serde_json::Value;
 
 fn run(arguments: &[&str]) -> Output {
@@ -34,8 +36,9 @@ fn has_numbers(value: &Value, names: &[&str]) {
 #[test]
 fn load_keeps_its_names() {
     let arguments = "load --embedded --memory 64MiB --op mixed --size 4KiB --keys 100 --batch 4 \
-                     --inflight 2 --seconds 0.2 --verify --json";
+                     --inflight 2 --seconds 0.2 --verify --path tcp --json";
     let results = json(&arguments.split_whitespace().collect::<Vec<_>>());
+    assert_eq!((&results["path"], &results["leased"]), (&"tcp".into(), &false.into()));
     has_numbers(
         &results,
         &[
@@ -54,6 +57,19 @@ fn load_keeps_its_names() {
     assert_eq!((&results["errors"], &results["wrong"]), (&0.into(), &0.into()));
     assert_eq!(results["node_cpu_from"], "embedded");
     assert!(results["machine"]["cores"].is_number());
+}
+
+#[test]
+fn load_leases_and_checks_what_it_leased() {
+    let paths = if IS_SHARED { &["auto", "shm", "tcp"][..] } else { &["auto", "tcp"] };
+    for path in paths {
+        let arguments = "load --embedded --memory 64MiB --size 64KiB --keys 50 --batch 2 \
+                         --seconds 0.1 --verify --lease --json - --path";
+        let arguments: Vec<&str> = arguments.split_whitespace().chain([*path]).collect();
+        let results = json(&arguments);
+        assert_eq!((&results["errors"], &results["wrong"]), (&0.into(), &0.into()), "{results}");
+        assert!(results["leased"] == true && results["ops"].as_u64().unwrap() > 0);
+    }
 }
 
 #[test]
@@ -89,6 +105,13 @@ fn demo_ends_with_no_wrong_byte() {
     let results = json(&arguments);
     assert_eq!((&results["errors"], &results["wrong"]), (&0.into(), &0.into()));
     assert!(results["requests"].as_u64().unwrap() > 0);
+    let paths = results["paths"].as_array().unwrap();
+    assert_eq!(paths.len(), if IS_SHARED { 3 } else { 1 });
+    for path in paths {
+        has_numbers(path, &["get_p50_us", "get_p99_us", "bytes_per_s"]);
+        assert_eq!((&path["errors"], &path["wrong"]), (&0.into(), &0.into()), "{path}");
+        assert!(path["bytes_read"].as_u64().unwrap() > 0, "{path}");
+    }
 }
 
 #[test]
@@ -117,6 +140,54 @@ fn compare_stream_tells_ratios() {
     }
     has_numbers(&results["match"], &["p50_us"]);
     assert_eq!(results["node_cpu_from"], "kernel");
+}
+
+#[test]
+fn compare_tells_every_server_in_every_shape_and_a_markdown_table() {
+    let rivals = [Rival::Redis, Rival::Memcached];
+    if !node_program().is_file() || rivals.iter().any(|rival| rival.find().is_none()) {
+        eprintln!("skipped: needs {:?}, redis-server and memcached", node_program());
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("compare.json");
+    let arguments = "compare --sizes 100B,64KiB --put-sizes 64KiB --clients 1,2 --batch 1,3 \
+                     --seconds 0.01 --rounds 2 --json";
+    let mut arguments: Vec<&str> = arguments.split_whitespace().collect();
+    arguments.push(path.to_str().unwrap());
+    let output = run(&arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let results: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let lines = results["lines"].as_array().unwrap();
+    let (gets, puts) = if IS_SHARED { (10, 9) } else { (8, 8) };
+    assert_eq!(lines.len(), 2 * 4 * gets + 2 * puts);
+    for line in lines {
+        let names = ["bytes_per_s", "p50_us", "p99_us", "cpu_s_per_gib", "cpu_us_per_object"];
+        has_numbers(line, &names);
+        assert!(line["bytes_per_s"].as_f64().unwrap() > 0.0, "{line}");
+        assert_eq!((&line["errors"], &line["wrong"]), (&0.into(), &0.into()), "{line}");
+        let rounds = line["rounds"].as_array().unwrap();
+        let checked = |round: &Value| round["checked_objects"].as_u64().unwrap() > 0;
+        assert!(rounds.len() == 2 && rounds.iter().all(checked), "{line}");
+        assert_eq!(line["speed_to_best_rival"].is_null(), line["kind"] != "larder", "{line}");
+    }
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.starts_with("| op | size |"), "{table}");
+    assert_eq!(table.lines().count(), 2 + lines.len());
+}
+
+#[test]
+fn compare_says_what_it_needs() {
+    let output = Command::new(env!("CARGO_BIN_EXE_larder-bench"))
+        .args(["compare", "--sizes", "1KiB", "--put-sizes", "none"])
+        .env("PATH", "/no/such/folder")
+        .output()
+        .expect("the program starts");
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("needs redis-server and memcached"), "{stderr}");
+    assert!(stderr.contains("apt-get install"), "{stderr}");
 }
 
 #[test]
@@ -182,6 +253,10 @@ fn bad_arguments_are_2_and_failures_are_1() {
         &["load", "--batch", "0"],
         &["compare-small", "--size", "128KiB"],
         &["compare-small", "--servers", "etcd"],
+        &["compare", "--sizes", "5MiB"],
+        &["compare", "--sizes", "1KB"],
+        &["compare", "--rounds", "0"],
+        &["load", "--path", "rdma"],
         &["replay", "--object-bytes", "65MiB"],
         &["nothing"],
         &[],

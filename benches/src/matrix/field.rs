@@ -4,7 +4,7 @@
 //! all the time, but only one has work at any moment.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use larder_client::{Client, Config};
 use larder_transport::process;
@@ -116,10 +116,9 @@ impl Field {
         let objects = Objects::new(shape.object_bytes, shape.keys, 1, short_key_of);
         field.enter_copies();
         for (rival, names) in RIVALS {
-            let path = rival.find().ok_or(FieldError::Missing(rival.program()))?;
             let unix = field.folder.path().join(rival.program());
             for (name, unix) in names.into_iter().zip([None, Some(unix)]) {
-                field.enter_rival(rival, name, unix, &path, shape, &objects)?;
+                field.enter_rival(rival, name, unix, shape, &objects)?;
             }
         }
         field.enter_larder(shape, &objects)?;
@@ -145,17 +144,17 @@ impl Field {
         rival: Rival,
         name: &'static str,
         unix: Option<PathBuf>,
-        program: &Path,
         shape: &FieldShape,
         objects: &Objects,
     ) -> Result<(), FieldError> {
+        let program = rival.find().ok_or_else(|| FieldError::Missing(rival.program()))?;
         let threads = match rival {
             Rival::Redis | Rival::Valkey => redis_threads(shape.cores),
             Rival::Memcached => shape.cores.clamp(1, MEMCACHED_THREADS_MAX),
         };
         let memory_bytes = shape.memory_bytes;
         let rival_shape = RivalShape { threads, inflight: 1, memory_bytes, unix };
-        let process = RivalProcess::start(rival, program, &rival_shape)?;
+        let process = RivalProcess::start(rival, &program, &rival_shape)?;
         let text = rival.texts()[0].1;
         let stored = process.store_all(text, objects);
         let endpoint = process.endpoint().clone();
@@ -163,7 +162,7 @@ impl Field {
             name,
             kind: Kind::Rival,
             puts: true,
-            version: Rival::version(program),
+            version: Rival::version(&program),
             arguments: process.arguments().join(" "),
             link: LinkSpec::Rival { text, endpoint },
             pid: Some(process.pid()),
@@ -205,7 +204,8 @@ impl Field {
 /// What every server may use: so much that nobody evicts, and a fifth of what is free.
 pub fn memory_bytes() -> u64 {
     let free = process::memory_available_bytes().unwrap_or(u64::MAX);
-    (free / 5 >> 20 << 20).min(MEMORY_BYTES_MAX)
+    let whole_mebibytes = free / 5 / MEBIBYTE * MEBIBYTE;
+    whole_mebibytes.min(MEMORY_BYTES_MAX)
 }
 
 /// As its own documentation advises: more than the main thread's only from four cores on.
@@ -233,6 +233,7 @@ const LARDER_WAYS: [(&str, PathChoice, bool); 3] = [
 ];
 /// Its default number of threads.
 const MEMCACHED_THREADS_MAX: usize = 4;
+const MEBIBYTE: u64 = 1 << 20;
 const MEMORY_BYTES_MAX: u64 = 3 << 30;
 
 #[cfg(test)]

@@ -229,7 +229,7 @@ impl Results {
         let mut table = Table::markdown(&headings, 5);
         for line in &self.lines {
             let against = |against: Option<Against>| {
-                against.map_or("-".to_owned(), |one| format!("{:.2} {}", one.ratio, one.to))
+                against.map_or_else(|| "-".to_owned(), |one| format!("{:.2} {}", one.ratio, one.to))
             };
             table.row(&[
                 format!("{:?}", line.shape.deed).to_lowercase(),
