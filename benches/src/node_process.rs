@@ -4,6 +4,7 @@
 //! the one beside this one; `cargo run --bin larder-bench` does not build it, so the message for a
 //! missing one says how to.
 
+use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,6 @@ use std::process::{Child, Command, Stdio};
 
 use larder_node::config::free_port_range;
 
-use crate::paths;
 use crate::units::format_bytes;
 
 /// What the node is given.
@@ -82,7 +82,7 @@ impl NodeProcess {
             .args(["--memory", &format_bytes(shape.memory_bytes)])
             .args(["--pin-cores", if shape.is_pinned { "auto" } else { "off" }])
             .args(["--admin", "off", "--log", "warn"])
-            .args(shape.unix.as_deref().map(paths::listen_arguments).unwrap_or_default())
+            .args(shape.unix.iter().flat_map(|socket| [OsStr::new("--uds"), socket.as_os_str()]))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

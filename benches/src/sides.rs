@@ -5,11 +5,11 @@
 
 use std::time::{Duration, Instant};
 
-use larder_client::{Client, Config, Error, GetOptions, Key, KeyError, KeyResult, Landed};
+use larder_client::{Client, Config, Error, GetOptions, Key, KeyError, KeyResult, Landed, Lease};
 use serde::Serialize;
 
 use crate::latency::Latency;
-use crate::paths::{self, Lease, PathChoice};
+use crate::paths::{self, PathChoice};
 use crate::replay::Replay;
 use crate::report::ratio;
 
@@ -65,9 +65,6 @@ impl Sides {
     pub fn connect(node: &str, object_bytes: u32, deadline: Duration) -> Result<Self, Error> {
         let mut sides = Vec::new();
         for (name, path, is_leased) in WAYS {
-            if path == PathChoice::Shm && !paths::IS_SHARED {
-                continue;
-            }
             let name_of_client = format!("larder-bench {name}");
             let config = Config { deadline, name: name_of_client, ..Config::seed(node) };
             let client = paths::connect(config, path)?;
@@ -108,7 +105,7 @@ impl Side {
         };
         let begun = Instant::now();
         let (took, answered) = if self.is_leased {
-            let leases = paths::lease(client, namespace, keys, &options);
+            let leases = client.lease(namespace, keys, &options);
             let took = begun.elapsed();
             let show = |leases: Vec<KeyResult<Lease>>| {
                 for (key, lease) in keys.iter().zip(&leases) {

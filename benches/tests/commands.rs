@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use larder_benches::paths::IS_SHARED;
 use larder_benches::small::Rival;
 use serde_json::Value;
 
@@ -61,11 +60,10 @@ fn load_keeps_its_names() {
 
 #[test]
 fn load_leases_and_checks_what_it_leased() {
-    let paths = if IS_SHARED { &["auto", "shm", "tcp"][..] } else { &["auto", "tcp"] };
-    for path in paths {
+    for path in ["auto", "shm", "tcp"] {
         let arguments = "load --embedded --memory 64MiB --size 64KiB --keys 50 --batch 2 \
                          --seconds 0.1 --verify --lease --json - --path";
-        let arguments: Vec<&str> = arguments.split_whitespace().chain([*path]).collect();
+        let arguments: Vec<&str> = arguments.split_whitespace().chain([path]).collect();
         let results = json(&arguments);
         assert_eq!((&results["errors"], &results["wrong"]), (&0.into(), &0.into()), "{results}");
         assert!(results["leased"] == true && results["ops"].as_u64().unwrap() > 0);
@@ -106,7 +104,7 @@ fn demo_ends_with_no_wrong_byte() {
     assert_eq!((&results["errors"], &results["wrong"]), (&0.into(), &0.into()));
     assert!(results["requests"].as_u64().unwrap() > 0);
     let paths = results["paths"].as_array().unwrap();
-    assert_eq!(paths.len(), if IS_SHARED { 3 } else { 1 });
+    assert_eq!(paths.len(), 3);
     for path in paths {
         has_numbers(path, &["get_p50_us", "get_p99_us", "bytes_per_s"]);
         assert_eq!((&path["errors"], &path["wrong"]), (&0.into(), &0.into()), "{path}");
@@ -160,7 +158,7 @@ fn compare_tells_every_server_in_every_shape_and_a_markdown_table() {
     assert!(output.status.success(), "{stderr}");
     let results: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     let lines = results["lines"].as_array().unwrap();
-    let (gets, puts) = if IS_SHARED { (10, 9) } else { (8, 8) };
+    let (gets, puts) = (10, 9);
     assert_eq!(lines.len(), 2 * 4 * gets + 2 * puts);
     for line in lines {
         let names = ["bytes_per_s", "p50_us", "p99_us", "cpu_s_per_gib", "cpu_us_per_object"];

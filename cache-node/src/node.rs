@@ -104,9 +104,8 @@ impl Node {
             ready_line: String::new(),
             door: None,
         };
-        let uds_error = |source| {
-            StartError::Uds { path: config.uds.clone().unwrap_or_default(), source }
-        };
+        let uds_error =
+            |source| StartError::Uds { path: config.uds.clone().unwrap_or_default(), source };
         let (sockets, entries) = Sockets::bind(&config).map_err(uds_error)?.unzip();
         let mut entries = entries.unwrap_or_default().into_iter();
         let (report, reports) = mpsc::channel();

@@ -29,9 +29,16 @@ pub(crate) struct Outbox {
 #[derive(Debug)]
 enum Piece {
     Bytes(Range<usize>),
-    Object { slot: Slot, range: Range<u32>, _held: Held },
+    Object {
+        slot: Slot,
+        range: Range<u32>,
+        _held: Held,
+    },
     /// A frame that a descriptor travels with.
-    Passing { range: Range<usize>, region: Arc<Region> },
+    Passing {
+        range: Range<usize>,
+        region: Arc<Region>,
+    },
     Sent,
 }
 

@@ -278,7 +278,8 @@ impl Lock {
             }
             // Whoever had it before may have removed the file on the way: then it locks nothing.
             let is_it = std::fs::metadata(&path).is_ok_and(|found| {
-                file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (found.dev(), found.ino()))
+                file.metadata()
+                    .is_ok_and(|own| (own.dev(), own.ino()) == (found.dev(), found.ino()))
             });
             if is_it {
                 file.set_len(0)?;

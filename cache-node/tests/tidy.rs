@@ -71,10 +71,7 @@ const CRATES: [(&str, &[&str]); 6] = [
 
 /// A library, and the files that may name it.
 const NAMED_ALONE: [(&str, &[&str]); 8] = [
-    (
-        "glommio::",
-        &["cache-node/src/node.rs", "cache-node/src/shm.rs", "cache-node/src/tcp.rs"],
-    ),
+    ("glommio::", &["cache-node/src/node.rs", "cache-node/src/shm.rs", "cache-node/src/tcp.rs"]),
     ("socket2::", &["cache-node/src/shm.rs"]),
     ("tokio::", &["cache-node/src/control"]),
     ("axum::", &["cache-node/src/control"]),

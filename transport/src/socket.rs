@@ -267,9 +267,7 @@ mod tests {
         let (near, mut far) = pair();
         near.set_nonblocking(true).unwrap();
         set_readable_bytes(&near, 1000).unwrap();
-        let readable = || {
-            wait_readable(&[&near], Duration::from_millis(100)).unwrap()
-        };
+        let readable = || wait_readable(&[&near], Duration::from_millis(100)).unwrap();
         far.write_all(&[1; 999]).unwrap();
         assert!(!readable());
         far.write_all(&[1]).unwrap();

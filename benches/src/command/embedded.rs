@@ -2,7 +2,6 @@
 //!
 //! Its CPU time is part of this process's, so nothing that compares CPU may use it.
 
-use larder_benches::paths;
 use larder_node::config::Config;
 use larder_node::node::Node;
 use tempfile::TempDir;
@@ -19,8 +18,8 @@ pub(super) struct Embedded {
 /// Starts a node.
 pub(super) fn start(shards: u16, memory_bytes: u64) -> Result<Embedded, Failure> {
     let folder = TempDir::new()?;
-    let config = Config { shards, memory_bytes, ..Config::default() };
-    let node = Node::start(paths::listen(config, &folder.path().join("larder.sock")))?;
+    let uds = Some(folder.path().join("larder.sock"));
+    let node = Node::start(Config { shards, memory_bytes, uds, ..Config::default() })?;
     Ok(Embedded { node, _folder: folder })
 }
 

@@ -18,7 +18,6 @@ use super::objects::Objects;
 use super::score::{Live, Score};
 use super::{Op, Plan, Reads};
 use crate::cold::ColdMemory;
-use crate::paths;
 use crate::random::Random;
 
 /// What a worker works with.
@@ -158,7 +157,7 @@ impl Worker {
     fn lease(&mut self, ask: Ask) {
         let keys = self.objects.keys(ask.first, self.plan.batch);
         let options = GetOptions::default();
-        let leases = match paths::lease(&self.client, &self.namespace, keys, &options) {
+        let leases = match self.client.lease(&self.namespace, keys, &options) {
             Ok(leases) => leases,
             Err(error) => return self.score.failed(self.plan.batch, &error),
         };

@@ -16,7 +16,7 @@ use super::order::{Copying, LinkSpec};
 use crate::load::{LoadError, Objects, prefill};
 use crate::names::short_key_of;
 use crate::node_process::{NodeError, NodeProcess, NodeShape};
-use crate::paths::{self, PathChoice};
+use crate::paths::PathChoice;
 use crate::small::{Rival, RivalError, RivalProcess, RivalShape};
 use crate::units::format_bytes;
 
@@ -184,9 +184,6 @@ impl Field {
         let arguments =
             format!("--shards {shards} --memory {} --pin-cores off", format_bytes(memory_bytes));
         for (name, path, is_leased) in LARDER_WAYS {
-            if path == PathChoice::Shm && !paths::IS_SHARED {
-                continue;
-            }
             self.entrants.push(Entrant {
                 name,
                 kind: Kind::Larder,

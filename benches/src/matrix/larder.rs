@@ -5,12 +5,13 @@
 use std::time::Duration;
 
 use larder_client::{
-    Client, Config, Error, GetOptions, Key, Namespace, NamespaceSpec, Pieces, PutObject, PutOptions,
+    Client, Config, Error, GetOptions, Key, Namespace, NamespaceSpec, Pieces, PutObject,
+    PutOptions, SharedMemory,
 };
 
 use super::link::LinkError;
 use super::source::Offer;
-use crate::paths::{self, PathChoice, SharedMemory};
+use crate::paths::{self, PathChoice};
 
 #[derive(Debug)]
 pub(super) struct LarderLink {
@@ -45,7 +46,7 @@ impl LarderLink {
     ) -> Result<(), LinkError> {
         let options = GetOptions::default();
         if self.is_leased {
-            let leases = paths::lease(&self.client, &self.namespace, keys, &options)?;
+            let leases = self.client.lease(&self.namespace, keys, &options)?;
             for (nth, lease) in leases.into_iter().enumerate() {
                 look(nth, &lease?);
             }
@@ -71,7 +72,7 @@ impl LarderLink {
     /// Memory that puts of this connection are named from, where it goes through memory.
     pub(super) fn shared_memory(&self, bytes: usize) -> Result<Option<SharedMemory>, Error> {
         let is_shared = self.path == PathChoice::Shm;
-        is_shared.then(|| paths::shared_memory(&self.client, bytes)).transpose()
+        is_shared.then(|| self.client.shared_memory(bytes as u64)).transpose()
     }
 }
 

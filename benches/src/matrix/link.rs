@@ -10,7 +10,7 @@ use super::larder::LarderLink;
 use super::order::{Copying, LinkSpec};
 use super::rival::RivalLink;
 use super::source::{Offer, Source};
-use crate::paths::SharedMemory;
+use larder_client::SharedMemory;
 
 #[derive(Debug)]
 pub(super) enum Link {

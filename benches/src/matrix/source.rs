@@ -5,7 +5,7 @@
 use larder_protocol::Key;
 
 use crate::load::Objects;
-use crate::paths::SharedMemory;
+use larder_client::SharedMemory;
 
 /// A run of objects, one behind the other.
 #[derive(Debug)]

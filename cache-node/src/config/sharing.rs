@@ -61,9 +61,8 @@ impl Config {
         let bytes = path.as_os_str().as_bytes();
         let is_plain = path.is_absolute() && path.file_name().is_some() && !bytes.ends_with(b"/");
         if !is_plain || self.socket_path().is_none() {
-            let expected = format!(
-                "an absolute path of a file, at most {SOCKET_PATH_BYTES_MAX} bytes long"
-            );
+            let expected =
+                format!("an absolute path of a file, at most {SOCKET_PATH_BYTES_MAX} bytes long");
             return Err(refused("uds", path.display(), expected));
         }
         Ok(())

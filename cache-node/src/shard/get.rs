@@ -130,11 +130,7 @@ pub(super) fn next_group(group: &mut Vec<Key>, keys: &mut impl Iterator<Item = K
 }
 
 /// Which bytes of an object answer this request, or why none do.
-fn wanted(
-    get: &Get<'_>,
-    record: &Record<'_>,
-    part_bytes: u32,
-) -> Result<Range<u32>, Status> {
+fn wanted(get: &Get<'_>, record: &Record<'_>, part_bytes: u32) -> Result<Range<u32>, Status> {
     let object_bytes = record.object_bytes();
     let range = if get.part_count == 0 {
         0..object_bytes

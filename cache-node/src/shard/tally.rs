@@ -58,7 +58,9 @@ impl Shard {
             (Stat::FillingBytes, self.filling.value()),
             (Stat::SendingBytes, self.sending.value()),
         ];
-        own.into_iter().chain(self.leased()).for_each(|(stat, value)| values[stat as usize] = value);
+        own.into_iter()
+            .chain(self.leased())
+            .for_each(|(stat, value)| values[stat as usize] = value);
         values
     }
 }
