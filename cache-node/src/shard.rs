@@ -394,9 +394,10 @@ impl Shard {
         self.identity.view.epoch += 1;
     }
 
-    /// Forgets a connection that has ended.
+    /// Forgets a connection that has ended, but for its leases.
     pub(crate) fn forget(&mut self, peer: &mut Peer) {
         peer.handles.close_all(self.store.namespaces_mut());
+        peer.forget_memory();
     }
 
     /// Queues the reason why a connection ends.

@@ -20,6 +20,7 @@ use larder_protocol::{DecodeError, Header};
 use larder_transport::{rights, socket};
 
 use crate::core::Core;
+use crate::inbox::Inbox;
 use crate::stalls::{NEVER, Notice, Patience, Word};
 use crate::tcp::{ACCEPT_BURST, BREATH, SCRAP_BYTES, Wire, connection};
 use crate::uds::Entry;
@@ -140,16 +141,20 @@ impl Near {
         }
     }
 
-    /// Refuses descriptors that came with anything but what comes `next`, if that has one.
+    /// Refuses descriptors that came with what was served. What was not may have
+    /// some, as far as it is here.
     ///
     /// # Errors
     /// [`DecodeError`]; they are closed with the connection.
-    pub(crate) fn check_arrived(&self, next: Option<&Header>) -> Result<(), DecodeError> {
-        let may_have = next.is_some_and(|header| header.opcode == Opcode::Share as u8);
-        if self.arrived.is_empty() || may_have {
+    pub(crate) fn check_arrived(&self, inbox: &Inbox) -> Result<(), DecodeError> {
+        if self.arrived.is_empty() {
             return Ok(());
         }
-        Err(DESCRIPTORS)
+        let may_have = match inbox.header(true)? {
+            Some(header) => header.opcode == Opcode::Share as u8,
+            None => !inbox.is_empty(),
+        };
+        if may_have { Ok(()) } else { Err(DESCRIPTORS) }
     }
 }
 

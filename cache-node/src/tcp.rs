@@ -210,7 +210,7 @@ async fn converse(
             patience.until(core.now_ms() + core.limits.header_timeout_ms);
         }
         if let Some(near) = &wire.near {
-            near.check_arrived(inbox.header(true)?.as_ref())?;
+            near.check_arrived(&inbox)?;
         }
         let count = wire.read(inbox.room()).await?;
         if count == 0 {

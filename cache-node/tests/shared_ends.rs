@@ -139,7 +139,7 @@ fn holders_that_are_killed_leave_nothing_behind() {
 }
 
 #[test]
-#[ignore = "long: a minute"]
+#[ignore = "long: a thousand processes"]
 fn a_thousand_holders_that_are_killed_leave_nothing_behind() {
     kill_holders(1000);
 }

@@ -10,8 +10,9 @@ use larder_protocol::checksum::crc32c;
 use larder_protocol::key::Key;
 use larder_protocol::limits::OBJECT_BYTES_MAX;
 use larder_protocol::message::{
-    Batch, Bump, Freshness, Get, GetItem, Hello, HelloReply, Hit, Match, MatchReplyWriter, Open,
-    Payload, Put, PutItem, RemotePiece, Remove, encode_stats, encode_statuses,
+    Batch, Bump, Freshness, Get, GetItem, Hello, HelloReply, Hit, LeasedPlace, Match,
+    MatchReplyWriter, Open, Payload, Put, PutItem, Release, RemotePiece, Remove, SharedRegion,
+    Unshare, encode_stats, encode_statuses,
 };
 use larder_protocol::view::{Member, MemberState, View};
 use larder_protocol::wire::{DecodeError, Reader, Write};
@@ -258,6 +259,14 @@ fn other_bodies() -> impl Strategy<Value = Body> {
             .prop_map(|keys| written("remove", |out| Remove::encode_keys(keys.iter(), out))),
         vec(select(Status::ALL), 0..40)
             .prop_map(|all| written("statuses", |out| encode_statuses(all.into_iter(), out))),
+        (0..16u32, 0..=1u64 << 40).prop_map(|(region, bytes)| {
+            written("share", |out| SharedRegion { region, bytes }.encode(out))
+        }),
+        any::<u32>().prop_map(|region| written("unshare", |out| Unshare { region }.encode(out))),
+        vec(any::<(u32, u64)>(), 0..20).prop_map(|places| {
+            let places = places.into_iter().map(|(region, offset)| LeasedPlace { region, offset });
+            written("release", |out| Release::encode(&places.collect::<Vec<_>>(), out))
+        }),
         any::<u64>()
             .prop_map(|v| written("stats reply", |out| encode_stats(|s| v ^ s as u64, out))),
     ]
@@ -302,7 +311,7 @@ fn headers() -> impl Strategy<Value = Header> {
 /// Where the count of a batch is in its body.
 fn count_at(which: usize) -> Option<usize> {
     match DECODERS[which].0 {
-        "match reply" | "get reply" | "statuses" | "stats reply" => Some(0),
+        "match reply" | "get reply" | "statuses" | "stats reply" | "release" => Some(0),
         "match" | "put" | "remove" => Some(1),
         "view" => Some(8),
         "get" => Some(18),

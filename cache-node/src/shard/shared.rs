@@ -67,6 +67,13 @@ impl Peer {
         mapped.find(|(number, _)| *number == region).map(|(_, mapped)| mapped)
     }
 
+    /// Lets go of the client's memory.
+    pub(super) fn forget_memory(&mut self) {
+        if let Some(shared) = self.shared_mut() {
+            shared.mapped.clear();
+        }
+    }
+
     fn shared(&self) -> Option<&Shared> {
         match &self.host {
             Host::Sharing(shared) => Some(shared),

@@ -53,6 +53,17 @@ impl Process {
         node
     }
 
+    /// Starts it again at its address, once it has ended.
+    pub(crate) fn restart(&mut self, args: &[&str]) {
+        let again = Self::start_at(self.address, args).expect("its address is free");
+        let ended = std::mem::replace(self, again);
+        self.directory = ended.keep_directory();
+    }
+
+    fn keep_directory(mut self) -> Option<tempfile::TempDir> {
+        self.directory.take()
+    }
+
     /// Path of the Unix socket of shard 0.
     pub(crate) fn socket(&self) -> PathBuf {
         let word = self.ready_line.split(' ').find_map(|word| word.strip_prefix("uds="));

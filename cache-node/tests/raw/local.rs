@@ -148,8 +148,17 @@ impl Raw {
 
     /// Sends bytes, and a descriptor with the first of them.
     pub(crate) fn send_with(&mut self, bytes: &[u8], descriptor: BorrowedFd<'_>) {
-        let sent = rights::send_with(&self.stream, &[IoSlice::new(bytes)], descriptor).unwrap();
-        self.send(&bytes[sent..]);
+        self.try_send_with(bytes, descriptor).unwrap();
+    }
+
+    /// As [`Raw::send_with`], where the node may have closed already.
+    pub(crate) fn try_send_with(
+        &mut self,
+        bytes: &[u8],
+        descriptor: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        let sent = rights::send_with(&self.stream, &[IoSlice::new(bytes)], descriptor)?;
+        self.try_send(&bytes[sent..])
     }
 
     pub(crate) fn share_frame(&mut self, region: u32, bytes: u64) -> Vec<u8> {

@@ -127,7 +127,7 @@ impl Raw {
         let mut payload = vec![0; header.payload_bytes as usize];
         self.receive_all(&mut body)?;
         self.receive_all(&mut payload)?;
-        if header.opcode == Opcode::Region as u8 {
+        if header.opcode == Opcode::Region as u8 && header.request_id == 0 {
             self.take_region(&body);
             return self.try_reply();
         }
