@@ -222,7 +222,7 @@ fn put_from_shared_memory_is_stored_and_checked_as_it_was_copied() {
     assert_eq!(raw.share(3, &memory), Code::Ok);
     let large = content(b"large", 1, 64 << 20);
     let objects = vec![
-        Object::shared("large", large.clone(), 3, &mut memory, 12_345),
+        Object::shared("large", large, 3, &mut memory, 12_345),
         Object::new("inline", content(b"inline", 1, 50_000)),
         Object::shared("small", content(b"small", 1, 10), 3, &mut memory, 70 << 20),
         Object::shared("empty", Vec::new(), 3, &mut memory, 80 << 20),

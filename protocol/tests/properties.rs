@@ -12,7 +12,7 @@ use larder_protocol::limits::OBJECT_BYTES_MAX;
 use larder_protocol::message::{
     Batch, Bump, Freshness, Get, GetItem, Hello, HelloReply, Hit, LeasedPlace, Match,
     MatchReplyWriter, Open, Payload, Put, PutItem, Release, RemotePiece, Remove, SharedRegion,
-    Unshare, encode_stats, encode_statuses,
+    Sharing, Unshare, encode_stats, encode_statuses,
 };
 use larder_protocol::view::{Member, MemberState, View};
 use larder_protocol::wire::{DecodeError, Reader, Write};
@@ -156,10 +156,17 @@ fn gets() -> impl Strategy<Value = Body> {
     ];
     let range = prop_oneof![Just((0, 0)), (0u16..100, 1u16..=156)];
     let items = vec((keys(), payloads()), 0..6);
-    (any::<bool>(), freshness, range, any::<u32>(), items).prop_map(
-        |(touch, freshness, (part_first, part_count), payload_bytes_max, items)| {
-            let head =
-                Get { freshness, part_first, part_count, payload_bytes_max, ..Get::whole(touch) };
+    let sharing = select(&[Sharing::Never, Sharing::LeaseOrInline, Sharing::LeaseOrBusy]);
+    ((any::<bool>(), sharing), freshness, range, any::<u32>(), items).prop_map(
+        |((touch, sharing), freshness, (part_first, part_count), payload_bytes_max, items)| {
+            let head = Get {
+                sharing,
+                freshness,
+                part_first,
+                part_count,
+                payload_bytes_max,
+                ..Get::whole(touch)
+            };
             written("get", |out| {
                 head.encode_head(items.len(), out);
                 for (key, landing) in &items {
@@ -260,7 +267,7 @@ fn other_bodies() -> impl Strategy<Value = Body> {
         vec(select(Status::ALL), 0..40)
             .prop_map(|all| written("statuses", |out| encode_statuses(all.into_iter(), out))),
         (0..16u32, 0..=1u64 << 40).prop_map(|(region, bytes)| {
-            written("share", |out| SharedRegion { region, bytes }.encode(out))
+            written("shared region", |out| SharedRegion { region, bytes }.encode(out))
         }),
         any::<u32>().prop_map(|region| written("unshare", |out| Unshare { region }.encode(out))),
         vec(any::<(u32, u64)>(), 0..20).prop_map(|places| {

@@ -2,7 +2,7 @@
 
 use larder_protocol::checksum::part_range;
 use larder_protocol::limits::PAYLOAD_BYTES_MAX;
-use larder_protocol::message::{Get, Hit, Payload, Sharing};
+use larder_protocol::message::{Get, Hit, Payload};
 use larder_protocol::stats::Stat;
 use larder_protocol::wire::Write;
 use larder_protocol::{Code, Header, Key, Status};
@@ -11,7 +11,7 @@ use larder_transport::Slot;
 use std::ops::Range;
 
 use super::Shard;
-use super::shared::{Lending, Shared};
+use super::shared::Shared;
 use crate::namespace::NamespaceId;
 use crate::outbox::Outbox;
 use crate::store::{EntryId, GROUP_KEYS, Record};
@@ -30,15 +30,10 @@ impl Shard {
         header: &Header,
         namespace: NamespaceId,
         get: &Get<'_>,
-        mut shared: Option<&mut Shared>,
+        shared: Option<&mut Shared>,
         out: &mut Outbox,
     ) {
-        if get.sharing != Sharing::Never
-            && let Some(shared) = shared.as_deref_mut()
-        {
-            self.pass_region(shared, out);
-        }
-        let mut lending = Lending::new(shared, get.sharing);
+        let mut lending = self.lending(shared, get.sharing, out);
         let is_full = self.sending.value() >= self.sending_bytes_max;
         if is_full && !lending.is_on() {
             self.refuse(header, Code::Busy, out);
@@ -94,6 +89,7 @@ impl Shard {
                 }
             }
         }
+        let [given, refused] = lending.counts();
         let reply = self.answer_in(header, Code::Ok, namespace);
         reply.finish(payload_bytes, at, &mut out.bytes);
         self.send(&mut scratch.slots, out);
@@ -104,8 +100,8 @@ impl Shard {
         self.count(Stat::Hits, hits);
         self.count(Stat::Misses, get.items.len() as u64 - hits);
         self.count(Stat::SentBytes, payload_bytes);
-        self.count(Stat::Leases, lending.given);
-        self.count(Stat::LeasesRefused, lending.refused);
+        self.count(Stat::Leases, given);
+        self.count(Stat::LeasesRefused, refused);
         scratch.entries.clear();
         self.scratch = scratch;
     }

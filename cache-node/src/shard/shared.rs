@@ -171,7 +171,7 @@ impl Shard {
         };
         let region = Unshare::decode(body)?.region;
         let at = shared.mapped.iter().position(|(number, _)| *number == region);
-        let at = at.ok_or(DecodeError::Value { what: "region", found: region.into() })?;
+        let at = at.ok_or_else(|| DecodeError::Value { what: "region", found: region.into() })?;
         shared.mapped.swap_remove(at);
         self.bare_ok(header, out);
         Ok(())
@@ -193,8 +193,22 @@ impl Shard {
         Ok(())
     }
 
+    /// What leases a get is given: none, if it wants none or its client shares nothing.
+    pub(super) fn lending<'a>(
+        &self,
+        shared: Option<&'a mut Shared>,
+        sharing: Sharing,
+        out: &mut Outbox,
+    ) -> Lending<'a> {
+        let leases = shared.filter(|_| sharing != Sharing::Never).map(|shared| {
+            self.pass_region(shared, out);
+            &mut shared.leases
+        });
+        Lending { leases, sharing, given: 0, refused: 0 }
+    }
+
     /// Gives the client the region that leases are in, once.
-    pub(super) fn pass_region(&self, shared: &mut Shared, out: &mut Outbox) {
+    fn pass_region(&self, shared: &mut Shared, out: &mut Outbox) {
         if std::mem::replace(&mut shared.knows_region, true) {
             return;
         }
@@ -230,21 +244,19 @@ impl Shard {
 pub(super) struct Lending<'a> {
     leases: Option<&'a mut Leases>,
     sharing: Sharing,
-    pub(super) given: u64,
-    pub(super) refused: u64,
+    given: u64,
+    refused: u64,
 }
 
-impl<'a> Lending<'a> {
-    /// None is given to whoever shares nothing or wants none.
-    pub(super) fn new(shared: Option<&'a mut Shared>, sharing: Sharing) -> Self {
-        let shared = shared.filter(|_| sharing != Sharing::Never);
-        let leases = shared.map(|shared| &mut shared.leases);
-        Self { leases, sharing, given: 0, refused: 0 }
-    }
-
+impl Lending<'_> {
     /// Whether leases may be given at all.
     pub(super) fn is_on(&self) -> bool {
         self.leases.is_some()
+    }
+
+    /// How many leases were given, and how many refused.
+    pub(super) fn counts(&self) -> [u64; 2] {
+        [self.given, self.refused]
     }
 
     /// Leases `bytes` bytes of `slot` from `start` on.
