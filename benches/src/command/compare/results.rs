@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use larder_benches::latency::Latency;
 use larder_benches::matrix::{Deed, Entrant, Kind, Ran};
-use larder_benches::paths;
 use larder_benches::report::{Table, median, ratio};
 use larder_benches::units::format_bytes;
 use serde::Serialize;
