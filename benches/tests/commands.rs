@@ -165,9 +165,7 @@ fn compare_tells_every_server_in_every_shape_and_a_markdown_table() {
         has_numbers(line, &names);
         assert!(line["bytes_per_s"].as_f64().unwrap() > 0.0, "{line}");
         assert_eq!((&line["errors"], &line["wrong"]), (&0.into(), &0.into()), "{line}");
-        let rounds = line["rounds"].as_array().unwrap();
-        let checked = |round: &Value| round["checked_objects"].as_u64().unwrap() > 0;
-        assert!(rounds.len() == 2 && rounds.iter().all(checked), "{line}");
+        assert!(line["checked_objects"].as_u64().unwrap() >= 2, "one in each round: {line}");
         assert_eq!(line["speed_to_best_rival"].is_null(), line["kind"] != "larder", "{line}");
     }
     let table = String::from_utf8(output.stdout).unwrap();

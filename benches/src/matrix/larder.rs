@@ -69,9 +69,10 @@ impl LarderLink {
         stored.into_iter().try_for_each(|stored| stored.map_err(LinkError::Key))
     }
 
-    /// Memory that puts of this connection are named from, where it goes through memory.
+    /// Memory that puts of this connection are named from, where it goes through memory. Whoever
+    /// leases does not put.
     pub(super) fn shared_memory(&self, bytes: usize) -> Result<Option<SharedMemory>, Error> {
-        let is_shared = self.path == PathChoice::Shm;
+        let is_shared = self.path == PathChoice::Shm && !self.is_leased;
         is_shared.then(|| self.client.shared_memory(bytes as u64)).transpose()
     }
 }

@@ -22,12 +22,11 @@ pub(super) struct Shape {
     pub(super) batch: u16,
 }
 
-/// Figures of one round, all clients together. Names are kept: programs read them.
-#[derive(Debug, Clone, Default, Serialize)]
+/// Figures of one round, all clients together.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Round {
     bytes_per_s: f64,
     objects_per_s: f64,
-    calls_per_s: f64,
     server_cpu_us_per_object: f64,
     client_cpu_us_per_object: f64,
     cpu_us_per_object: f64,
@@ -37,11 +36,11 @@ pub(super) struct Round {
     wrong: u64,
     checked_objects: u64,
     first_bad: Option<String>,
-    #[serde(skip)]
     latency: Latency,
 }
 
-/// One server in one shape.
+/// One server in one shape: medians of the rounds, and the rounds farthest from them. Names are
+/// kept: programs read them.
 #[derive(Debug, Serialize)]
 struct Line {
     #[serde(flatten)]
@@ -49,6 +48,8 @@ struct Line {
     server: &'static str,
     kind: Kind,
     bytes_per_s: f64,
+    bytes_per_s_min: f64,
+    bytes_per_s_max: f64,
     objects_per_s: f64,
     p50_us: f64,
     p99_us: f64,
@@ -64,9 +65,11 @@ struct Line {
     speed_to_best_copy: Option<Against>,
     /// CPU time over that of the copy that needs least.
     cpu_to_best_copy: Option<Against>,
+    calls: u64,
+    checked_objects: u64,
     errors: u64,
     wrong: u64,
-    rounds: Vec<Round>,
+    first_bad: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -97,7 +100,6 @@ impl Round {
             // Each has its own end: who ends early has not worked any slower.
             round.bytes_per_s += ratio(one.bytes as f64, one.seconds);
             round.objects_per_s += ratio(one.objects as f64, one.seconds);
-            round.calls_per_s += ratio(one.ops as f64, one.seconds);
             round.calls += one.ops;
             objects += one.objects;
             client_cpu_us += one.cpu_us;
@@ -199,7 +201,7 @@ impl Results {
         let same = self.lines.iter().filter(|line| line.shape == last.shape);
         let servers = same.map(|line| {
             let bad = if line.errors + line.wrong > 0 { " BAD" } else { "" };
-            format!("{} {:.2}{bad}", line.server, line.bytes_per_s / 1e9)
+            format!("{} {:.3}{bad}", line.server, line.bytes_per_s / 1e9)
         });
         let servers: Vec<String> = servers.collect();
         format!("{}, GB/s: {}", last.shape, servers.join(", "))
@@ -243,7 +245,10 @@ impl Results {
                 against(line.speed_to_best_rival),
                 against(line.cpu_to_best_rival),
                 against(line.speed_to_best_copy),
-                (line.errors + line.wrong).to_string(),
+                match &line.first_bad {
+                    None => (line.errors + line.wrong).to_string(),
+                    Some(first) => format!("{}: {first}", line.errors + line.wrong),
+                },
             ]);
         }
         table
@@ -263,6 +268,8 @@ type Value = fn(&Round) -> f64;
 impl Line {
     fn of(shape: Shape, entrant: &Entrant, rounds: &[Round]) -> Self {
         let middle = |value: Value| median(&rounds.iter().map(value).collect::<Vec<_>>());
+        let speeds = || rounds.iter().map(|round| round.bytes_per_s);
+        let sum = |count: fn(&Round) -> u64| rounds.iter().map(count).sum();
         let mut latency = Latency::new();
         rounds.iter().for_each(|round| latency.merge(&round.latency));
         let percentiles = latency.percentiles();
@@ -271,6 +278,8 @@ impl Line {
             server: entrant.name,
             kind: entrant.kind,
             bytes_per_s: middle(|round| round.bytes_per_s),
+            bytes_per_s_min: speeds().fold(f64::INFINITY, f64::min),
+            bytes_per_s_max: speeds().fold(0.0, f64::max),
             objects_per_s: middle(|round| round.objects_per_s),
             p50_us: percentiles.p50_us,
             p99_us: percentiles.p99_us,
@@ -282,9 +291,11 @@ impl Line {
             cpu_to_best_rival: None,
             speed_to_best_copy: None,
             cpu_to_best_copy: None,
-            errors: rounds.iter().map(|round| round.errors).sum(),
-            wrong: rounds.iter().map(|round| round.wrong).sum(),
-            rounds: rounds.to_vec(),
+            calls: sum(|round| round.calls),
+            checked_objects: sum(|round| round.checked_objects),
+            errors: sum(|round| round.errors),
+            wrong: sum(|round| round.wrong),
+            first_bad: rounds.iter().find_map(|round| round.first_bad.clone()),
         }
     }
 }
@@ -360,7 +371,7 @@ mod tests {
         assert!(results.is_clean());
         results.add(SHAPE, [(entrant("larder", Kind::Larder), vec![bad])]);
         assert!(!results.is_clean());
-        assert!(results.table().text().trim_end().ends_with("| 1 |"));
+        assert!(results.table().text().trim_end().ends_with("| 1: byte 7 |"));
         let error = results.note_check(&entrant("redis", Kind::Rival), &[check]).unwrap_err();
         assert!(error.to_string().contains("redis") && error.to_string().contains("byte 7"));
     }
