@@ -244,7 +244,7 @@ impl Default for Config {
             uds: None,
             uds_allow: Vec::new(),
             lease_bytes_max: None,
-            spin: Spin::Off,
+            spin: Spin::Auto,
             header_timeout: Duration::from_secs(10),
             progress_timeout: Duration::from_secs(10),
             hello_timeout: Duration::from_secs(5),

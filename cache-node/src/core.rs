@@ -9,7 +9,9 @@ use std::time::Instant;
 use larder_protocol::Header;
 use larder_protocol::stats::Stat;
 
+use crate::config::Spin;
 use crate::shard::Shard;
+use crate::spin::Spinning;
 use crate::stalls::{NEVER, Stalls};
 
 /// One core's own things.
@@ -21,6 +23,7 @@ pub(crate) struct Core {
     started: Instant,
     pub(crate) stalls: Stalls,
     pub(crate) limits: Limits,
+    pub(crate) spin: Spinning,
 }
 
 /// How long and how many, for the connections of one core.
@@ -36,7 +39,7 @@ pub(crate) struct Limits {
 
 impl Core {
     /// A core that serves `shard`; time counts from `started`.
-    pub(crate) fn new(shard: Shard, limits: Limits, started: Instant) -> Self {
+    pub(crate) fn new(shard: Shard, limits: Limits, spin: Spin, started: Instant) -> Self {
         Self {
             shard: RefCell::new(shard),
             inside: Cell::new(false),
@@ -44,6 +47,7 @@ impl Core {
             started,
             stalls: Stalls::default(),
             limits,
+            spin: Spinning::new(spin),
         }
     }
 

@@ -18,6 +18,7 @@ mod outbox;
 mod payload;
 mod shard;
 mod shm;
+mod spin;
 mod stalls;
 pub mod store;
 mod tcp;

@@ -239,7 +239,7 @@ impl ShardStart {
         let arena = Arena::new(Arc::new(region));
         let identity = Identity::new(&self.config, &self.state, shard)?;
         let shard = Shard::new(arena, identity, &self.config);
-        let core = Core::new(shard, limits(&self.config), self.state.started);
+        let core = Core::new(shard, limits(&self.config), self.config.spin, self.state.started);
         let address = self.address();
         let listener = TcpListener::bind(address).map_err(|error| StartError::Listen {
             address,

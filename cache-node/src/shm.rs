@@ -81,21 +81,25 @@ impl Near {
         let mut has_waited = false;
         loop {
             if !self.is_drained {
-                self.heed()?;
-                let received =
-                    rights::recv_with(stream, &mut [IoSliceMut::new(into)], &mut self.arrived);
-                match received {
-                    Ok(count) => {
-                        self.is_drained = count < into.len();
-                        return Ok((count, has_waited));
-                    }
+                match self.receive_now(stream, into) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(error),
+                    received => return received.map(|count| (count, has_waited)),
                 }
             }
             self.is_drained = false;
             has_waited |= self.readable(stream).await?;
         }
+    }
+
+    /// Receives what is there already, and whatever descriptors come with it.
+    ///
+    /// # Errors
+    /// As [`Near::receive`]; `WouldBlock` if there is nothing.
+    pub(crate) fn receive_now(&mut self, stream: &TcpStream, into: &mut [u8]) -> io::Result<usize> {
+        self.heed()?;
+        let received = rights::recv_with(stream, &mut [IoSliceMut::new(into)], &mut self.arrived);
+        self.is_drained = !received.as_ref().is_ok_and(|&count| count == into.len());
+        received
     }
 
     /// Waits until there is something to receive, the end included; whether it had to.

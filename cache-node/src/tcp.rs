@@ -212,7 +212,7 @@ async fn converse(
         if let Some(near) = &wire.near {
             near.check_arrived(&inbox)?;
         }
-        let count = wire.read(inbox.room()).await?;
+        let count = wire.await_next(core, inbox.room()).await?;
         if count == 0 {
             return Ok(());
         }
@@ -415,8 +415,21 @@ impl Wire {
         let requests_max = (POLL_REQUESTS / share).max(BREATH_REQUESTS_MIN);
         let bytes_max = (POLL_BYTES / share as u64).max(BREATH_BYTES_MIN);
         if self.requests as usize >= requests_max || self.bytes >= bytes_max {
-            (self.requests, self.bytes) = (0, 0);
-            glommio::timer::sleep(BREATH).await;
+            self.breathe().await;
+        }
+    }
+
+    /// Lets the runtime poll.
+    pub(crate) async fn breathe(&mut self) {
+        (self.requests, self.bytes) = (0, 0);
+        glommio::timer::sleep(BREATH).await;
+    }
+
+    /// Receives what is there already.
+    pub(crate) fn receive_now(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match &mut self.near {
+            Some(near) => near.receive_now(&self.stream, into),
+            None => socket::recv(&self.stream, into),
         }
     }
 }

@@ -17,9 +17,9 @@ use super::{Config, ConfigError};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Spin {
     /// It sleeps at once.
-    #[default]
     Off,
-    /// As long as that is likely to pay.
+    /// For up to 50 us, for as long as that mostly pays.
+    #[default]
     Auto,
     /// For this long.
     For(Duration),
