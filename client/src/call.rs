@@ -153,7 +153,7 @@ impl Call {
         let copies = std::mem::take(&mut *self.copies());
         let mut was_in_time = false;
         for copy in copies {
-            // A caller who came late is not in a hurry; one who waits is not kept past the deadline.
+            // Who comes late is not in a hurry; who waits is not kept past the deadline.
             let is_in_time = Instant::now() < self.deadline;
             if was_in_time && !is_in_time {
                 break;

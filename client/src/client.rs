@@ -11,7 +11,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use larder_protocol::Key;
-use larder_protocol::limits::PARTS_MAX;
 use larder_protocol::message::Sharing;
 use larder_protocol::view::View;
 use larder_transport::pieces::PIECES_MAX;
@@ -127,10 +126,9 @@ impl Client {
         keys: &[Key],
         options: &GetOptions,
     ) -> Result<Pending<Vec<KeyResult<Object>>>, Error> {
-        check_get(options)?;
+        let head = GetHead::new(options, Sharing::LeaseOrInline)?;
         let unanswered = (0..keys.len()).map(|_| Err(KeyError::DeadlineExceeded)).collect();
         let call = self.begin(Outcome::Get(unanswered), options.deadline, None)?;
-        let head = GetHead::new(options, Sharing::LeaseOrInline);
         let legs = self.legs(&call, namespace, |plan| plan.get(head, keys, Vec::new()));
         Ok(Pending::new(call, legs, |_, outcome| match outcome {
             Outcome::Get(keys) => Ok(keys),
@@ -151,7 +149,6 @@ impl Client {
         places: &mut [(Key, &mut [u8])],
         options: &GetOptions,
     ) -> Result<Vec<KeyResult<Landed>>, Error> {
-        check_get(options)?;
         let keys: Vec<Key> = places.iter().map(|(key, _)| *key).collect();
         let pieces = places.iter_mut().map(|(_, piece)| [&mut **piece]);
         lend(pieces, |landings| self.land(namespace, &keys, landings, options)?.wait())
@@ -168,7 +165,6 @@ impl Client {
         places: &mut [Place<'_>],
         options: &GetOptions,
     ) -> Result<Vec<KeyResult<Landed>>, Error> {
-        check_get(options)?;
         places.iter().try_for_each(|place| within(place.pieces.len(), PIECES_MAX, "pieces"))?;
         let keys: Vec<Key> = places.iter().map(|place| place.key).collect();
         let pieces =
@@ -187,7 +183,6 @@ impl Client {
         places: Vec<OwnedPlace>,
         options: &GetOptions,
     ) -> Result<Pending<Vec<KeyResult<Landed>>>, Error> {
-        check_get(options)?;
         let keys: Vec<Key> = places.iter().map(|place| place.key).collect();
         let landings = places.into_iter().map(|place| place.landing).collect();
         self.land(namespace, &keys, landings, options).map(Pending::launch)
@@ -352,10 +347,10 @@ impl Client {
         landings: Vec<Landing>,
         options: &GetOptions,
     ) -> Result<Pending<Vec<KeyResult<Landed>>>, Error> {
+        let head = GetHead::new(options, Sharing::LeaseOrInline)?;
         let unanswered = (0..keys.len()).map(|_| Err(KeyError::DeadlineExceeded)).collect();
         let call = self.begin(Outcome::GetInto(unanswered), options.deadline, None)?;
         call.hold_memory();
-        let head = GetHead::new(options, Sharing::LeaseOrInline);
         let legs = self.legs(&call, namespace, |plan| plan.get(head, keys, landings));
         Ok(Pending::new(call, legs, |_, outcome| match outcome {
             Outcome::GetInto(keys) => Ok(keys),
@@ -435,14 +430,6 @@ impl Drop for Shared {
             let _ = thread.join();
         }
     }
-}
-
-pub(crate) fn check_get(options: &GetOptions) -> Result<(), Error> {
-    let Some(parts) = &options.parts else { return Ok(()) };
-    if parts.is_empty() || usize::from(parts.end) > PARTS_MAX {
-        return Err(Error::InvalidArgument { what: "range of parts" });
-    }
-    Ok(())
 }
 
 /// Puts of no more than this in all are copied: cheaper than lending the caller's memory. A guess.

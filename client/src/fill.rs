@@ -72,6 +72,11 @@ impl Fill {
         Self { keys: KeyCursor::new(), body_at: 4, next: 0, object: None }
     }
 
+    /// Of a leg whose answers are not read any more: what they leased, somebody may hold.
+    pub(crate) const fn over() -> Self {
+        Self { keys: KeyCursor::new(), body_at: 0, next: usize::MAX, object: None }
+    }
+
     /// Takes what it can from `bytes`; answers how many it took. It takes less than all only when
     /// every answer is complete.
     ///

@@ -1,8 +1,8 @@
 //! What is in flight or about to be written: requests that wait for a reply, and frames that have
 //! none.
 //!
-//! What a reader would get wrong: a flight may lose whom its reply is for while it is being written.
-//! It is written to its end all the same, from a copy of the frame.
+//! What a reader would get wrong: a flight may lose whom its reply is for while it is being
+//! written. It is written to its end all the same, from a copy of the frame.
 
 use std::os::fd::BorrowedFd;
 

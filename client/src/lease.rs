@@ -14,7 +14,7 @@ use larder_protocol::message::Sharing;
 use larder_transport::LeasedBytes;
 
 use crate::call::{Outcome, Pending};
-use crate::client::{Client, check_get};
+use crate::client::Client;
 use crate::config::GetOptions;
 use crate::error::{Error, KeyError, KeyResult};
 use crate::namespace::Namespace;
@@ -178,10 +178,9 @@ impl Client {
         keys: &[Key],
         options: &GetOptions,
     ) -> Result<Pending<Vec<KeyResult<Lease>>>, Error> {
-        check_get(options)?;
+        let head = GetHead::new(options, Sharing::LeaseOrBusy)?;
         let unanswered = (0..keys.len()).map(|_| Err(KeyError::DeadlineExceeded)).collect();
         let call = self.begin(Outcome::Lease(unanswered), options.deadline, None)?;
-        let head = GetHead::new(options, Sharing::LeaseOrBusy);
         let legs = self.legs(&call, namespace, |plan| plan.get(head, keys, Vec::new()));
         Ok(Pending::new(call, legs, |_, outcome| match outcome {
             Outcome::Lease(keys) => Ok(keys),

@@ -125,8 +125,8 @@ impl Drop for Regions {
 }
 
 impl Session {
-    /// Says, before [`Session::say_hello`], that the node is on this host, and that descriptors
-    /// come and go beside the bytes. `socket` is closed when its last clone is dropped; `bell`
+    /// Says, before [`Session::say_hello`] asks for it, that memory can be shared: descriptors come
+    /// and go beside the bytes. `socket` is closed when its last clone is dropped; `bell`
     /// wakes the I/O thread to flush this connection if [`Session::wants_flush`].
     pub(crate) fn set_on_host(&mut self, socket: Arc<dyn Any + Send + Sync>, bell: Bell) {
         self.inbound.regions.set_on_host(Releases::new(socket, bell));
@@ -164,7 +164,7 @@ impl Session {
             Ok(region) => Arc::new(region),
             Err(error) => {
                 tracing::warn!(%error, region = told.region, "a node's memory was not mapped");
-                return Err(Broken::Desync("memory that cannot be mapped"));
+                return Err(Broken::NotMapped);
             }
         };
         populate(&region);

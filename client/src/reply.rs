@@ -454,7 +454,7 @@ impl Session {
 
     /// Puts a leg back where [`Session::take_all`] finds it, for a connection that is about to end.
     pub(crate) fn lose(&mut self, leg: Box<Leg>, broken: Broken) -> Broken {
-        self.inbound.phase = Phase::Fill { left: 0, fill: Fill::new(), leg };
+        self.inbound.phase = Phase::Fill { left: 0, fill: Fill::over(), leg };
         broken
     }
 }

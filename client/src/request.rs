@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use larder_protocol::limits::{BATCH_OBJECTS_MAX, MATCH_KEYS_MAX};
+use larder_protocol::limits::{BATCH_OBJECTS_MAX, MATCH_KEYS_MAX, PARTS_MAX};
 use larder_protocol::message::{
     Freshness, Get, GetItem, Match, Payload as Form, Put, PutItem, Remove, Sharing,
 };
@@ -15,7 +15,7 @@ use larder_transport::Landing;
 
 use crate::call::Call;
 use crate::config::GetOptions;
-use crate::error::KeyError;
+use crate::error::{Error, KeyError};
 use crate::leg::Leg;
 use crate::namespace::Namespace;
 use crate::router::{Indices, Route, Routes, Split};
@@ -47,16 +47,22 @@ impl GetHead {
     /// Bytes of the encoded head, up to the first item.
     pub(crate) const BYTES: usize = 22;
 
-    pub(crate) fn new(options: &GetOptions, sharing: Sharing) -> Self {
+    /// # Errors
+    /// [`Error::InvalidArgument`] for an impossible range of parts.
+    pub(crate) fn new(options: &GetOptions, sharing: Sharing) -> Result<Self, Error> {
+        let is_good = |parts: &Range<u16>| !parts.is_empty() && usize::from(parts.end) <= PARTS_MAX;
+        if !options.parts.as_ref().is_none_or(is_good) {
+            return Err(Error::InvalidArgument { what: "range of parts" });
+        }
         let parts = options.parts.clone().unwrap_or(Range { start: 0, end: 0 });
-        Self {
+        Ok(Self {
             touch: options.touch,
             sharing,
             freshness: options.freshness,
             part_first: parts.start,
             part_count: parts.end.saturating_sub(parts.start),
             object_bytes_max: options.object_bytes_max,
-        }
+        })
     }
 
     fn encode(&self, count: usize, out: &mut Vec<u8>) {

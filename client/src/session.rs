@@ -89,6 +89,8 @@ pub(crate) enum Broken {
     Desync(&'static str),
     /// The caller of a half-written put has gone, and its bytes with it.
     HalfPut,
+    /// The peer shares memory that this process cannot map.
+    NotMapped,
     /// The node does not want this client.
     Refused(Code),
 }
@@ -121,8 +123,8 @@ impl Session {
     pub(crate) fn say_hello(&mut self, hello: &Hello<'_>, now: Instant) {
         let mut frame = Vec::new();
         Header::begin(&mut frame);
-        let capabilities = if self.inbound.regions.is_on_host() { CAPABILITY_SHARED } else { 0 };
-        let capabilities = hello.capabilities | capabilities;
+        let shared = if self.inbound.regions.is_on_host() { CAPABILITY_SHARED } else { 0 };
+        let capabilities = hello.capabilities | shared;
         Hello { capabilities, ..*hello }.encode(&mut frame);
         self.launch(Opcode::Hello, What::Hello, frame, now);
     }
@@ -427,6 +429,7 @@ impl From<Broken> for Reason {
     fn from(broken: Broken) -> Self {
         match broken {
             Broken::Lost | Broken::HalfPut => Self::Lost,
+            Broken::NotMapped => Self::NotShared,
             Broken::Decode(error) => Self::Protocol(error),
             Broken::Desync(what) => Self::Desync(what),
             Broken::Refused(Code::Denied) => Self::Denied,

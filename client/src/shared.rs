@@ -1,10 +1,10 @@
-//! Memory of this client's that nodes on its host may read: what puts take their bytes from without
-//! sending them.
+//! Memory of this client's that nodes on its host may read: what puts take their bytes from
+//! without sending them.
 //!
-//! A [`SharedMemory`] is known to the client by its addresses. A put whose object lies inside one is
-//! sent by reference over a connection that was given the memory, and with its bytes everywhere
-//! else: which it is, is decided when the put goes to a connection, and again if it has to go
-//! elsewhere.
+//! A [`SharedMemory`] is known to the client by its addresses. A put whose object lies inside one
+//! is sent by reference over a connection that was given the memory, and with its bytes everywhere
+//! else. What a reader would get wrong: which it is, is decided when the put goes to a connection,
+//! and again if it has to go elsewhere.
 
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,8 +28,8 @@ use crate::session::Session;
 
 /// Zeroed memory from which puts to nodes on this host are made without sending the bytes.
 ///
-/// It is used like any other memory: an object that lies in it in one piece is put as always. Dropped,
-/// nodes let go of it too; a put that is still under way is answered all the same.
+/// It is used like any other memory: an object that lies in it in one piece is put as always. When
+/// it is dropped nodes let go of it too; a put still under way is answered all the same.
 #[derive(Debug)]
 pub struct SharedMemory {
     memory: larder_transport::SharedMemory,

@@ -10,7 +10,7 @@ use larder_protocol::message::{Payload as Form, Put, SharedRegion, Unshare, enco
 use larder_protocol::{Code, Header, Opcode, Status};
 use larder_transport::MappedRegion;
 
-use super::on_host::Host;
+use super::host::Host;
 use super::talk::{Talk, answers, object_of};
 use crate::error::{Error, KeyError};
 use crate::session::Broken;

@@ -131,9 +131,10 @@ impl Talk {
         self.session.say_hello(&hello, self.now);
         let said = self.write(usize::MAX);
         let asked = Header::decode(said.first_chunk().unwrap()).unwrap();
+        let capabilities = Hello::decode(&said[HEADER_BYTES..]).unwrap().capabilities;
         let reply = HelloReply {
             version: 1,
-            capabilities: hello_capabilities(&said),
+            capabilities,
             node_id: 1,
             incarnation: 1,
             shard: 0,
@@ -334,10 +335,6 @@ impl Talk {
         };
         hit.encode(body);
     }
-}
-
-fn hello_capabilities(frame: &[u8]) -> u64 {
-    Hello::decode(&frame[HEADER_BYTES..]).unwrap().capabilities
 }
 
 pub(super) fn misses(count: u32) -> Vec<u8> {
