@@ -267,24 +267,27 @@ impl Given {
 }
 
 impl Session {
-    /// Chooses how each object of a put travels on this connection, and encodes it so.
+    /// Chooses how each object of a put travels on this connection, and encodes it so. It may have
+    /// been encoded for another one before.
     pub(crate) fn choose_forms(&mut self, leg: &mut Leg, now: Instant) {
-        let shares = self.inbound.regions.shares();
-        let differs =
-            |source: &PutSource| source.place_to_name(shares).is_some() != source.is_shared;
-        if !leg.sources.iter().any(differs) {
+        if leg.sources.iter().all(|source| source.place.is_none()) {
             return;
         }
         // A number may have been that of another. Not later: what is named below stays given.
         self.take_back_gone(now);
+        let shares = self.inbound.regions.shares();
+        let mut differs = false;
         for source in &mut leg.sources {
             let place = source.place_to_name(shares);
             if let Some(place) = place {
                 self.give(&place.memory, now);
             }
-            source.is_shared = place.is_some();
+            let is_shared = place.is_some();
+            differs |= std::mem::replace(&mut source.is_shared, is_shared) != is_shared;
         }
-        leg.encode_forms();
+        if differs {
+            leg.encode_forms();
+        }
     }
 
     /// Gives the node memory, unless it has it. What is launched from now on may name it.

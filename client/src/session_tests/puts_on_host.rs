@@ -13,6 +13,7 @@ use larder_transport::MappedRegion;
 use super::host::Host;
 use super::talk::{Talk, answers, object_of};
 use crate::error::{Error, KeyError};
+use crate::leg::Leg;
 use crate::session::Broken;
 use crate::shared::{Memories, SharedMemory};
 
@@ -169,6 +170,42 @@ fn a_put_that_goes_elsewhere_goes_in_the_form_of_that_place() {
     there.talk.say_stored(&sent[1].header, 1);
     there.talk.receive().unwrap();
     assert_eq!(answers(call), [Ok(()), Ok(())]);
+}
+
+#[test]
+fn a_put_whose_connection_ends_is_encoded_for_the_next_one() {
+    let (bytes, memories) = (object_of(40_000), Arc::new(Memories::default()));
+    let memory = memory_with(0, &bytes, &memories);
+    let submit = |legs: Vec<Box<Leg>>, talk: &mut Talk, is_split: bool| {
+        let routes = talk.remote.routes();
+        let split = |leg: Box<Leg>| if is_split { leg.split_again(&routes) } else { vec![leg] };
+        legs.into_iter().flat_map(split).for_each(|leg| talk.session.submit(leg, talk.now));
+    };
+    for is_split in [false, true] {
+        let mut here = Host::new();
+        let call = here.talk.put_all(vec![(b"k", memory.slice(..40_000).into())], &memories);
+        assert_eq!(Frame::opcodes(&here.talk.frames()), [SHARE, PUT]);
+        let mut next = Host::new();
+        submit(here.talk.session.take_all().0, &mut next.talk, is_split);
+        let sent = next.talk.frames();
+        assert_eq!(Frame::opcodes(&sent), [SHARE, PUT]);
+        assert_eq!((sent[1].places(), sent[1].payload.len()), (vec![Some((0, 0))], 0));
+        next.talk.say(&sent[0].header.reply(Code::Ok), b"", b"");
+        next.talk.receive().unwrap();
+        let mut far = Talk::new();
+        submit(next.talk.session.take_all().0, &mut far, is_split);
+        let sent = far.frames();
+        assert_eq!(Frame::opcodes(&sent), [PUT]);
+        assert!(sent[0].places() == [None] && sent[0].payload == bytes);
+        let mut last = Host::new();
+        submit(far.session.take_all().0, &mut last.talk, is_split);
+        let sent = last.talk.frames();
+        assert_eq!(Frame::opcodes(&sent), [SHARE, PUT]);
+        last.talk.say(&sent[0].header.reply(Code::Ok), b"", b"");
+        last.talk.say_stored(&sent[1].header, 1);
+        last.talk.receive().unwrap();
+        assert_eq!(answers(call), [Ok(())]);
+    }
 }
 
 #[test]
