@@ -98,10 +98,20 @@ impl Host {
         parts: (u16, u16),
         landing: Landing,
     ) -> (Pending<Vec<KeyResult<Landed>>>, Header) {
-        let call = self.talk.call(Outcome::GetInto(vec![Err(KeyError::DeadlineExceeded)]));
+        self.get_all_into(&[key], parts, vec![landing])
+    }
+
+    pub(super) fn get_all_into(
+        &mut self,
+        keys: &[&[u8]],
+        parts: (u16, u16),
+        landings: Vec<Landing>,
+    ) -> (Pending<Vec<KeyResult<Landed>>>, Header) {
+        let unanswered = keys.iter().map(|_| Err(KeyError::DeadlineExceeded)).collect();
+        let call = self.talk.call(Outcome::GetInto(unanswered));
         let (part_first, part_count) = parts;
         let head = GetHead { part_first, part_count, ..Self::head(INLINE_TOO) };
-        self.talk.submit(&call, |plan| plan.get(head, &Self::keys(&[key]), vec![landing]));
+        self.talk.submit(&call, |plan| plan.get(head, &Self::keys(keys), landings));
         let pending = Pending::new(call, Vec::new(), |_, outcome| match outcome {
             Outcome::GetInto(keys) => Ok(keys),
             other => panic!("{other:?}"),

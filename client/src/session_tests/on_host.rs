@@ -336,6 +336,41 @@ fn what_nobody_wants_any_more_is_released() {
 }
 
 #[test]
+fn a_get_that_is_asked_again_elsewhere_keeps_what_it_has() {
+    let bytes = object_of(50_000);
+    for is_split in [false, true] {
+        let (mut host, mut far) = (Host::new(), Talk::new());
+        host.store(0, &bytes);
+        let landings = vec![Landing::from_vec(vec![0; 50_000]), Landing::from_vec(vec![0; 50_000])];
+        let (call, asked) = host.get_all_into(&[b"a", b"b"], (0, 0), landings);
+        let mut body = vec![2, 0, 0, 0];
+        let place = Form::Shared { region: 3, offset: 0 };
+        host.talk.encode_hit(b"a", &bytes, 50_000, place, &mut body);
+        host.talk.encode_hit(b"b", &bytes, 50_000, Form::Inline, &mut body);
+        host.talk.say(&asked.reply(Code::Ok), &body, &bytes);
+        host.talk.node.bytes.truncate(20_000);
+        host.talk.receive().unwrap();
+        let routes = far.remote.routes();
+        for leg in host.talk.session.take_all().0 {
+            let legs = if is_split { leg.split_again(&routes) } else { vec![leg] };
+            legs.into_iter().for_each(|leg| far.session.submit(leg, far.now));
+        }
+        drop(host);
+        let asked = *far.sent().last().unwrap();
+        let keys: &[&[u8]] = if is_split { &[b"b"] } else { &[b"a", b"b"] };
+        let mut body = vec![keys.len() as u8, 0, 0, 0];
+        keys.iter().for_each(|key| {
+            far.encode_hit(key, &bytes, 50_000, Form::Inline, &mut body);
+        });
+        far.say(&asked.reply(Code::Ok), &body, &bytes.repeat(keys.len()));
+        far.receive().unwrap();
+        for landed in answers(call) {
+            assert_eq!(landed.unwrap().bytes, 50_000);
+        }
+    }
+}
+
+#[test]
 fn a_lease_stays_when_the_rest_of_its_reply_is_nonsense() {
     let (mut host, bytes) = (Host::new(), object_of(50_000));
     host.store(0, &bytes);
