@@ -5,4 +5,5 @@ mod calls;
 mod fake;
 mod faults;
 mod helm;
+mod host;
 mod real;
