@@ -222,7 +222,7 @@ fn descriptor_comes_with_a_share_and_with_nothing_else() {
     // In the middle of nothing: the connection is closed while they are on their way.
     for _ in 0..100 {
         let mut raw = Raw::open_local(&watched.node.socket(), "m");
-        raw.send_with(&[b'L'], descriptor().as_fd());
+        raw.send_with(b"L", descriptor().as_fd());
     }
     watched.nothing_is_left("half a header");
 }

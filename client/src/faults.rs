@@ -111,7 +111,8 @@ impl Io {
     pub(crate) fn broke(&mut self, at: usize, broken: Broken, now: Instant) {
         let Route { peer, shard } = self.conns[at].route;
         let was_up = self.conns[at].is_up();
-        if !was_up && self.conns[at].is_unix() {
+        let is_unfit = !was_up || broken == Broken::NotMapped;
+        if is_unfit && self.conns[at].is_unix() {
             // The socket is there, but not for us; the node may still be.
             self.nodes.all[peer].shun_socket();
             self.reconnect(at, now);

@@ -125,11 +125,7 @@ impl Io {
         }
         self.readiness = readiness;
         self.tick(now);
-        for at in 0..self.conns.len() {
-            if self.conns[at].session.wants_flush() {
-                self.mark_dirty(at);
-            }
-        }
+        self.mark_releases();
         self.flush_all(now);
         true
     }
@@ -150,8 +146,18 @@ impl Io {
             }
             is_progress |= self.conns[at].session.reads != reads;
         }
+        self.mark_releases();
         self.flush_all(now);
         Ok(is_progress)
+    }
+
+    /// Leases that have ended want to be told, also where nothing else is.
+    fn mark_releases(&mut self) {
+        for at in 0..self.conns.len() {
+            if self.conns[at].session.wants_flush() {
+                self.mark_dirty(at);
+            }
+        }
     }
 
     /// How long to sleep if nothing comes: leases end without a word.
