@@ -179,6 +179,9 @@ async fn converse(
                         patience.until(core.sent_by(outbox.len()));
                         wire.flush(outbox).await?;
                         patience.until(core.received_by(&header));
+                    } else if peer.is_sharing() {
+                        // What is copied here is no time that the peer takes.
+                        patience.until(NEVER);
                     }
                     let mut payload = PayloadIn::new(wire, header.payload_bytes, behind);
                     let statuses = fill(&mut payload, core, peer, &job, arrived_us).await?;
@@ -231,6 +234,11 @@ async fn fill(
 ) -> Result<Vec<Status>, Ending> {
     let mut statuses = Vec::with_capacity(job.put.items.len());
     for item in job.put.items.iter() {
+        let is_late = || core.is_late(&job.header, arrived_us);
+        if !item.payload.is_inline() && is_late() {
+            statuses.push(Status::DeadlineExceeded);
+            continue;
+        }
         let status = match core.shard(|s| s.reserve(job, &item)) {
             Ok(mut filling) => {
                 if let Payload::Shared { region, offset } = item.payload {
@@ -250,7 +258,7 @@ async fn fill(
                     payload.wire.bytes += count as u64;
                     payload.wire.breathe_if_spent().await;
                 }
-                let late = core.is_late(&job.header, arrived_us);
+                let late = is_late();
                 core.shard(|s| s.commit(job, &item, filling, late))
             }
             Err(status) => {
