@@ -53,9 +53,14 @@ impl Core {
 
     /// Lets `work` have the shard, with its clock set to now.
     pub(crate) fn shard<R>(&self, work: impl FnOnce(&mut Shard) -> R) -> R {
+        self.shard_at(self.now_us(), work)
+    }
+
+    /// As [`Core::shard`], with a clock that was read a moment ago.
+    pub(crate) fn shard_at<R>(&self, now_us: u64, work: impl FnOnce(&mut Shard) -> R) -> R {
         self.inside.set(true);
         let mut shard = self.shard.borrow_mut();
-        shard.now_ms = self.now_ms();
+        shard.now_ms = now_us / 1000;
         let result = work(&mut shard);
         self.inside.set(false);
         result
@@ -83,7 +88,12 @@ impl Core {
 
     /// Whether the deadline of a request that arrived then has passed.
     pub(crate) fn is_late(&self, header: &Header, arrived_us: u64) -> bool {
-        self.now_us().saturating_sub(arrived_us) > u64::from(header.deadline_us)
+        Self::is_late_at(self.now_us(), header, arrived_us)
+    }
+
+    /// As [`Core::is_late`], by a clock that was read a moment ago.
+    pub(crate) fn is_late_at(now_us: u64, header: &Header, arrived_us: u64) -> bool {
+        now_us.saturating_sub(arrived_us) > u64::from(header.deadline_us)
     }
 
     /// When the payload of a request must be here: no sooner than its deadline says, since its

@@ -40,6 +40,11 @@ impl Inbox {
         self.bytes[self.start + HEADER_BYTES..self.end].split_at_checked(header.body_bytes as usize)
     }
 
+    /// Everything that is here and was not served.
+    pub(crate) fn unserved(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
     /// Forgets the first `count` bytes.
     pub(crate) fn consume(&mut self, count: usize) {
         self.start += count;

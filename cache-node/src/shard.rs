@@ -3,6 +3,7 @@
 //! No socket, no clock, no executor: the driver sets `now_ms`, hands over what it read and sends
 //! what it finds in the outbox. A put takes three steps, since its bytes arrive in between.
 
+mod ahead;
 mod get;
 mod put;
 mod shared;

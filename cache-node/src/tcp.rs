@@ -153,16 +153,25 @@ async fn converse(
     let mut arrived_us = core.now_us();
     loop {
         let mut is_partial = true;
+        let (mut seen_ahead, mut now_us) = (0, 0);
         while let Some(header) = inbox.header(peer.is_greeted())? {
             let Some((body, behind)) = inbox.body(&header) else { break };
             is_partial = false;
-            let late = core.is_late(&header, arrived_us);
+            if seen_ahead == 0 {
+                now_us = core.now_us();
+                seen_ahead = core.shard_at(now_us, |s| s.look_ahead(peer, inbox.unserved()));
+            }
+            seen_ahead = seen_ahead.saturating_sub(1);
+            let late = Core::is_late_at(now_us, &header, arrived_us);
             if let Some(near) = &mut wire.near {
                 peer.offer(near.descriptors_of(&header));
             }
-            let step = core.shard(|s| s.begin(peer, &header, body, late, outbox))?;
+            let step = core.shard_at(now_us, |s| s.begin(peer, &header, body, late, outbox))?;
             patience.holds_leases(peer.holds_leases());
             let mut used = HEADER_BYTES + body.len();
+            if used > QUICK_BYTES_MAX || !matches!(step, Step::Replied) {
+                seen_ahead = 0;
+            }
             match step {
                 Step::Replied => {}
                 Step::Skip => {
@@ -192,10 +201,15 @@ async fn converse(
             inbox.consume(used);
             wire.spend();
             if outbox.len() >= FLUSH_BYTES {
+                seen_ahead = 0;
                 patience.until(core.sent_by(outbox.len()));
                 wire.flush(outbox).await?;
             }
             wire.breathe_if_spent().await;
+            if wire.requests == 0 {
+                // Others were served meanwhile.
+                seen_ahead = 0;
+            }
         }
         if !outbox.is_empty() {
             patience.until(core.sent_by(outbox.len()));
@@ -444,6 +458,8 @@ impl Wire {
 
 /// Replies are gathered up to this before they are sent in mid-batch.
 const FLUSH_BYTES: u64 = 256 << 10;
+/// A request that is longer may have taken a while: what was seen ahead, and the clock, are old.
+const QUICK_BYTES_MAX: usize = 512;
 /// Pieces handed to the kernel in one call.
 const SLICES_MAX: usize = 130;
 /// A reader of a long payload is woken for this much: a wake-up costs as much as copying it.

@@ -68,6 +68,8 @@ impl Store {
         for (place, key) in places.iter_mut().zip(keys) {
             place.hash = self.hash.of(namespace, key.as_bytes());
         }
+        let hashes = places[..keys.len()].iter().map(|place| place.hash);
+        std::hint::black_box(hashes.fold(0, |all, hash| all ^ self.index.home_word(hash)));
         for place in &mut places[..keys.len()] {
             place.candidate = self.index.find(place.hash, |_| true);
         }
@@ -78,6 +80,38 @@ impl Store {
         // Nobody uses them; without this the loads would be left out.
         std::hint::black_box((stamps, firsts));
         places
+    }
+
+    /// Loads what reading and touching the objects of these names will need, for up to
+    /// [`GROUP_KEYS`] of them, as [`Store::locate`] does and for the same reason.
+    ///
+    /// It tells nothing: what is there now may be gone when it is asked for.
+    pub fn warm(&self, names: &[(NamespaceId, &[u8])]) {
+        let names = &names[..names.len().min(GROUP_KEYS)];
+        let mut hashes = [0; GROUP_KEYS];
+        for (hash, &(namespace, key)) in hashes.iter_mut().zip(names) {
+            *hash = self.hash.of(namespace, key);
+        }
+        let hashes = &hashes[..names.len()];
+        let lines = hashes.iter().fold(0, |all, &hash| all ^ self.index.home_word(hash));
+        std::hint::black_box(lines);
+        let mut numbers = [0; GROUP_KEYS];
+        let mut count = 0;
+        for &hash in hashes {
+            let candidate = self.index.find(hash, |_| true);
+            numbers[count] = candidate.unwrap_or_default();
+            count += usize::from(candidate.is_some());
+        }
+        let entries = numbers[..count].iter().filter_map(|&number| self.entries.object(number));
+        std::hint::black_box(entries.clone().fold(0, |all, entry| all ^ entry.stamp));
+        let mut sum = 0;
+        for entry in entries {
+            sum ^= self.entries[entry.prev].stamp ^ self.entries[entry.next].stamp;
+            let slot = &entry.slot()[..];
+            let slot = &slot[..slot.len().min(WARM_BYTES)];
+            sum ^= slot.iter().step_by(LINE_BYTES).fold(0, |all, &byte| all ^ u64::from(byte));
+        }
+        std::hint::black_box(sum);
     }
 
     /// Finds an object without changing the order of eviction.
@@ -221,3 +255,6 @@ impl Store {
 
 /// Keys that are located together: about as many loads as a core keeps in flight.
 pub const GROUP_KEYS: usize = 16;
+/// What is loaded of a slot ahead of its turn: the processor sees by itself that more is read.
+const WARM_BYTES: usize = 256;
+const LINE_BYTES: usize = 64;

@@ -5,6 +5,7 @@
 //! peer's counts never size our memory.
 
 mod get;
+mod glimpse;
 mod hello;
 mod matching;
 mod open;
@@ -16,6 +17,7 @@ mod stats;
 use std::marker::PhantomData;
 
 pub use get::{Freshness, Get, GetAnswer, GetItem, Hit, Sharing};
+pub use glimpse::Glimpse;
 pub use hello::{CAPABILITY_SHARED, Hello, HelloReply, SocketPath};
 pub use matching::{Match, MatchReply, MatchReplyWriter};
 pub use open::{Bump, Open};
