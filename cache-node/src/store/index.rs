@@ -42,9 +42,9 @@ impl Index {
         found.or_else(|| self.old.as_ref()?.table.find(hash, &mut is_it))
     }
 
-    /// A word of the line where a search for this hash begins: for having the line loaded.
-    pub(crate) fn home_word(&self, hash: u32) -> u64 {
-        self.table.line(self.table.home(hash))[PASSED]
+    /// The line where a search for this hash begins.
+    pub(crate) fn home(&self, hash: u32) -> &[u64] {
+        self.table.line(self.table.home(hash))
     }
 
     /// Adds an entry; whoever adds knows that its key is not there.

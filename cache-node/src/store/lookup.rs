@@ -6,10 +6,10 @@
 
 use larder_protocol::message::Freshness;
 use larder_protocol::{Generation, Key, Status};
-use larder_transport::Slot;
+use larder_transport::{Slot, prefetch};
 
 use super::entries::{Entry, EntryId};
-use super::record::Record;
+use super::record::{RECORD_UNIT_BYTES, Record};
 use super::{Store, Why};
 use crate::namespace::NamespaceId;
 
@@ -65,20 +65,22 @@ impl Store {
     /// next, so that the memory answers them side by side.
     pub fn locate(&self, namespace: NamespaceId, keys: &[Key]) -> [Place; GROUP_KEYS] {
         let mut places = [Place::default(); GROUP_KEYS];
+        if let [key] = keys {
+            places[0] = self.place_of(namespace, key.as_bytes());
+            return places;
+        }
         for (place, key) in places.iter_mut().zip(keys) {
             place.hash = self.hash.of(namespace, key.as_bytes());
+            prefetch(self.index.home(place.hash));
         }
-        let hashes = places[..keys.len()].iter().map(|place| place.hash);
-        std::hint::black_box(hashes.fold(0, |all, hash| all ^ self.index.home_word(hash)));
         for place in &mut places[..keys.len()] {
             place.candidate = self.index.find(place.hash, |_| true);
+            place.candidate.iter().for_each(|&number| prefetch(&self.entries[number]));
         }
         let candidates = places.iter().filter_map(|place| place.candidate);
         let entries = candidates.filter_map(|number| self.entries.object(number));
-        let stamps = entries.clone().fold(0, |all, entry| all ^ entry.stamp);
-        let firsts = entries.fold(0, |all, entry| all ^ entry.slot()[0]);
-        // Nobody uses them; without this the loads would be left out.
-        std::hint::black_box((stamps, firsts));
+        entries.clone().for_each(|entry| entry.slot().prefetch_record());
+        entries.for_each(|entry| prefetch_front(entry, RECORD_UNIT_BYTES));
         places
     }
 
@@ -91,27 +93,26 @@ impl Store {
         let mut hashes = [0; GROUP_KEYS];
         for (hash, &(namespace, key)) in hashes.iter_mut().zip(names) {
             *hash = self.hash.of(namespace, key);
+            prefetch(self.index.home(*hash));
         }
-        let hashes = &hashes[..names.len()];
-        let lines = hashes.iter().fold(0, |all, &hash| all ^ self.index.home_word(hash));
-        std::hint::black_box(lines);
         let mut numbers = [0; GROUP_KEYS];
         let mut count = 0;
-        for &hash in hashes {
-            let candidate = self.index.find(hash, |_| true);
-            numbers[count] = candidate.unwrap_or_default();
-            count += usize::from(candidate.is_some());
+        for &hash in &hashes[..names.len()] {
+            if let Some(number) = self.index.find(hash, |_| true) {
+                numbers[count] = number;
+                count += 1;
+                prefetch(&self.entries[number]);
+            }
         }
         let entries = numbers[..count].iter().filter_map(|&number| self.entries.object(number));
-        std::hint::black_box(entries.clone().fold(0, |all, entry| all ^ entry.stamp));
-        let mut sum = 0;
-        for entry in entries {
-            sum ^= self.entries[entry.prev].stamp ^ self.entries[entry.next].stamp;
-            let slot = &entry.slot()[..];
-            let slot = &slot[..slot.len().min(WARM_BYTES)];
-            sum ^= slot.iter().step_by(LINE_BYTES).fold(0, |all, &byte| all ^ u64::from(byte));
+        for entry in entries.clone() {
+            entry.slot().prefetch_record();
+            prefetch(&self.entries[entry.prev]);
+            prefetch(&self.entries[entry.next]);
         }
-        std::hint::black_box(sum);
+        for entry in entries {
+            prefetch_front(entry, WARM_BYTES);
+        }
     }
 
     /// Finds an object without changing the order of eviction.
@@ -253,8 +254,12 @@ impl Store {
     }
 }
 
+fn prefetch_front(entry: &Entry, bytes: usize) {
+    let slot = &entry.slot()[..];
+    prefetch(&slot[..slot.len().min(bytes)]);
+}
+
 /// Keys that are located together: about as many loads as a core keeps in flight.
 pub const GROUP_KEYS: usize = 16;
 /// What is loaded of a slot ahead of its turn: the processor sees by itself that more is read.
 const WARM_BYTES: usize = 256;
-const LINE_BYTES: usize = 64;

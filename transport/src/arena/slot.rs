@@ -135,6 +135,12 @@ impl Slot {
         start..start + u64::from(self.len)
     }
 
+    /// Has the record of the slot loaded, which says where its bytes are.
+    #[inline]
+    pub fn prefetch_record(&self) {
+        crate::prefetch(&self.inner.slabs.borrow().slots[self.id]);
+    }
+
     /// Whether somebody else holds a clone: dropping this one frees nothing.
     pub fn is_shared(&self) -> bool {
         self.inner.slabs.borrow().slots[self.id].is_shared()
