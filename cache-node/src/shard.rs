@@ -24,7 +24,7 @@ use larder_protocol::placement::{anchor_hash, shard_of};
 use larder_protocol::stats::{STAT_NUMBERS, Stat};
 use larder_protocol::view::{MemberState, View};
 use larder_protocol::wire::within;
-use larder_protocol::{Code, DecodeError, Generation, Header, Key, Status};
+use larder_protocol::{Code, DecodeError, Generation, Header, Status};
 use larder_transport::{Arena, Region};
 
 use crate::config::{Config, ConfigError};
@@ -115,8 +115,8 @@ impl Identity {
         Ok(Self { node_id, incarnation, index, count: config.shards, view, uds })
     }
 
-    fn owns(&self, key: &Key) -> bool {
-        self.count == 1 || shard_of(anchor_hash(key.as_bytes()), self.count) == self.index
+    fn owns(&self, key: &[u8]) -> bool {
+        self.count == 1 || shard_of(anchor_hash(key), self.count) == self.index
     }
 }
 
@@ -236,7 +236,7 @@ impl Shard {
             Opcode::Match => self.matching(header, namespace, &Match::decode(body)?, out),
             Opcode::Get => {
                 let get = Get::decode(body)?;
-                if get.items.iter().any(|item| !item.landing.is_inline()) {
+                if !get.is_inline() {
                     return Ok(self.refuse(header, Code::Unsupported, out));
                 }
                 self.get(header, namespace, &get, peer.shared_mut(), out);
@@ -334,7 +334,7 @@ impl Shard {
         while next_group(&mut group, &mut keys) {
             let places = self.store.locate(namespace, &group);
             for (key, place) in group.iter().zip(places) {
-                let is_mine = self.identity.owns(key);
+                let is_mine = self.identity.owns(key.as_bytes());
                 match self.store.probe_at(&ask, key.as_bytes(), place) {
                     Ok((entry, record)) if is_mine => {
                         found.push(entry);
@@ -367,7 +367,7 @@ impl Shard {
         match request {
             Remove::Keys(keys) => {
                 let statuses = keys.iter().map(|key| {
-                    if !self.identity.owns(&key) {
+                    if !self.identity.owns(key.as_bytes()) {
                         return Status::WrongShard;
                     }
                     self.store.remove(namespace, key.as_bytes(), self.now_ms)

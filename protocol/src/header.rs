@@ -149,7 +149,7 @@ impl Header {
     /// Appends room for a header to `out` and answers where it is; the body goes behind it.
     pub fn begin(out: &mut Vec<u8>) -> usize {
         let at = out.len();
-        out.resize(at + HEADER_BYTES, 0);
+        out.extend_from_slice(&[0; HEADER_BYTES]);
         at
     }
 

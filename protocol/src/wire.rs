@@ -3,6 +3,7 @@
 //! A `Reader` never allocates by what it reads; it hands out slices of what it was given.
 
 use crate::key::Key;
+use crate::limits::KEY_BYTES_MAX;
 
 /// Why bytes from a peer are not a message. It ends the connection that sent them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -124,10 +125,21 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`DecodeError`] if it is cut short or not 1 to 64 bytes long.
     pub fn key(&mut self) -> Result<Key, DecodeError> {
+        let bytes = self.key_bytes()?;
+        Ok(Key::new(bytes).expect("its length was checked"))
+    }
+
+    /// As [`Reader::key`], without a copy.
+    ///
+    /// # Errors
+    /// As [`Reader::key`].
+    pub fn key_bytes(&mut self) -> Result<&'a [u8], DecodeError> {
         let len = self.u8("key length")?;
         let bytes = self.take(usize::from(len), "key")?;
-        Key::new(bytes)
-            .map_err(|_| DecodeError::Value { what: "key length", found: u64::from(len) })
+        if bytes.is_empty() || bytes.len() > KEY_BYTES_MAX {
+            return Err(DecodeError::Value { what: "key length", found: u64::from(len) });
+        }
+        Ok(bytes)
     }
 
     /// Bytes behind a one-byte length of at most `limit`.

@@ -14,7 +14,7 @@ use super::Shard;
 use super::shared::Shared;
 use crate::namespace::NamespaceId;
 use crate::outbox::Outbox;
-use crate::store::{EntryId, GROUP_KEYS, Record};
+use crate::store::{Dead, EntryId, GROUP_KEYS, Record, Seen};
 
 /// Lists that one request fills and the next uses again.
 #[derive(Debug, Default)]
@@ -39,6 +39,11 @@ impl Shard {
             self.refuse(header, Code::Busy, out);
             return;
         }
+        if let Some(key) = get.only_inline()
+            && self.get_one(header, namespace, get, key, out)
+        {
+            return;
+        }
         // One reader that stands still must not take what all of them have.
         let reply_bytes_max = PAYLOAD_BYTES_MAX.min(self.sending_bytes_max / READERS_MIN);
         let room = |sent: u64| {
@@ -54,7 +59,7 @@ impl Shard {
         while next_group(&mut scratch.keys, &mut keys) {
             let places = self.store.locate(namespace, &scratch.keys);
             for (key, place) in scratch.keys.iter().zip(places) {
-                let found = if self.identity.owns(key) {
+                let found = if self.identity.owns(key.as_bytes()) {
                     self.store.lookup_at(&ask, key.as_bytes(), place)
                 } else {
                     Err(Status::WrongShard)
@@ -104,6 +109,58 @@ impl Shard {
         self.count(Stat::LeasesRefused, refused);
         scratch.entries.clear();
         self.scratch = scratch;
+    }
+
+    /// As [`Shard::get`], of one object that is copied into the reply or not there: it needs no
+    /// lists and no clone of a slot. `false` if it is a longer one, and nothing was done.
+    fn get_one(
+        &mut self,
+        header: &Header,
+        namespace: NamespaceId,
+        get: &Get<'_>,
+        key: &[u8],
+        out: &mut Outbox,
+    ) -> bool {
+        let part_bytes = self.store.namespaces()[namespace].part_bytes();
+        let ask = self.ask(header, namespace, get.freshness);
+        let reply = self.answer_in(header, Code::Ok, namespace);
+        let found = if self.identity.owns(key) {
+            let place = self.store.place_of(namespace, key);
+            self.store.peek_at(&ask, key, place)
+        } else {
+            Err(Dead::nobody(Status::WrongShard))
+        };
+        let found = found.and_then(|seen| {
+            let range = wanted(get, &seen.record, part_bytes).map_err(Dead::nobody)?;
+            Ok((seen, range))
+        });
+        match found {
+            Ok((_, range)) if range.end - range.start > COPIED_BYTES_MAX => return false,
+            Ok((Seen { entry, slot, record }, range)) => {
+                let at = Header::begin(&mut out.bytes);
+                out.bytes.u32(1);
+                hit(&record, &range, Payload::Inline).encode(&mut out.bytes);
+                let bytes = u64::from(range.end - range.start);
+                reply.finish(bytes, at, &mut out.bytes);
+                let start = record.record_bytes();
+                let place = (start + range.start) as usize..(start + range.end) as usize;
+                out.bytes.extend_from_slice(&slot[place]);
+                if get.touch {
+                    self.store.touch_batch(&[entry]);
+                }
+                self.count(Stat::Hits, 1);
+                self.count(Stat::SentBytes, bytes);
+            }
+            Err(dead) => {
+                let status = self.store.bury(dead);
+                let at = Header::begin(&mut out.bytes);
+                out.bytes.u32(1);
+                out.bytes.u8(status as u8);
+                reply.finish(0, at, &mut out.bytes);
+                self.count(Stat::Misses, 1);
+            }
+        }
+        true
     }
 
     fn send(&self, slots: &mut Vec<(Slot, Range<u32>)>, out: &mut Outbox) {

@@ -101,7 +101,7 @@ impl Shard {
     }
 
     fn admit(&mut self, job: &PutJob<'_>, item: &PutItem<'_>) -> Result<Filling, Status> {
-        if !self.identity.owns(&item.key) {
+        if !self.identity.owns(item.key.as_bytes()) {
             return Err(Status::WrongShard);
         }
         let namespace = &self.store.namespaces()[job.namespace];

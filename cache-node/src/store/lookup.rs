@@ -42,6 +42,26 @@ impl Found {
     }
 }
 
+/// An object that was found, for as long as nothing changes.
+#[derive(Debug)]
+pub struct Seen<'a> {
+    /// Its number, to touch it with.
+    pub entry: EntryId,
+    /// Its record and its bytes.
+    pub slot: &'a Slot,
+    /// What it is.
+    pub record: Record<'a>,
+}
+
+/// Why there is no object for a reader.
+#[derive(Debug)]
+#[must_use = "what is dead is still there until it is buried"]
+pub struct Dead {
+    status: Status,
+    /// What was found dead, if it was.
+    entry: Option<(u32, Why)>,
+}
+
 /// Where a key may be, at the moment of [`Store::locate`]. A stale one finds less, never another's.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Place {
@@ -50,9 +70,16 @@ pub struct Place {
     candidate: Option<u32>,
 }
 
+impl Dead {
+    /// Nothing was found dead, but there is nothing for the reader.
+    pub fn nobody(status: Status) -> Self {
+        Self { status, entry: None }
+    }
+}
+
 /// What a lookup makes of an object with the right key.
-pub(super) enum Verdict {
-    Alive,
+pub(super) enum Verdict<'a> {
+    Alive(Record<'a>),
     NotFresh,
     Gone(Why, Status),
 }
@@ -65,10 +92,6 @@ impl Store {
     /// next, so that the memory answers them side by side.
     pub fn locate(&self, namespace: NamespaceId, keys: &[Key]) -> [Place; GROUP_KEYS] {
         let mut places = [Place::default(); GROUP_KEYS];
-        if let [key] = keys {
-            places[0] = self.place_of(namespace, key.as_bytes());
-            return places;
-        }
         for (place, key) in places.iter_mut().zip(keys) {
             place.hash = self.hash.of(namespace, key.as_bytes());
             prefetch(self.index.home(place.hash));
@@ -160,6 +183,32 @@ impl Store {
         Ok(Found { entry: EntryId(number), slot: self.entries[number].slot().clone() })
     }
 
+    /// As [`Store::lookup_at`], for a reader that is done with the bytes before it asks again.
+    ///
+    /// # Errors
+    /// What was found instead, to be given to [`Store::bury`].
+    pub fn peek_at(&self, ask: &Ask, key: &[u8], place: Place) -> Result<Seen<'_>, Dead> {
+        if ask.generation != self.generation(ask.namespace) {
+            return Err(Dead::nobody(Status::MissGeneration));
+        }
+        let number =
+            self.find(ask.namespace, key, place).ok_or_else(|| Dead::nobody(Status::Miss))?;
+        let slot = self.entries[number].slot();
+        match self.verdict(ask, number) {
+            Verdict::Alive(record) => Ok(Seen { entry: EntryId(number), slot, record }),
+            Verdict::NotFresh => Err(Dead::nobody(Status::MissStale)),
+            Verdict::Gone(why, status) => Err(Dead { status, entry: Some((number, why)) }),
+        }
+    }
+
+    /// Drops what was found dead, and answers why there is nothing.
+    pub fn bury(&mut self, dead: Dead) -> Status {
+        if let Some((number, why)) = dead.entry {
+            self.drop_entry(number, why);
+        }
+        dead.status
+    }
+
     /// Counts as a use of each, given in the order of the request: touched last to first, so that
     /// the head of a chain ends youngest. What is gone by now is passed over.
     pub fn touch_batch(&mut self, batch: &[EntryId]) {
@@ -168,18 +217,8 @@ impl Store {
 
     /// The entry of an object that this reader may have; whatever is found dead goes at once.
     pub(super) fn alive(&mut self, ask: &Ask, key: &[u8], place: Place) -> Result<u32, Status> {
-        if ask.generation != self.generation(ask.namespace) {
-            return Err(Status::MissGeneration);
-        }
-        let number = self.find(ask.namespace, key, place).ok_or(Status::Miss)?;
-        match self.verdict(ask, number) {
-            Verdict::Alive => Ok(number),
-            Verdict::NotFresh => Err(Status::MissStale),
-            Verdict::Gone(why, status) => {
-                self.drop_entry(number, why);
-                Err(status)
-            }
-        }
+        let seen = self.peek_at(ask, key, place).map(|seen| seen.entry.0);
+        seen.map_err(|dead| self.bury(dead))
     }
 
     /// The entry with this key, whatever its state.
@@ -197,13 +236,13 @@ impl Store {
         })
     }
 
-    /// Where one key is.
-    pub(super) fn place_of(&self, namespace: NamespaceId, key: &[u8]) -> Place {
+    /// Where one key is, if it is anywhere, to look it up with.
+    pub fn place_of(&self, namespace: NamespaceId, key: &[u8]) -> Place {
         let hash = self.hash.of(namespace, key);
         Place { hash, candidate: self.index.find(hash, |_| true) }
     }
 
-    pub(super) fn verdict(&self, ask: &Ask, number: u32) -> Verdict {
+    pub(super) fn verdict(&self, ask: &Ask, number: u32) -> Verdict<'_> {
         let entry = &self.entries[number];
         let Some(record) = Record::read(entry.slot()) else {
             return Verdict::Gone(Why::Removed, Status::MissCorrupt);
@@ -223,7 +262,7 @@ impl Store {
             Freshness::AtLeast(version) => record.version() >= version,
             Freshness::MaxAgeMs(ms) => ask.now_ms.saturating_sub(record.stored_ms()) <= ms,
         };
-        if is_fresh { Verdict::Alive } else { Verdict::NotFresh }
+        if is_fresh { Verdict::Alive(record) } else { Verdict::NotFresh }
     }
 
     /// A reader who takes whatever the namespace has now.

@@ -26,7 +26,7 @@ use larder_transport::{Arena, Slot, SlotMut, UNTAGGED};
 
 pub use entries::EntryId;
 pub use hash::KeyHash;
-pub use lookup::{Ask, Found, GROUP_KEYS, Place};
+pub use lookup::{Ask, Dead, Found, GROUP_KEYS, Place, Seen};
 pub use record::{RECORD_BYTES_MAX, RECORD_UNIT_BYTES, Record, RecordSpec};
 pub use stats::StoreStats;
 pub use tags::REMOVED_TAGS_MAX;
@@ -226,7 +226,7 @@ impl Store {
     fn refusal(&self, resident: u32, version: u64, if_absent: bool, now_ms: u64) -> Option<Status> {
         let entry = &self.entries[resident];
         let ask = self.any(entry.namespace(), now_ms);
-        if !matches!(self.verdict(&ask, resident), Verdict::Alive) {
+        if !matches!(self.verdict(&ask, resident), Verdict::Alive(_)) {
             return None;
         }
         if if_absent {

@@ -71,6 +71,11 @@ impl<'a> Item<'a> for GetItem<'a> {
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         Ok(Self { key: reader.key()?, landing: Payload::read(reader)? })
     }
+
+    fn skip(reader: &mut Reader<'a>) -> Result<(), DecodeError> {
+        reader.key_bytes()?;
+        Payload::skip(reader)
+    }
 }
 
 impl<'a> Get<'a> {
@@ -141,6 +146,21 @@ impl<'a> Get<'a> {
     }
 }
 
+impl<'a> Get<'a> {
+    /// Whether every object shall be sent behind the body of the reply.
+    pub fn is_inline(&self) -> bool {
+        self.only_inline().is_some() || self.items.iter().all(|item| item.landing.is_inline())
+    }
+
+    /// The key, not copied, if one object is asked for, to be sent behind the body of the reply.
+    pub fn only_inline(&self) -> Option<&'a [u8]> {
+        let (&key_len, rest) = self.items.bytes.split_first()?;
+        // Behind the key stands the form of the landing: one byte, if that is all of it.
+        let (key, form) = rest.split_at_checked(usize::from(key_len))?;
+        (self.items.len() == 1 && form.len() == 1).then_some(key)
+    }
+}
+
 impl GetItem<'_> {
     /// Appends the item.
     pub fn encode(&self, out: &mut Vec<u8>) {
@@ -180,10 +200,13 @@ pub struct Hit<'a> {
 impl Hit<'_> {
     /// Appends the answer.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.u8(Status::Hit as u8);
-        out.u32(self.object_bytes);
-        out.u32(self.sent_bytes);
-        out.u64(self.version);
+        // Together: each field by itself looks anew whether there is room.
+        let mut fixed = [0; 17];
+        fixed[0] = Status::Hit as u8;
+        fixed[1..5].copy_from_slice(&self.object_bytes.to_le_bytes());
+        fixed[5..9].copy_from_slice(&self.sent_bytes.to_le_bytes());
+        fixed[9..17].copy_from_slice(&self.version.to_le_bytes());
+        out.bytes(&fixed);
         self.payload.encode(out);
         out.bytes_u8(self.user_meta);
         out.bytes_u16(self.parts);
@@ -224,9 +247,13 @@ impl<'a> GetAnswer<'a> {
     pub fn decode_all(body: &'a [u8], payload_bytes: u64) -> Result<Batch<'a, Self>, DecodeError> {
         let mut reader = Reader::new(body);
         let count = reader.count(BATCH_OBJECTS_MAX, "objects")?;
-        let answers: Batch<'a, Self> = Batch::read(&mut reader, count)?;
+        let bytes = reader.rest();
+        let mut objects = 0;
+        for _ in 0..count {
+            objects += Self::read(&mut reader)?.inline_bytes();
+        }
         reader.end()?;
-        let objects = answers.iter().map(|answer| answer.inline_bytes()).sum();
+        let answers = Batch { count, bytes, items: std::marker::PhantomData };
         if objects != payload_bytes {
             return Err(DecodeError::PayloadLength { objects, payload: payload_bytes });
         }

@@ -38,6 +38,14 @@ pub trait Item<'a>: Sized {
     /// # Errors
     /// [`DecodeError`] naming the field.
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError>;
+
+    /// Checks one as [`Item::read`] does and passes over it.
+    ///
+    /// # Errors
+    /// Those of [`Item::read`].
+    fn skip(reader: &mut Reader<'a>) -> Result<(), DecodeError> {
+        Self::read(reader).map(drop)
+    }
 }
 
 /// A checked run of items, still as bytes.
@@ -56,7 +64,7 @@ impl<'a, T: Item<'a>> Batch<'a, T> {
     pub fn read(reader: &mut Reader<'a>, count: usize) -> Result<Self, DecodeError> {
         let bytes = reader.rest();
         for _ in 0..count {
-            T::read(reader)?;
+            T::skip(reader)?;
         }
         let bytes = &bytes[..bytes.len() - reader.remaining()];
         Ok(Self { count, bytes, items: PhantomData })
@@ -82,6 +90,10 @@ impl<'a, T: Item<'a>> Batch<'a, T> {
 impl<'a> Item<'a> for Key {
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         reader.key()
+    }
+
+    fn skip(reader: &mut Reader<'a>) -> Result<(), DecodeError> {
+        reader.key_bytes().map(drop)
     }
 }
 
