@@ -12,7 +12,7 @@ use bytes::Bytes;
 use larder_protocol::checksum::{PartVerifier, Sealed, part_count, part_range, seal};
 use larder_protocol::message::{GetAnswer, Hit, Item, LeasedPlace, Payload as Form, Sharing};
 use larder_protocol::wire::Reader;
-use larder_protocol::{DecodeError, Key, Status};
+use larder_protocol::{DecodeError, Status};
 use larder_transport::Landing;
 
 use crate::call::Outcome;
@@ -172,12 +172,12 @@ impl Fill {
                 GetAnswer::Miss(status) => miss(index, status, leg)?,
                 GetAnswer::Hit(hit) => match hit.payload {
                     Form::Inline => {
-                        self.object = Some(begin(index, &key, &hit, body, leg));
+                        self.object = Some(begin(index, &leg.frame[key], &hit, body, leg));
                         return Ok(true);
                     }
                     Form::Shared { region, offset } if leg.get.sharing != Sharing::Never => {
                         let place = LeasedPlace { region, offset };
-                        take_shared(index, &key, &hit, place, leg, regions)?;
+                        take_shared(index, key, &hit, place, leg, regions)?;
                     }
                     // No other form was asked for.
                     _ => return Err(DecodeError::Value { what: "payload form", found: 1 }),
@@ -245,7 +245,7 @@ impl Arriving {
     }
 }
 
-fn begin(index: usize, key: &Key, hit: &Hit<'_>, body: &[u8], leg: &Leg) -> Arriving {
+fn begin(index: usize, key: &[u8], hit: &Hit<'_>, body: &[u8], leg: &Leg) -> Arriving {
     let namespace = leg.namespace.as_ref().expect("gets have a namespace");
     let target = match refusal(index, key, hit, leg) {
         Some(status) => Target::Nowhere(status),
@@ -270,7 +270,7 @@ fn begin(index: usize, key: &Key, hit: &Hit<'_>, body: &[u8], leg: &Leg) -> Arri
 /// Takes an object that is not sent: leases it to the caller, or has it copied by who waits.
 fn take_shared(
     index: usize,
-    key: &Key,
+    key: Range<usize>,
     hit: &Hit<'_>,
     place: LeasedPlace,
     leg: &mut Leg,
@@ -280,7 +280,7 @@ fn take_shared(
     let leased = regions.leased(place, hit.sent_bytes)?;
     let place = leg.indices.at(index);
     leg.answered = index + 1;
-    if let Some(status) = refusal(index, key, hit, leg) {
+    if let Some(status) = refusal(index, &leg.frame[key], hit, leg) {
         leg.call.fail(place, &KeyError::Status(status));
         return Ok(());
     }
@@ -299,7 +299,7 @@ fn take_shared(
 }
 
 fn said(hit: &Hit<'_>) -> Said {
-    let user_meta = Bytes::copy_from_slice(hit.user_meta);
+    let user_meta = copy_of(hit.user_meta);
     Said { object_bytes: hit.object_bytes, version: hit.version, user_meta }
 }
 
@@ -309,14 +309,19 @@ fn checks(parts: &[u8], leg: &Leg) -> Checks {
     Checks { parts, part_bytes, part_first: leg.get.part_first }
 }
 
+/// No metadata is what most objects have.
+fn copy_of(meta: &[u8]) -> Bytes {
+    if meta.is_empty() { Bytes::new() } else { Bytes::copy_from_slice(meta) }
+}
+
 /// Why a hit is not taken, if it is not: what it claims is not what was asked for.
-fn refusal(index: usize, key: &Key, hit: &Hit<'_>, leg: &Leg) -> Option<Status> {
+fn refusal(index: usize, key: &[u8], hit: &Hit<'_>, leg: &Leg) -> Option<Status> {
     let namespace = leg.namespace.as_ref().expect("gets have a namespace");
     let part_bytes = namespace.part_bytes();
     let what = Sealed {
         namespace_digest: namespace.digest(),
         generation: namespace.generation(),
-        key: key.as_bytes(),
+        key,
         version: hit.version,
         object_bytes: hit.object_bytes,
         user_meta: hit.user_meta,

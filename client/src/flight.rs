@@ -21,7 +21,7 @@ pub(crate) struct Flight {
     pub(crate) bytes: u64,
     pub(crate) is_sent: bool,
     /// Its reply, if that came before the last of its bytes was written.
-    pub(crate) early: Option<(Header, Vec<u8>)>,
+    pub(crate) early: Option<Box<(Header, Vec<u8>)>>,
 }
 
 /// What has to be written, or is being written.

@@ -3,11 +3,12 @@
 //! The encoded frame is the only record of what was asked. A leg that has to go elsewhere is read
 //! back from it, so that the common case keeps no second copy. Dropping a leg is how it ends.
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use larder_protocol::Opcode;
 use larder_protocol::limits::HEADER_BYTES;
 use larder_protocol::message::{Get, Match, Put, PutItem, Remove};
-use larder_protocol::{Key, Opcode};
 use larder_transport::Landing;
 
 use crate::call::Call;
@@ -183,13 +184,16 @@ impl KeyCursor {
         Self { at: HEADER_BYTES + GetHead::BYTES }
     }
 
-    /// The next key.
-    pub(crate) fn next(&mut self, frame: &[u8]) -> Key {
-        use larder_protocol::message::{GetItem, Item};
+    /// Where in the frame the next key is.
+    pub(crate) fn next(&mut self, frame: &[u8]) -> Range<usize> {
+        use larder_protocol::message::{Item, Payload};
         use larder_protocol::wire::Reader;
         let mut reader = Reader::new(&frame[self.at..]);
-        let item = GetItem::read(&mut reader).expect("encoded by this client");
+        let key = reader.key_bytes().expect("encoded by this client").len();
+        Payload::skip(&mut reader).expect("encoded by this client");
+        // Behind the byte that says how long it is.
+        let start = self.at + 1;
         self.at = frame.len() - reader.remaining();
-        item.key
+        start..start + key
     }
 }

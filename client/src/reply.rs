@@ -294,7 +294,7 @@ impl Session {
         self.inbound.phase = Phase::Header;
         let id = header.request_id;
         let Some(flight) = self.flights.get_mut(&id) else { return };
-        flight.early = Some((header, body));
+        flight.early = Some(Box::new((header, body)));
         if flight.is_sent {
             self.answered_early.push(id);
         }
@@ -322,8 +322,9 @@ impl Session {
         while let Some(id) = self.answered_early.pop() {
             let Some(mut flight) = self.flights.remove(&id) else { continue };
             self.landed(&flight);
-            if let Some((header, body)) = flight.early.take() {
-                self.take_reply(&header, flight, &body, now, events)?;
+            if let Some(early) = flight.early.take() {
+                let (header, body) = *early;
+                self.take_reply(&header, flight, &body, &[], now, events)?;
             }
         }
         Ok(())
@@ -356,7 +357,8 @@ impl Session {
         let in_place = &area[body_at..body_at + if is_long { 0 } else { body_bytes }];
         inbound.start += in_place.len();
         let body = if is_long { &kept } else { in_place };
-        let taken = self.take_reply(&header, flight, body, now, events);
+        let behind = &area[self.inbound.start..self.inbound.end];
+        let taken = self.take_reply(&header, flight, body, behind, now, events);
         if !is_long && matches!(self.inbound.phase, Phase::Fill { .. }) {
             kept.extend_from_slice(in_place);
         }
@@ -369,6 +371,7 @@ impl Session {
         header: &Header,
         flight: Flight,
         body: &[u8],
+        behind: &[u8],
         now: Instant,
         events: &mut Vec<Event>,
     ) -> Result<(), Broken> {
@@ -387,10 +390,11 @@ impl Session {
                     let broken = fits.map_or_else(Broken::Decode, |_| Broken::Desync("other keys"));
                     return Err(self.lose(leg, broken));
                 }
-                self.inbound.phase = Phase::Fill { left: payload_bytes, fill: Fill::new(), leg };
-                if payload_bytes == 0 {
-                    return self.fill(body, &[], events).map(|_| ());
+                if behind.len() as u64 >= payload_bytes {
+                    let payload = &behind[..payload_bytes as usize];
+                    return self.fill_whole(leg, body, payload, events);
                 }
+                self.inbound.phase = Phase::Fill { left: payload_bytes, fill: Fill::new(), leg };
                 Ok(())
             }
             What::Abandoned if header.opcode == Opcode::Get as u8 && header.code == Code::Ok => {
@@ -405,6 +409,27 @@ impl Session {
                 Ok(())
             }
             what => self.answer(header, what, body, now, events),
+        }
+    }
+
+    /// Takes the objects of a get that are all here: most small ones are, and nothing of them has
+    /// to be kept for the next read.
+    fn fill_whole(
+        &mut self,
+        mut leg: Box<Leg>,
+        body: &[u8],
+        payload: &[u8],
+        events: &mut Vec<Event>,
+    ) -> Result<(), Broken> {
+        let mut fill = Fill::new();
+        match fill.feed(body, &mut leg, payload, &self.inbound.regions) {
+            Ok(taken) if taken == payload.len() && fill.is_done(&leg) => {
+                self.inbound.start += taken;
+                self.end_leg(leg, events);
+                Ok(())
+            }
+            Ok(_) => Err(self.lose(leg, Broken::Desync("lengths do not add up"))),
+            Err(error) => Err(self.lose(leg, Broken::Decode(error))),
         }
     }
 

@@ -86,6 +86,20 @@ impl Plan<'_> {
         keys: &[Key],
         mut landings: Vec<Landing>,
     ) -> Vec<Box<Leg>> {
+        if let Some(route) = self.routes.only()
+            && (1..=BATCH_OBJECTS_MAX).contains(&keys.len())
+            && landings.is_empty()
+        {
+            // Nothing to sort or to cut: a small get is mostly made of allocations.
+            let indices = Indices::Run(0..keys.len() as u32);
+            let mut leg = self.leg(Opcode::Get, route, &indices);
+            leg.get = head;
+            leg.get.encode(keys.len(), &mut leg.frame);
+            for &key in keys {
+                GetItem { key, landing: Form::Inline }.encode(&mut leg.frame);
+            }
+            return vec![leg];
+        }
         let mut legs = Vec::new();
         for (route, group) in self.spread(keys, |routes, keys| routes.split(keys)) {
             for indices in cut(&group, BATCH_OBJECTS_MAX, |_| 0) {

@@ -145,7 +145,11 @@ pub fn decode_part(parts: &[u8], index: usize) -> Option<u64> {
 /// Bytes must be shown in order. Cheap per call, so show them while they are still in the cache.
 #[derive(Debug)]
 pub struct PartVerifier {
-    digest: Crc64,
+    /// Of a part that came in pieces. Most come whole and need none, and it is too large to be
+    /// moved around with every object.
+    digest: Option<Box<Crc64>>,
+    /// Whether the digest has some of the part, but not all.
+    is_begun: bool,
     part_bytes: u32,
     left_in_part: u32,
     left: u32,
@@ -159,7 +163,8 @@ impl PartVerifier {
     pub fn new(bytes: u32, part_bytes: u32, first: usize) -> Self {
         let left_in_part = if part_bytes == 0 { bytes } else { part_bytes.min(bytes) };
         Self {
-            digest: Crc64::new(),
+            digest: None,
+            is_begun: false,
             part_bytes,
             left_in_part,
             left: bytes,
@@ -177,12 +182,21 @@ impl PartVerifier {
         while !bytes.is_empty() {
             let now = bytes.len().min(self.left_in_part as usize);
             assert!(now > 0, "more bytes than announced");
-            self.digest.update(&bytes[..now]);
-            bytes = &bytes[now..];
+            let (taken, rest) = bytes.split_at(now);
+            bytes = rest;
             self.left -= now as u32;
+            let is_end = now == self.left_in_part as usize;
             self.left_in_part -= now as u32;
-            if self.left_in_part == 0 {
-                self.close_part(parts);
+            if is_end && !self.is_begun {
+                self.close_part(crc64(taken), parts);
+                continue;
+            }
+            let digest = self.digest.get_or_insert_default();
+            digest.update(taken);
+            self.is_begun = !is_end;
+            if is_end {
+                let checksum = digest.finish();
+                self.close_part(checksum, parts);
             }
         }
     }
@@ -194,13 +208,13 @@ impl PartVerifier {
         }
         if self.is_empty {
             // Its one part was never closed by a byte.
-            self.close_part(parts);
+            self.close_part(crc64(&[]), parts);
         }
         self.good
     }
 
-    fn close_part(&mut self, parts: &[u8]) {
-        self.good &= decode_part(parts, self.index) == Some(self.digest.finish());
+    fn close_part(&mut self, checksum: u64, parts: &[u8]) {
+        self.good &= decode_part(parts, self.index) == Some(checksum);
         self.index += 1;
         self.left_in_part =
             if self.part_bytes == 0 { self.left } else { self.part_bytes.min(self.left) };
