@@ -29,9 +29,18 @@ pub struct Completion {
 
 #[derive(Debug)]
 pub(crate) struct Queue {
-    answers: Mutex<Vec<Completion>>,
+    answers: Mutex<Answers>,
     arrived: Condvar,
     event: EventFd,
+}
+
+#[derive(Debug, Default)]
+struct Answers {
+    list: Vec<Completion>,
+    /// How many threads sleep in [`CompletionQueue::wait`].
+    sleepers: u32,
+    /// Whether somebody has the descriptor: until then nobody polls it, and it does not ring.
+    is_polled: bool,
 }
 
 impl CompletionQueue {
@@ -53,35 +62,46 @@ impl CompletionQueue {
 
     /// The descriptor to poll for reading. It stays the queue's: do not read or close it.
     pub fn fd(&self) -> RawFd {
-        self.queue.event.as_fd().as_raw_fd()
+        self.as_fd().as_raw_fd()
     }
 
     /// All answers so far, oldest first. Never blocks.
     pub fn drain(&self) -> Vec<Completion> {
-        let mut answers = self.queue.lock();
-        self.queue.event.drain();
-        std::mem::take(&mut *answers)
+        self.queue.drain(self.queue.lock())
     }
 
     /// All answers so far; blocks up to `timeout` for the first.
     pub fn wait(&self, timeout: Duration) -> Vec<Completion> {
-        let until = Instant::now() + timeout;
         let mut answers = self.queue.lock();
-        while answers.is_empty() {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
+        if answers.list.is_empty() {
+            let until = Instant::now() + timeout;
+            loop {
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                answers.sleepers += 1;
+                let woken = self.queue.arrived.wait_timeout(answers, left);
+                answers = woken.unwrap_or_else(PoisonError::into_inner).0;
+                answers.sleepers -= 1;
+                if !answers.list.is_empty() {
+                    break;
+                }
             }
-            let woken = self.queue.arrived.wait_timeout(answers, left);
-            answers = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
-        drop(answers);
-        self.drain()
+        self.queue.drain(answers)
     }
 }
 
 impl AsFd for CompletionQueue {
     fn as_fd(&self) -> BorrowedFd<'_> {
+        let mut answers = self.queue.lock();
+        if !answers.is_polled {
+            answers.is_polled = true;
+            if !answers.list.is_empty() {
+                self.queue.event.ring();
+            }
+        }
         self.queue.event.as_fd()
     }
 }
@@ -89,15 +109,26 @@ impl AsFd for CompletionQueue {
 impl Queue {
     pub(crate) fn push(&self, token: u64, outcome: Result<Outcome, Error>) {
         let mut answers = self.lock();
-        answers.push(Completion { token, outcome });
-        // Under the lock, or a drain in between would leave the descriptor readable for nothing.
-        if answers.len() == 1 {
-            self.event.ring();
-            self.arrived.notify_all();
+        answers.list.push(Completion { token, outcome });
+        if answers.list.len() == 1 {
+            if answers.is_polled {
+                // Under the lock, or a drain in between would leave it readable for nothing.
+                self.event.ring();
+            }
+            if answers.sleepers > 0 {
+                self.arrived.notify_all();
+            }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Completion>> {
+    fn drain(&self, mut answers: MutexGuard<'_, Answers>) -> Vec<Completion> {
+        if answers.is_polled && !answers.list.is_empty() {
+            self.event.drain();
+        }
+        std::mem::take(&mut answers.list)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Answers> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
