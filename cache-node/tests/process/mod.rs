@@ -238,16 +238,25 @@ fn arguments(address: SocketAddr, args: &[&str]) -> Vec<String> {
         ("--pin-cores", "off"),
         ("--log", "error"),
     ];
-    // The socket of a node that is started again at its address is where it was.
-    let directory = std::env::temp_dir().join("larder-tests");
-    let uds = directory.join(format!("{}.sock", address.port())).display().to_string();
-    let over_shm = std::env::var("LARDER_TEST_PATH").is_ok_and(|path| path == "shm");
-    let uds = over_shm.then_some(("--uds", uds.as_str()));
+    let uds = socket_of(address).display().to_string();
+    let uds = IS_OVER_SHM.then_some(("--uds", uds.as_str()));
     let missing = defaults.into_iter().chain(uds).filter(|(flag, _)| !args.contains(flag));
     let given = args.iter().map(|&arg| arg.to_owned());
     missing.flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()]).chain(given).collect()
 }
 
+/// The socket of a node that is started again at its address is where it was. Those of nodes that
+/// were killed stay, until another one takes their place.
+fn socket_of(address: SocketAddr) -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    // The kernel takes no long ones.
+    let is_short = here.as_os_str().len() < 80;
+    let directory = if is_short { here } else { std::env::temp_dir().join("larder-tests") };
+    directory.join(format!("{}.sock", address.port()))
+}
+
+/// Whether these tests are to go over shared memory: the same files make two test programs.
+pub(crate) const IS_OVER_SHM: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"promises_shm");
 /// Machines that run tests are busy.
 const START_MAX: Duration = Duration::from_secs(30);
 /// Of the kernels that we run on.

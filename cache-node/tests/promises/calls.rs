@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use larder_client::{
-    Client, Config, GetOptions, Key, KeyResult, Namespace, NamespaceSpec, Object, PutObject,
-    PutOptions, ShardValue, Stat,
+    Client, Config, GetOptions, Key, KeyResult, Namespace, NamespaceSpec, Object, PathChoice,
+    PutObject, PutOptions, ShardValue, Stat,
 };
 
 use crate::content::content;
 use crate::limit::note_late;
-use crate::process::Process;
+use crate::process::{IS_OVER_SHM, Process};
 
 /// How long past its deadline a call may come back. The client adds a millisecond or two; the rest
 /// is the scheduler of a shared machine.
@@ -26,7 +26,8 @@ pub(crate) fn connect(node: &Process, deadline: Duration) -> Client {
 /// As [`connect`], by the node's address.
 pub(crate) fn connect_to(address: SocketAddr, deadline: Duration) -> Client {
     let seed = Config::seed(address.to_string());
-    Client::connect(Config { deadline, ..seed }).unwrap()
+    let path = if IS_OVER_SHM { PathChoice::Shm } else { PathChoice::Tcp };
+    Client::connect(Config { deadline, path, ..seed }).unwrap()
 }
 
 /// The namespace that most tests use.

@@ -1,6 +1,7 @@
 //! What the tier promises, kept by the real client and real `larder-node` processes.
 //!
-//! A file for each kind of promise. Nodes are stopped and killed as processes, values say which key
+//! They are kept over TCP by `promises` and over shared memory by `promises_shm`, which is the same
+//! folder under another name. A file for each kind of promise. Nodes are stopped and killed as processes, values say which key
 //! and version they are of, and no call may outlast its deadline. What a reader would get wrong: a
 //! miss because of damage is as much a failure here as wrong bytes, since nothing was damaged.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]

@@ -234,12 +234,13 @@ fn a_client_that_was_told_of_a_drain_uses_the_member_again_when_it_is_back() {
         let keys: Vec<_> = (0..100).map(|n| key("key", n)).collect();
         let (theirs, _) = split(&view, &keys, 2);
         for key in &theirs {
-            put_version(&client, &namespace, *key, 1, 100_000).unwrap();
+            // Sent inline on every path.
+            put_version(&client, &namespace, *key, 1, 16_000).unwrap();
         }
         // A connection that is busy is told, an idle one is just closed: it has work until then.
         let begin = || client.start_get(&namespace, &theirs, &GetOptions::default()).unwrap();
         let is_told = || client.view().member(id_of(2)).unwrap().state == MemberState::Draining;
-        let mut calls: VecDeque<_> = (0..20).map(|_| begin()).collect();
+        let mut calls: VecDeque<_> = (0..80).map(|_| begin()).collect();
         cluster.members[2].signal("TERM");
         let signalled = Instant::now();
         while let Some(call) = calls.pop_front() {
