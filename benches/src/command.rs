@@ -7,6 +7,7 @@ mod compare_small;
 mod compare_stream;
 mod demo;
 mod embedded;
+mod instructions;
 mod limits;
 mod load;
 mod replay;
@@ -40,6 +41,7 @@ enum Command {
     Compare(compare::Compare),
     CompareStream(compare_stream::CompareStream),
     CompareSmall(compare_small::CompareSmall),
+    Instructions(instructions::Instructions),
     #[command(name = stream_server::NAME, hide = true)]
     StreamServer(stream_server::Serve),
     #[command(name = worker::NAME, hide = true)]
@@ -56,6 +58,7 @@ impl CommandLine {
             Command::Compare(compare) => compare.run(),
             Command::CompareStream(compare) => compare.run(),
             Command::CompareSmall(compare) => compare.run(),
+            Command::Instructions(instructions) => instructions.run(),
             Command::StreamServer(serve) => serve.run(),
             Command::Worker(work) => work.run(),
         }

@@ -16,6 +16,8 @@ pub mod namespace;
 pub mod node;
 mod outbox;
 mod payload;
+#[doc(hidden)]
+pub mod probe;
 mod shard;
 mod shm;
 mod spin;

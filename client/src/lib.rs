@@ -35,6 +35,8 @@ mod matched;
 mod namespace;
 mod object;
 mod peers;
+#[doc(hidden)]
+pub mod probe;
 mod regions;
 mod releases;
 mod reply;
