@@ -2,6 +2,7 @@
 
 use std::hint::black_box;
 
+use larder_client::SharedMemory;
 use larder_protocol::Key;
 use larder_protocol::checksum::Crc64;
 use larder_transport::copy_checked;
@@ -10,7 +11,6 @@ use super::larder::LarderLink;
 use super::order::{Copying, LinkSpec};
 use super::rival::RivalLink;
 use super::source::{Offer, Source};
-use larder_client::SharedMemory;
 
 #[derive(Debug)]
 pub(super) enum Link {

@@ -2,10 +2,10 @@
 //!
 //! What is put must be told from what was there before, so every round writes another version.
 
+use larder_client::SharedMemory;
 use larder_protocol::Key;
 
 use crate::load::Objects;
-use larder_client::SharedMemory;
 
 /// A run of objects, one behind the other.
 #[derive(Debug)]
