@@ -222,10 +222,11 @@ fn measure(
     let order = Order { link, deed: shape.deed, batch, duration, round: round.into(), version };
     let clients = usize::from(shape.clients);
     let server_cpu_us = || entrant.pid.map_or(Ok(0), cpu::cpu_time_us);
+    crew.prepare(clients, &order)?;
     let before_us = server_cpu_us()?;
-    let ran = crew.run(clients, &order)?;
+    let (ran, took) = crew.run(clients)?;
     let server_us = server_cpu_us()?.saturating_sub(before_us);
-    Ok(Round::of(&ran, &crew.check_last(clients)?, server_us))
+    Ok(Round::of(&ran, took, &crew.check_last(clients)?, server_us))
 }
 
 fn parse_sizes(text: &str) -> Result<Sizes, String> {

@@ -6,6 +6,7 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::order::{Ask, Order, Ran, Setup};
 
@@ -60,12 +61,23 @@ impl Crew {
         Ok(crew)
     }
 
-    /// Lets the first `clients` workers do `order` at the same time.
+    /// Lets the first `clients` workers make ready for `order`.
     ///
     /// # Errors
     /// [`CrewError`].
-    pub fn run(&mut self, clients: usize, order: &Order) -> Result<Vec<Ran>, CrewError> {
-        self.ask(clients, &Ask::Run(order.clone()))
+    pub fn prepare(&mut self, clients: usize, order: &Order) -> Result<(), CrewError> {
+        self.ask(clients, &Ask::Prepare(order.clone())).map(drop)
+    }
+
+    /// Lets the first `clients` workers do what they prepared, at the same time, and says how long
+    /// that took from the first start to the last end.
+    ///
+    /// # Errors
+    /// [`CrewError`].
+    pub fn run(&mut self, clients: usize) -> Result<(Vec<Ran>, Duration), CrewError> {
+        let started = Instant::now();
+        let ran = self.ask(clients, &Ask::Run)?;
+        Ok((ran, started.elapsed()))
     }
 
     /// Lets the first `clients` workers check every byte of a call like their last, or of what

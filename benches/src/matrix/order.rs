@@ -97,14 +97,14 @@ pub struct Order {
 /// A line to a worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Ask {
-    Run(Order),
+    /// Makes what will be put, so that no time is lost with it later.
+    Prepare(Order),
+    /// Does what was prepared.
+    Run,
     /// Reads once more as the order before did, or what it put last, and checks every byte.
     CheckLast,
     /// Reads so many objects, evenly spread over all, and checks every byte.
-    CheckAll {
-        link: usize,
-        count: u64,
-    },
+    CheckAll { link: usize, count: u64 },
 }
 
 /// A worker's answer: what came of it.

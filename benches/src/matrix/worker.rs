@@ -49,7 +49,8 @@ pub fn work(mut input: impl BufRead, mut output: impl Write) -> Result<(), WorkE
     answer(&mut output, &Ran::default())?;
     for line in input.lines() {
         let ran = match serde_json::from_str(&line?)? {
-            Ask::Run(order) => worker.run(&order)?,
+            Ask::Prepare(order) => worker.prepare(order),
+            Ask::Run => worker.run()?,
             Ask::CheckLast => worker.check_last(),
             Ask::CheckAll { link, count } => worker.check_all(link, count),
         };
@@ -111,13 +112,18 @@ impl Worker {
         Ok(Self { setup, objects, links, ring, own, shared, picked, last: None })
     }
 
-    fn run(&mut self, order: &Order) -> Result<Ran, WorkError> {
+    fn prepare(&mut self, order: Order) -> Ran {
         if order.deed == Deed::Put || self.links[order.link].is_copy() {
             let source = self.shared[order.link].as_mut().unwrap_or(&mut self.own);
             source.fill(&self.objects, order.version);
         }
         self.picked.random = Some(Random::new(mix(order.round, self.setup.number as u64)));
-        self.last = Some(order.clone());
+        self.last = Some(order);
+        Ran::default()
+    }
+
+    fn run(&mut self) -> Result<Ran, WorkError> {
+        let Some(order) = self.last.clone() else { return Ok(Ran::default()) };
         let (mut ran, mut latency) = (Ran::default(), Latency::new());
         let cpu_before_us = process::cpu_time_us(None)?;
         let started = Instant::now();
@@ -125,8 +131,8 @@ impl Worker {
         while now - started < order.duration || ran.ops < OPS_MIN {
             let asked = now;
             let done = match order.deed {
-                Deed::Get => self.get(order, &mut ran, false),
-                Deed::Put => self.put(order, ran.ops),
+                Deed::Get => self.get(&order, &mut ran, false),
+                Deed::Put => self.put(&order, ran.ops),
             };
             now = Instant::now();
             latency.record(now - asked);
@@ -263,6 +269,11 @@ mod tests {
         }
     }
 
+    fn run(worker: &mut Worker, order: Order) -> Ran {
+        worker.prepare(order);
+        worker.run().unwrap()
+    }
+
     fn order(deed: Deed, batch: usize, version: u64) -> Order {
         let duration = Duration::from_millis(5);
         Order { link: 0, deed, batch, duration, round: 3, version }
@@ -273,7 +284,7 @@ mod tests {
         let all = [Copying::Plain, Copying::Streamed, Copying::Checked];
         for copying in all {
             let mut worker = Worker::new(setup(vec![LinkSpec::Copy(copying)])).unwrap();
-            let ran = worker.run(&order(Deed::Get, 4, 0)).unwrap();
+            let ran = run(&mut worker, order(Deed::Get, 4, 0));
             assert!(ran.ops >= OPS_MIN && ran.objects == 4 * ran.ops);
             assert_eq!((ran.bytes, ran.errors, ran.wrong), (5000 * ran.objects, 0, 0));
             assert_eq!(ran.latency.iter().map(|(_, count)| count).sum::<u64>(), ran.ops);
@@ -299,15 +310,15 @@ mod tests {
         assert!(nothing.errors == 3 && nothing.objects == 10, "{nothing:?}");
         // More puts than there are objects.
         let order_put = Order { duration: Duration::from_millis(100), ..order(Deed::Put, 1, 0) };
-        let put = worker.run(&order_put).unwrap();
+        let put = run(&mut worker, order_put);
         assert!(put.errors == 0 && put.ops > 40, "{put:?}");
         assert_eq!(worker.check_last().wrong, 0);
         for link in [0, 1] {
-            let ran = worker.run(&Order { link, ..order(Deed::Get, 4, 0) }).unwrap();
+            let ran = run(&mut worker, Order { link, ..order(Deed::Get, 4, 0) });
             assert_eq!((ran.errors, ran.wrong), (0, 0), "{ran:?}");
             assert_eq!((worker.check_last().errors, worker.check_all(link, 40).wrong), (0, 0));
         }
-        worker.run(&order(Deed::Put, 1, 5)).unwrap();
+        run(&mut worker, order(Deed::Put, 1, 5));
         worker.last = Some(order(Deed::Put, 1, 6));
         assert_eq!(worker.check_last().wrong, 1);
     }
@@ -315,8 +326,8 @@ mod tests {
     #[test]
     fn orders_are_lines_and_bad_ones_an_error() {
         let setup = serde_json::to_string(&setup(vec![LinkSpec::Copy(Copying::Checked)]));
-        let run = serde_json::to_string(&Ask::Run(order(Deed::Put, 1, 2))).unwrap();
-        let lines = format!("{}\n{run}\n\"CheckLast\"\n", setup.unwrap());
+        let prepare = serde_json::to_string(&Ask::Prepare(order(Deed::Put, 1, 2))).unwrap();
+        let lines = format!("{}\n{prepare}\n\"Run\"\n\"CheckLast\"\n", setup.unwrap());
         let mut output = Vec::new();
         work(lines.as_bytes(), &mut output).unwrap();
         let answers: Vec<Ran> = String::from_utf8(output)
@@ -324,8 +335,8 @@ mod tests {
             .lines()
             .map(|line| serde_json::from_str(line).unwrap())
             .collect();
-        assert_eq!(answers.len(), 3);
-        assert!(answers[1].ops >= OPS_MIN && answers[1].errors == 0);
+        assert_eq!(answers.len(), 4);
+        assert!(answers[2].ops >= OPS_MIN && answers[2].errors == 0);
         let error = work("{}\n".as_bytes(), io::sink()).unwrap_err();
         assert!(matches!(error, WorkError::Json(_)), "{error}");
     }

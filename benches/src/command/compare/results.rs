@@ -91,27 +91,32 @@ pub(super) struct Results {
 }
 
 impl Round {
-    /// Adds up what the clients did, and what their checks afterwards found.
-    pub(super) fn of(ran: &[Ran], checks: &[Ran], server_cpu_us: u64) -> Self {
+    /// Adds up what the clients did in `took`, and what their checks afterwards found.
+    pub(super) fn of(ran: &[Ran], took: Duration, checks: &[Ran], server_cpu_us: u64) -> Self {
         let mut round = Self::default();
         let mut objects = 0;
         let mut client_cpu_us = 0;
         for one in ran {
-            // Each has its own end: who ends early has not worked any slower.
-            round.bytes_per_s += ratio(one.bytes as f64, one.seconds);
-            round.objects_per_s += ratio(one.objects as f64, one.seconds);
             round.calls += one.ops;
             objects += one.objects;
             client_cpu_us += one.cpu_us;
             round.latency.add_pairs(&one.latency);
         }
+        // One client knows best. Several do not begin at one moment where there are fewer cores:
+        // the sum of their own speeds would be more than there was at any time.
+        let seconds = match ran {
+            [one] => one.seconds,
+            _ => took.as_secs_f64(),
+        };
+        let bytes = ran.iter().map(|one| one.bytes).sum::<u64>() as f64;
+        round.bytes_per_s = ratio(bytes, seconds);
+        round.objects_per_s = ratio(objects as f64, seconds);
         for one in ran.iter().chain(checks) {
             round.errors += one.errors;
             round.wrong += one.wrong;
             round.first_bad = round.first_bad.or_else(|| one.first_bad.clone());
         }
         round.checked_objects = checks.iter().map(|check| check.objects).sum();
-        let bytes = ran.iter().map(|one| one.bytes).sum::<u64>() as f64;
         let (server, client) = (server_cpu_us as f64, client_cpu_us as f64);
         round.server_cpu_us_per_object = ratio(server, objects as f64);
         round.client_cpu_us_per_object = ratio(client, objects as f64);
@@ -347,15 +352,17 @@ mod tests {
     }
 
     fn round(objects: u64, cpu_us: u64) -> Round {
-        Round::of(&[ran(objects, 1.0, cpu_us)], &[], 0)
+        Round::of(&[ran(objects, 1.0, cpu_us)], SECOND, &[], 0)
     }
 
+    const SECOND: Duration = Duration::from_secs(1);
     const SHAPE: Shape = Shape { deed: Deed::Get, size: 1 << 20, clients: 1, batch: 1 };
 
     #[test]
     fn clients_add_up_and_both_sides_cpu_counts() {
-        let round = Round::of(&[ran(512, 1.0, 100_000), ran(512, 2.0, 300_000)], &[], 600_000);
-        assert_eq!((round.objects_per_s, round.calls), (768.0, 1024));
+        let clients = [ran(512, 1.0, 100_000), ran(512, 1.5, 300_000)];
+        let round = Round::of(&clients, 2 * SECOND, &[], 600_000);
+        assert_eq!((round.objects_per_s, round.calls), (512.0, 1024));
         assert_eq!(round.cpu_s_per_gib, 1.0);
         assert_eq!(round.cpu_us_per_object, 1_000_000.0 / 1024.0);
         assert_eq!(round.latency.count(), 1024);
@@ -366,7 +373,7 @@ mod tests {
     fn a_wrong_byte_that_only_the_check_finds_makes_the_run_unclean() {
         let mut results = Results::new(1, Duration::from_secs(1), 0);
         let check = Ran { wrong: 1, first_bad: Some("byte 7".into()), ..Ran::default() };
-        let bad = Round::of(&[ran(1, 1.0, 0)], std::slice::from_ref(&check), 0);
+        let bad = Round::of(&[ran(1, 1.0, 0)], SECOND, std::slice::from_ref(&check), 0);
         results.add(SHAPE, [(entrant("larder", Kind::Larder), vec![round(1, 1)])]);
         assert!(results.is_clean());
         results.add(SHAPE, [(entrant("larder", Kind::Larder), vec![bad])]);
