@@ -313,24 +313,25 @@ fn middle_ratio(ours: &[Round], theirs: &[Round], value: Value) -> f64 {
 const GIB: f64 = (1u64 << 30) as f64;
 /// How it is fair, and what differs.
 const NOTES: [&str; 7] = [
-    "each client is a process with one connection to each server, the same processes and the same \
-     receiving memory for all servers; each has one call in flight; keys are drawn anew, the same \
-     sequence for all; servers have work one at a time, rounds are interleaved there and back",
-    "memory is colder than the caches on both sides: the objects of a server, and what is received \
-     into or put from",
-    "rivals are asked for all keys in one request (MGET, get) and answer straight into the caller's \
-     memory; whole answers are compared with what they must be",
+    "each client is a process with one connection to each server, the same processes and the \
+     same receiving memory for all servers; each has one call in flight; keys are drawn anew, \
+     the same sequence for all; servers have work one at a time, rounds are interleaved there \
+     and back",
+    "memory is colder than the caches on both sides: the objects of a server, and what is \
+     received into or put from",
+    "rivals are asked for all keys in one request (MGET, get) and answer straight into the \
+     caller's memory; whole answers are compared with what they must be",
     "Larder's client checks the checksum of all it copies, and makes that of all it puts; of a \
-     leased object it checks the seal, the node having checked the bytes when it took them; rivals \
-     have no checksums",
+     leased object it checks the seal, the node having checked the bytes when it took them; \
+     rivals have no checksums",
     "every object is held against its length, its first and its last 8 bytes while it is timed \
-     (that is all that is read of a leased object), every byte of one more call behind each round, \
-     and every byte of up to 65,536 objects of each server before",
-    "CPU is that of both sides, whole processes, the kernel's share included; of servers it is read \
-     thread by thread, to the microsecond",
-    "a put of `larder shm copy` is named from memory that is shared with the node; copies are made \
-     by the same processes from cold memory into cold memory: memcpy, past the caches (streamed), \
-     and that with a checksum in the same pass",
+     (that is all that is read of a leased object), every byte of one more call behind each \
+     round, and every byte of up to 65,536 objects of each server before",
+    "CPU is that of both sides, whole processes, the kernel's share included; of servers it is \
+     read thread by thread, to the microsecond",
+    "a put of `larder shm copy` is named from memory that is shared with the node; copies are \
+     made by the same processes from cold memory into cold memory: memcpy, past the caches \
+     (streamed), and that with a checksum in the same pass",
 ];
 
 #[cfg(test)]
