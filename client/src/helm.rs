@@ -118,6 +118,12 @@ impl Helm {
         }
     }
 
+    /// Whether the keeper is at the helm and a caller wants it. It rings after it said so, the
+    /// keeper asks after it said that it sleeps: one of them learns of the other.
+    pub(crate) fn keeper_shall_leave(&self) -> bool {
+        self.is_wanted.load(Ordering::SeqCst) && self.at.load(Ordering::SeqCst) == KEEPER
+    }
+
     fn sail(&self, io: &mut Io, call: &Call, legs: Vec<Box<Leg>>) -> Result<(), Ended> {
         let mut now = Instant::now();
         legs.into_iter().for_each(|leg| io.dispatch(leg, now));

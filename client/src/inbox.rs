@@ -136,7 +136,7 @@ impl Remote {
     /// Says that the I/O thread is about to sleep; `false` if there is something to do first.
     pub(crate) fn may_sleep(&self) -> bool {
         self.0.is_sleeping.store(true, Ordering::SeqCst);
-        let is_idle = self.lock().list.is_empty();
+        let is_idle = self.lock().list.is_empty() && !self.0.helm.keeper_shall_leave();
         if !is_idle {
             self.awake();
         }
