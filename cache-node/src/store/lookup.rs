@@ -283,7 +283,7 @@ impl Store {
             })
     }
 
-    fn touch(&mut self, number: u32) {
+    pub(super) fn touch(&mut self, number: u32) {
         let Some(entry) = self.entries.object(number) else { return };
         if self.is_stale(entry) || self.is_dead_by_tag(entry) {
             return;

@@ -19,6 +19,8 @@ pub(super) struct Scratch {
     in_window: Vec<SlotRef>,
     /// Where windows of another size were looked for, as offsets in the region.
     tried: Vec<u64>,
+    /// Numbers of objects that were met although others hold their slots.
+    pinned: Vec<u32>,
 }
 
 impl Store {
@@ -69,7 +71,7 @@ impl Store {
             return Some(slot);
         }
         for _ in 0..WINDOWS_MAX {
-            let window = self.oldest_window(bytes)?;
+            let window = self.window(bytes)?;
             self.evict_window(window);
             if let Some(slot) = self.arena.take_in(window, bytes) {
                 return Some(slot);
@@ -95,6 +97,23 @@ impl Store {
         None
     }
 
+    /// What to evict, past objects that are old and under lease.
+    ///
+    /// A search looks at few objects, and a client may lease many for long. They are in use, so
+    /// they count as used when they are in the way: each is met once until all others were.
+    fn window(&mut self, bytes: u32) -> Option<Window> {
+        for _ in 0..PINNED_SEARCHES_MAX {
+            let window = self.oldest_window(bytes);
+            if window.is_some() || self.scratch.pinned.is_empty() {
+                return window;
+            }
+            let pinned = std::mem::take(&mut self.scratch.pinned);
+            pinned.iter().for_each(|&number| self.touch(number));
+            self.scratch.pinned = pinned;
+        }
+        None
+    }
+
     /// What to evict around the oldest object for which that makes room.
     ///
     /// Looking for a window costs about as much as evicting it, so it is tried in few places, each
@@ -103,9 +122,15 @@ impl Store {
         let wanted = Arena::slot_bytes(bytes);
         let tried = &mut self.scratch.tried;
         tried.clear();
+        let pinned = &mut self.scratch.pinned;
+        pinned.clear();
         let mut window = None;
         self.lru.search(&self.entries, |entry| {
             let slot = entry.slot();
+            if slot.is_shared() {
+                pinned.push(slot.tag());
+                return false;
+            }
             if Arena::slot_bytes(slot.len() as u32) != wanted {
                 let offset = slot.offset();
                 if tried.len() == TRIES_MAX || tried.iter().any(|t| t.abs_diff(offset) < wanted) {
@@ -138,6 +163,9 @@ impl Store {
 const WINDOWS_MAX: usize = 4;
 /// Most places in which a window is looked for (guessed).
 const TRIES_MAX: usize = 8;
+/// Most searches of one put for something that is not under lease; the next put goes on from there
+/// (guessed).
+const PINNED_SEARCHES_MAX: usize = 16;
 /// How many times the wanted bytes a put reclaims of stale objects before it also evicts others:
 /// enough for them to leave whole slabs free, little enough to bound one put (guessed).
 const STALE_BYTES_FACTOR: u64 = 4;

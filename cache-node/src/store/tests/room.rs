@@ -62,6 +62,27 @@ fn room_is_refused_while_everything_is_being_sent() {
 }
 
 #[test]
+fn many_old_objects_that_are_leased_do_not_stand_in_the_way_of_others() {
+    for sizes in [[3000, 3000], [3000, 17_000], [17_000, 3000]] {
+        let mut bench = Bench::new(8 * MIB);
+        let key = |number: u32| number.to_le_bytes();
+        let fits = 7 * MIB as u32 / (sizes[0] + 400);
+        (0..fits).for_each(|number| bench.put(&key(number), sizes[0]));
+        let oldest = 0..fits / 3;
+        let leased: Vec<_> =
+            oldest.map(|number| bench.lookup(&key(number), false).unwrap()).collect();
+        for number in 0..8 * MIB as u32 / sizes[1] {
+            bench.put(&key(1_000_000 + number), sizes[1]);
+        }
+        for (serial, found) in leased.iter().enumerate() {
+            assert_eq!(checked(found), serial as u64 + 1);
+        }
+        drop(leased);
+        bench.empty();
+    }
+}
+
+#[test]
 fn number_of_a_sent_object_never_evicts_another() {
     let mut bench = Bench::new(MIB);
     bench.put(b"a", 100_000);
