@@ -126,7 +126,10 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
 
         #[test]
         fn table_holds_what_a_list_of_leases_does(steps in steps()) {
@@ -180,8 +183,10 @@ mod tests {
             let kept: Vec<_> = slots.iter_mut().filter_map(Option::take).collect();
             let places: Vec<_> = kept.iter().map(|slot| (slot.offset(), charge(slot))).collect();
             drop(kept);
-            let is_held = |at: &u64| model.iter().any(|(place, _)| (*at..*at + 64).contains(&place.offset));
-            let held: u64 = places.iter().filter(|(at, _)| is_held(at)).map(|(_, bytes)| bytes).sum();
+            let is_held =
+                |at: u64| model.iter().any(|(place, _)| (at..at + 64).contains(&place.offset));
+            let held = places.iter().filter(|(at, _)| is_held(*at)).map(|(_, bytes)| bytes);
+            let held: u64 = held.sum();
             prop_assert_eq!(arena.stats().slot_bytes, held);
             drop(leases);
             prop_assert_eq!((totals.count.value(), totals.bytes.value()), (0, 0));

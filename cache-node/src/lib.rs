@@ -18,6 +18,7 @@ mod outbox;
 mod payload;
 #[doc(hidden)]
 pub mod probe;
+mod putting;
 mod shard;
 mod shm;
 mod spin;

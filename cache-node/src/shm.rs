@@ -145,8 +145,8 @@ impl Near {
         }
     }
 
-    /// Refuses descriptors that came with what was served. What was not may have
-    /// some, as far as it is here.
+    /// Refuses descriptors that came with what was served. What was not may have some, as far as it
+    /// is here.
     ///
     /// # Errors
     /// [`DecodeError`]; they are closed with the connection.
@@ -164,8 +164,8 @@ impl Near {
 
 /// Holds the leases of a connection that the node has ended until its peer is gone.
 ///
-/// Their memory is still read: it is the peer's to say when that is over. Answers whether it is; the
-/// node may end sooner.
+/// Their memory is still read: it is the peer's to say when that is over. Answers whether it is;
+/// the node may end sooner.
 pub(crate) async fn hold_leases(wire: &mut Wire, core: &Core, patience: &Patience) -> bool {
     if let Err(error) = socket::shutdown(&wire.stream, Shutdown::Write) {
         tracing::debug!(%error, "a peer with leases cannot be told that it was ended");

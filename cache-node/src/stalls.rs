@@ -2,8 +2,8 @@
 //!
 //! One sweep a tick looks at all of them, instead of a timer for each read: a cancelled timer costs
 //! memory in the runtime, and most reads never wait. A connection cut off here sees its socket
-//! closed and ends by its own code. One from this host is told instead: it may hold leases until its
-//! peer is gone, which a socket that was closed on this side would not say any more.
+//! closed and ends by its own code. One from this host is told instead: it may hold leases until
+//! its peer is gone, which a socket that was closed on this side would not say any more.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::RawFd;

@@ -15,17 +15,17 @@ use std::time::Duration;
 
 use futures_lite::{AsyncRead, AsyncWrite, FutureExt};
 use glommio::net::{TcpListener, TcpStream};
+use larder_protocol::DecodeError;
 use larder_protocol::limits::HEADER_BYTES;
-use larder_protocol::message::Payload;
 use larder_protocol::stats::Stat;
-use larder_protocol::{DecodeError, Status};
 use larder_transport::{PeerProcess, rights, socket};
 
 use crate::core::Core;
 use crate::inbox::Inbox;
 use crate::outbox::Outbox;
 use crate::payload::PayloadIn;
-use crate::shard::{Peer, PutJob, Step};
+use crate::putting::{Arriving, answer_first};
+use crate::shard::{Peer, Step};
 use crate::shm::{self, Near};
 use crate::stalls::{Limit, NEVER, Patience, Stalls};
 
@@ -120,7 +120,7 @@ fn tune(stream: &TcpStream) {
 }
 
 /// Why a connection ends before its peer closes it.
-enum Ending {
+pub(crate) enum Ending {
     Malformed(DecodeError),
     Io(io::Error),
 }
@@ -152,8 +152,7 @@ async fn converse(
     let mut inbox = Inbox::default();
     let mut arrived_us = core.now_us();
     loop {
-        let mut is_partial = true;
-        let (mut seen_ahead, mut now_us) = (0, 0);
+        let (mut is_partial, mut seen_ahead, mut now_us) = (true, 0, 0);
         while let Some(header) = inbox.header(peer.is_greeted())? {
             let Some((body, behind)) = inbox.body(&header) else { break };
             is_partial = false;
@@ -176,26 +175,14 @@ async fn converse(
                 Step::Replied => {}
                 Step::Skip => {
                     // Refused at the door: the answer does not wait for bytes nobody wants.
-                    patience.until(core.sent_by(outbox.len()));
-                    wire.flush(outbox).await?;
-                    patience.until(core.received_by(&header));
+                    answer_first(wire, core, patience, &header, outbox).await?;
                     let mut payload = PayloadIn::new(wire, header.payload_bytes, behind);
                     payload.skip(header.payload_bytes).await?;
                     used += payload.taken_behind;
                 }
                 Step::Fill(job) => {
-                    if header.payload_bytes > behind.len() as u64 {
-                        patience.until(core.sent_by(outbox.len()));
-                        wire.flush(outbox).await?;
-                        patience.until(core.received_by(&header));
-                    } else if peer.is_sharing() {
-                        // What is copied here is no time that the peer takes.
-                        patience.until(NEVER);
-                    }
-                    let mut payload = PayloadIn::new(wire, header.payload_bytes, behind);
-                    let statuses = fill(&mut payload, core, peer, &job, arrived_us).await?;
-                    used += payload.taken_behind;
-                    core.shard(|s| s.finish_put(&header, &job, &statuses, outbox));
+                    let put = Arriving { job, behind, arrived_us };
+                    used += put.store(wire, core, peer, patience, outbox).await?;
                 }
             }
             inbox.consume(used);
@@ -219,12 +206,8 @@ async fn converse(
         if !peer.is_greeted() {
             // Answers to what may not be asked yet win a stranger no time.
             patience.until(hello_by);
-        }
-        if peer.is_greeted() && inbox.is_empty() {
-            patience.idle(if peer.holds_leases() { NEVER } else { core.idle_until() });
-        } else if peer.is_greeted() && (!is_partial || patience.is_idle()) {
-            // From the first byte of a request, not from the latest.
-            patience.until(core.now_ms() + core.limits.header_timeout_ms);
+        } else {
+            wait_for_request(core, peer, patience, &inbox, is_partial);
         }
         if let Some(near) = &wire.near {
             near.check_arrived(&inbox)?;
@@ -238,55 +221,20 @@ async fn converse(
     }
 }
 
-/// Stores the objects of a put as their bytes arrive; each is visible as soon as it is whole.
-async fn fill(
-    payload: &mut PayloadIn<'_>,
+/// How long a connection may wait for its next request, or for the rest of one.
+fn wait_for_request(
     core: &Core,
     peer: &Peer,
-    job: &PutJob<'_>,
-    arrived_us: u64,
-) -> Result<Vec<Status>, Ending> {
-    let mut statuses = Vec::with_capacity(job.put.items.len());
-    for item in job.put.items.iter() {
-        let is_late = || core.is_late(&job.header, arrived_us);
-        if !item.payload.is_inline() && is_late() {
-            statuses.push(Status::DeadlineExceeded);
-            continue;
-        }
-        let status = match core.shard(|s| s.reserve(job, &item)) {
-            Ok(mut filling) => {
-                if let Payload::Shared { region, offset } = item.payload {
-                    let from = peer.mapped(region).expect("requests are served in their order");
-                    while !filling.is_full() {
-                        let count = filling.pull(from, offset, item.parts);
-                        payload.wire.bytes += u64::from(count);
-                        payload.wire.breathe_if_spent().await;
-                    }
-                    core.count(Stat::PulledBytes, item.object_bytes.into());
-                }
-                while !filling.is_full() {
-                    let room = filling.unfilled();
-                    let most = room.len().min(READ_BYTES_MAX);
-                    let count = payload.read(&mut room[..most]).await?;
-                    filling.received(count, item.parts);
-                    payload.wire.bytes += count as u64;
-                    payload.wire.breathe_if_spent().await;
-                }
-                let late = is_late();
-                core.shard(|s| s.commit(job, &item, filling, late))
-            }
-            Err(status) => {
-                if item.payload.is_inline() {
-                    payload.skip(u64::from(item.object_bytes)).await?;
-                }
-                status
-            }
-        };
-        statuses.push(status);
-        payload.wire.spend();
-        payload.wire.breathe_if_spent().await;
+    patience: &Patience,
+    inbox: &Inbox,
+    is_partial: bool,
+) {
+    if inbox.is_empty() {
+        patience.idle(if peer.holds_leases() { NEVER } else { core.idle_until() });
+    } else if !is_partial || patience.is_idle() {
+        // From the first byte of a request, not from the latest.
+        patience.until(core.now_ms() + core.limits.header_timeout_ms);
     }
-    Ok(statuses)
 }
 
 /// Tells a peer why its connection ends, if it still listens, behind the answers in `outbox`.
@@ -378,7 +326,7 @@ impl Wire {
     }
 
     /// Sends all of `outbox`: header and object in one call where the socket takes them.
-    async fn flush(&mut self, outbox: &mut Outbox) -> io::Result<()> {
+    pub(crate) async fn flush(&mut self, outbox: &mut Outbox) -> io::Result<()> {
         while !outbox.is_empty() {
             if let Some(near) = &mut self.near {
                 near.heed()?;
@@ -424,7 +372,7 @@ impl Wire {
     }
 
     /// Counts one request; the bytes are counted where they are moved.
-    fn spend(&mut self) {
+    pub(crate) fn spend(&mut self) {
         self.requests += 1;
     }
 
@@ -465,8 +413,6 @@ const SLICES_MAX: usize = 130;
 /// A reader of a long payload is woken for this much: a wake-up costs as much as copying it.
 const READABLE_BYTES_MAX: usize = 256 << 10;
 pub(crate) const SCRAP_BYTES: usize = 16 << 10;
-/// Received of one object before the others get their turn: sockets hold many megabytes.
-const READ_BYTES_MAX: usize = 1 << 20;
 
 /// What all connections of a core may be served between two polls: 1 to 2 ms of work.
 const POLL_REQUESTS: usize = 512;

@@ -1,7 +1,7 @@
 //! Clients on the node's host: leases read in place, puts read from memory of the client.
 //!
-//! What a reader would get wrong: nothing is copied for these tests. Bytes under lease are looked at
-//! where the node has them, so a slot that were reclaimed too early would show other bytes here.
+//! What a reader would get wrong: nothing is copied for these tests. Bytes under lease are looked
+//! at where the node has them, so a slot that were reclaimed too early would show other bytes here.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
 mod content;

@@ -1,7 +1,7 @@
 //! Clients on the node's host that lie: about descriptors, about places, about sizes.
 //!
-//! Each lie ends its own connection with a reason, and that is all: others are served, no descriptor
-//! stays open, nothing stays mapped.
+//! Each lie ends its own connection with a reason, and that is all: others are served, no
+//! descriptor stays open, nothing stays mapped.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
 mod content;

@@ -102,13 +102,17 @@ impl Shard {
             self.store.touch_batch(&scratch.entries);
         }
         let hits = scratch.entries.len() as u64;
-        self.count(Stat::Hits, hits);
-        self.count(Stat::Misses, get.items.len() as u64 - hits);
-        self.count(Stat::SentBytes, payload_bytes);
-        self.count(Stat::Leases, given);
-        self.count(Stat::LeasesRefused, refused);
+        self.count_get(get.items.len() as u64, [hits, payload_bytes, given, refused]);
         scratch.entries.clear();
         self.scratch = scratch;
+    }
+
+    fn count_get(&mut self, asked: u64, [hits, sent, given, refused]: [u64; 4]) {
+        self.count(Stat::Hits, hits);
+        self.count(Stat::Misses, asked - hits);
+        self.count(Stat::SentBytes, sent);
+        self.count(Stat::Leases, given);
+        self.count(Stat::LeasesRefused, refused);
     }
 
     /// As [`Shard::get`], of one object that is copied into the reply or not there: it needs no

@@ -1,0 +1,119 @@
+//! The driver's part of a put: its objects into their slots, from the socket or from shared memory.
+//!
+//! What a reader would get wrong: a long object is no reason for others to wait. Whatever is copied
+//! is counted, and the task takes its breath between pieces.
+
+use std::io;
+
+use larder_protocol::message::Payload;
+use larder_protocol::stats::Stat;
+use larder_protocol::{Header, Status};
+
+use crate::core::Core;
+use crate::outbox::Outbox;
+use crate::payload::PayloadIn;
+use crate::shard::{Peer, PutJob};
+use crate::stalls::{NEVER, Patience};
+use crate::tcp::{Ending, Wire};
+
+/// A put that was admitted.
+pub(crate) struct Arriving<'a> {
+    pub(crate) job: PutJob<'a>,
+    /// What came behind its body.
+    pub(crate) behind: &'a [u8],
+    /// When, by the core's clock.
+    pub(crate) arrived_us: u64,
+}
+
+impl Arriving<'_> {
+    /// Stores its objects and queues the answer; how many bytes behind the body were its own.
+    pub(crate) async fn store(
+        &self,
+        wire: &mut Wire,
+        core: &Core,
+        peer: &Peer,
+        patience: &Patience,
+        outbox: &mut Outbox,
+    ) -> Result<usize, Ending> {
+        let header = &self.job.header;
+        if header.payload_bytes > self.behind.len() as u64 {
+            answer_first(wire, core, patience, header, outbox).await?;
+        } else if peer.is_sharing() {
+            // What is copied here is no time that the peer takes.
+            patience.until(NEVER);
+        }
+        let mut payload = PayloadIn::new(wire, header.payload_bytes, self.behind);
+        let statuses = fill(&mut payload, core, peer, &self.job, self.arrived_us).await?;
+        let taken = payload.taken_behind;
+        core.shard(|s| s.finish_put(header, &self.job, &statuses, outbox));
+        Ok(taken)
+    }
+}
+
+/// Sends what waits, so that the answer does not, and gives the payload its time.
+pub(crate) async fn answer_first(
+    wire: &mut Wire,
+    core: &Core,
+    patience: &Patience,
+    header: &Header,
+    outbox: &mut Outbox,
+) -> io::Result<()> {
+    patience.until(core.sent_by(outbox.len()));
+    wire.flush(outbox).await?;
+    patience.until(core.received_by(header));
+    Ok(())
+}
+
+/// Stores the objects of a put as their bytes arrive; each is visible as soon as it is whole.
+async fn fill(
+    payload: &mut PayloadIn<'_>,
+    core: &Core,
+    peer: &Peer,
+    job: &PutJob<'_>,
+    arrived_us: u64,
+) -> Result<Vec<Status>, Ending> {
+    let mut statuses = Vec::with_capacity(job.put.items.len());
+    for item in job.put.items.iter() {
+        let is_late = || core.is_late(&job.header, arrived_us);
+        if !item.payload.is_inline() && is_late() {
+            statuses.push(Status::DeadlineExceeded);
+            continue;
+        }
+        let status = match core.shard(|s| s.reserve(job, &item)) {
+            Ok(mut filling) => {
+                if let Payload::Shared { region, offset } = item.payload {
+                    let from = peer.mapped(region).expect("requests are served in their order");
+                    while !filling.is_full() {
+                        let count = filling.pull(from, offset, item.parts);
+                        payload.wire.bytes += u64::from(count);
+                        payload.wire.breathe_if_spent().await;
+                    }
+                    core.count(Stat::PulledBytes, item.object_bytes.into());
+                }
+                while !filling.is_full() {
+                    let room = filling.unfilled();
+                    let most = room.len().min(READ_BYTES_MAX);
+                    let count = payload.read(&mut room[..most]).await?;
+                    filling.received(count, item.parts);
+                    payload.wire.bytes += count as u64;
+                    payload.wire.breathe_if_spent().await;
+                }
+                let late = is_late();
+                core.shard(|s| s.commit(job, &item, filling, late))
+            }
+            Err(status) => {
+                if item.payload.is_inline() {
+                    payload.skip(u64::from(item.object_bytes)).await?;
+                }
+                status
+            }
+        };
+        statuses.push(status);
+        payload.wire.spend();
+        payload.wire.breathe_if_spent().await;
+    }
+    Ok(statuses)
+}
+
+/// Received of one object before the others get their turn: sockets hold many megabytes.
+const READ_BYTES_MAX: usize = 1 << 20;
