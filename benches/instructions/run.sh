@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Instructions of one small get, in the node and in the client: writes
-# benches/results/instructions.json. Needs valgrind and python3 (Debian: apt-get install valgrind python3). Takes about a minute beside
-# the build. Counts do not depend on what else the machine does; those of two compilers differ.
+# benches/results/instructions.json. Needs valgrind and python3 (Debian: apt-get install valgrind
+# python3). Takes a minute or two beside the build. Counts do not depend on what else the machine
+# does; those of two compilers differ.
 #
 # Callgrind counts only inside the functions named below. Each count is the difference between 2N
 # and N gets, so that greeting and storing fall away. Valgrind knows no AVX-512; checksums see that

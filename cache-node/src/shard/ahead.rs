@@ -2,7 +2,7 @@
 //!
 //! A small get mostly waits for memory: four loads, each at an address that the one before it gave.
 //! Requests that came together can wait together. What a reader would get wrong: nothing is decided
-//! here. Nobody has checked these bytes yet; what is wrong with them is found when their turn comes.
+//! here. Nobody has checked these bytes yet: what is wrong with them is found in their turn.
 
 use larder_protocol::message::Glimpse;
 
