@@ -75,7 +75,7 @@ impl Helm {
                     drop(ended);
                     return;
                 }
-                let is_busy = io.as_ref().is_some_and(|io| io.is_busy(Instant::now()));
+                let is_busy = io.as_ref().is_some_and(|io| io.is_busy());
                 self.is_busy.store(is_busy, Ordering::Relaxed);
             }
             if io.is_none() {
@@ -105,7 +105,7 @@ impl Helm {
             return;
         };
         let ended = self.sail(io, call, legs).is_err();
-        let is_busy = !ended && io.is_busy(Instant::now());
+        let is_busy = !ended && io.is_busy();
         let ended = if ended { helm.take() } else { None };
         self.at.store(NOBODY, Ordering::SeqCst);
         drop(helm);

@@ -20,7 +20,7 @@ use crate::config::{Config, PathChoice};
 use crate::error::{Error, KeyError, Reason};
 use crate::inbox::{Job, Remote};
 use crate::leg::Leg;
-use crate::peers::Nodes;
+use crate::peers::{Node, Nodes};
 use crate::releases::{Bell, RELEASE_PAUSE};
 use crate::router::Route;
 use crate::session::{Event, Limits};
@@ -176,10 +176,18 @@ impl Io {
         !ends
     }
 
-    /// Whether anything is under way, so that somebody has to look after it.
-    pub(crate) fn is_busy(&self, now: Instant) -> bool {
-        let has_flights = self.conns.iter().any(|conn| conn.session.awaits());
-        has_flights || !self.readable.is_empty() || self.timeout(now).is_some()
+    /// Whether anything is under way, so that somebody has to look after it. A deadline alone is
+    /// nothing: it is remembered for a while after its call was answered.
+    pub(crate) fn is_busy(&self) -> bool {
+        let is_busy = |conn: &Conn| {
+            let is_coming = matches!(conn.link, Link::Resolving | Link::Connecting { .. });
+            is_coming || conn.session.has_work()
+        };
+        let probes = |node: &Node| node.is_member && node.circuit.probe_at().is_some();
+        self.conns.iter().any(is_busy)
+            || self.nodes.all.iter().any(probes)
+            || !self.readable.is_empty()
+            || !self.misplaced.is_empty()
     }
 
     /// Does a job; `false` if it was the last.

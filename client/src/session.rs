@@ -283,6 +283,11 @@ impl Session {
         self.silent_since = Some(now);
     }
 
+    /// Whether anything was asked that is not answered.
+    pub(crate) fn has_work(&self) -> bool {
+        self.awaits() || !self.waiting.is_empty()
+    }
+
     /// Whether replies are to come.
     pub(crate) fn awaits(&self) -> bool {
         !self.flights.is_empty() || self.inbound.is_amid()
