@@ -93,7 +93,7 @@ impl Wire {
     /// Looks for bytes for as long as that is likely to pay; `None` if it is not, or did not.
     async fn look(&mut self, core: &Core, into: &mut [u8]) -> Option<io::Result<usize>> {
         let look = core.spin.begin(core.now_us())?;
-        loop {
+        for turn in 1_u32.. {
             match self.receive_now(into) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 received => {
@@ -112,16 +112,22 @@ impl Wire {
             if core.spin.owes_poll(now_us, core.stalls.len()) {
                 self.breathe().await;
             } else {
-                // Whoever is to send the next request may be waiting for this core.
-                std::thread::yield_now();
+                if turn.is_multiple_of(YIELD_EVERY) {
+                    // Whoever is to send the next request may be waiting for this core.
+                    std::thread::yield_now();
+                }
                 futures_lite::future::yield_now().await;
             }
         }
+        None
     }
 }
 
-/// Twice what a client on this host takes from answer to request, measured on two cores of a VM.
-const SPIN_US: u64 = 50;
+/// What a client on this host takes from an answer to its next request if it copies a megabyte in
+/// between, measured on two cores of a VM.
+const SPIN_US: u64 = 200;
+/// Looks between two times that the core is offered to other threads: that costs as much as a look.
+const YIELD_EVERY: u32 = 8;
 /// A look that did not pay counts as much as so many that did.
 const UNLUCKY: i32 = 4;
 /// After so many waits that slept, looking is tried again.

@@ -10,7 +10,7 @@ use larder_protocol::message::{
     CAPABILITY_SHARED, HelloReply, MatchReply, decode_stats, decode_statuses,
 };
 use larder_protocol::view::View;
-use larder_protocol::{Code, DecodeError, Header, Opcode, Status};
+use larder_protocol::{Code, DecodeError, Generation, Header, Opcode, Status};
 
 use crate::call::{Outcome, ShardValue};
 use crate::error::{KeyError, KeyResult};
@@ -88,9 +88,13 @@ impl Session {
         events: &mut Vec<Event>,
     ) -> Result<(), Broken> {
         let taken = match leg.opcode {
-            Opcode::Put => take_statuses(&mut leg, body, BATCH_OBJECTS_MAX, Status::Stored),
+            Opcode::Put => {
+                take_statuses(&mut leg, body, BATCH_OBJECTS_MAX, Status::Stored, header.generation)
+            }
             Opcode::Remove if leg.is_tag() => take_removed(&mut leg, body),
-            Opcode::Remove => take_statuses(&mut leg, body, MATCH_KEYS_MAX, Status::Removed),
+            Opcode::Remove => {
+                take_statuses(&mut leg, body, MATCH_KEYS_MAX, Status::Removed, header.generation)
+            }
             Opcode::Match => take_matches(&mut leg, body),
             Opcode::Stats => decode_stats(body)
                 .map(|stats| tell(&mut leg, Ok(ShardValue::Stats(stats))))
@@ -153,7 +157,13 @@ impl Session {
     }
 }
 
-fn take_statuses(leg: &mut Leg, body: &[u8], limit: usize, good: Status) -> Result<(), Broken> {
+fn take_statuses(
+    leg: &mut Leg,
+    body: &[u8],
+    limit: usize,
+    good: Status,
+    current: Generation,
+) -> Result<(), Broken> {
     let statuses = decode_statuses(body, limit).map_err(Broken::Decode)?;
     if statuses.len() != leg.indices.len() {
         return Err(Broken::Desync("other keys"));
@@ -170,6 +180,7 @@ fn take_statuses(leg: &mut Leg, body: &[u8], limit: usize, good: Status) -> Resu
                     | Status::Exists
                     | Status::TooLarge
                     | Status::DeadlineExceeded
+                    | Status::MissGeneration
             )
         } else {
             status.is_miss()
@@ -188,6 +199,10 @@ fn take_statuses(leg: &mut Leg, body: &[u8], limit: usize, good: Status) -> Resu
             match (status, &mut *outcome) {
                 (Status::WrongShard, _) => again.push(position as u32),
                 (status, Outcome::Put(keys)) if status == good => keys[place] = Ok(()),
+                // The namespace was bumped while the bytes arrived.
+                (Status::MissGeneration, Outcome::Put(keys)) => {
+                    keys[place] = Err(KeyError::StaleGeneration { current });
+                }
                 (status, outcome) if status == good => outcome.removed(place, Ok(())),
                 (status, outcome) => outcome.fail(place, &KeyError::Status(status)),
             }

@@ -129,7 +129,7 @@ impl Helm {
         legs.into_iter().for_each(|leg| io.dispatch(leg, now));
         io.flush_all(now);
         let spin = self.spin();
-        let (mut until, mut tick_at) = (now + spin, now + TICK);
+        let (mut until, mut tick_at, mut looks) = (now + spin, now + TICK, 0_u32);
         while !call.is_answered() {
             now = Instant::now();
             if now >= until.min(call.deadline) {
@@ -143,9 +143,11 @@ impl Helm {
                 io.tick(now);
                 tick_at = now + TICK;
             }
+            looks += 1;
             if io.glance(now)? {
                 until = now + spin;
-            } else {
+            } else if looks.is_multiple_of(YIELD_EVERY) {
+                // The node may be waiting for this core.
                 std::thread::yield_now();
             }
         }
@@ -233,6 +235,8 @@ const CALLER: u8 = 2;
 const TICK: Duration = Duration::from_millis(1);
 /// Twice what a small answer takes from a node that is awake, measured on two cores of a VM.
 const SPIN: Duration = Duration::from_micros(50);
+/// Looks between two times that the core is offered to other threads.
+const YIELD_EVERY: u32 = 4;
 /// A look that did not pay counts as much as so many that did.
 const UNLUCKY: i32 = 4;
 /// After so many calls that slept, looking is tried again.

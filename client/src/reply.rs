@@ -30,7 +30,14 @@ pub(crate) struct Inbound {
     pub(crate) regions: Regions,
 }
 
-#[expect(clippy::large_enum_variant, reason = "there is one for each connection")]
+/// A reply whose body is here.
+struct Reply<'a> {
+    header: &'a Header,
+    body: &'a [u8],
+    /// What came with it: the start of its payload, or all of it and more.
+    behind: &'a [u8],
+}
+
 enum Phase {
     Header,
     Body {
@@ -324,7 +331,8 @@ impl Session {
             self.landed(&flight);
             if let Some(early) = flight.early.take() {
                 let (header, body) = *early;
-                self.take_reply(&header, flight, &body, &[], now, events)?;
+                let reply = Reply { header: &header, body: &body, behind: &[] };
+                self.take_reply(&reply, flight, now, events)?;
             }
         }
         Ok(())
@@ -358,7 +366,8 @@ impl Session {
         inbound.start += in_place.len();
         let body = if is_long { &kept } else { in_place };
         let behind = &area[self.inbound.start..self.inbound.end];
-        let taken = self.take_reply(&header, flight, body, behind, now, events);
+        let reply = Reply { header: &header, body, behind };
+        let taken = self.take_reply(&reply, flight, now, events);
         if !is_long && matches!(self.inbound.phase, Phase::Fill { .. }) {
             kept.extend_from_slice(in_place);
         }
@@ -368,13 +377,12 @@ impl Session {
 
     fn take_reply(
         &mut self,
-        header: &Header,
+        reply: &Reply<'_>,
         flight: Flight,
-        body: &[u8],
-        behind: &[u8],
         now: Instant,
         events: &mut Vec<Event>,
     ) -> Result<(), Broken> {
+        let &Reply { header, body, behind } = reply;
         self.replies += 1;
         if header.view_epoch > self.heard_epoch.max(self.view_epoch) {
             self.heard_epoch = header.view_epoch;

@@ -302,3 +302,16 @@ fn a_forgotten_namespace_is_opened_again() {
     talk.receive().unwrap();
     assert_eq!(answers(call), [Ok(())]);
 }
+
+#[test]
+fn an_object_that_a_bump_overtook_was_not_stored() {
+    let mut talk = Talk::new();
+    let call = talk.put(b"k", object_of(10));
+    let asked = talk.sent()[0];
+    let current = Generation(asked.generation.0 + 1);
+    let mut body = Vec::new();
+    encode_statuses([Status::MissGeneration].into_iter(), &mut body);
+    talk.say(&Header { generation: current, ..asked.reply(Code::Ok) }, &body, b"");
+    talk.receive().unwrap();
+    assert_eq!(answers(call), [Err(KeyError::StaleGeneration { current })]);
+}

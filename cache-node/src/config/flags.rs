@@ -111,7 +111,7 @@ pub(super) struct Flags {
     #[arg(long, value_name = "SIZE")]
     pub(super) lease_bytes_max: Option<Given>,
     /// How long a shard with nothing to do looks for requests before it sleeps, off or auto
-    /// [default: auto, up to 50us for as long as that mostly pays]
+    /// [default: auto, up to 200us for as long as that mostly pays]
     #[arg(long, value_name = "DURATION|off|auto")]
     pub(super) spin: Option<Given>,
     /// Longest wait for the rest of a header that has begun [default: 10s]

@@ -18,7 +18,7 @@ use super::{Config, ConfigError};
 pub enum Spin {
     /// It sleeps at once.
     Off,
-    /// For up to 50 us, for as long as that mostly pays.
+    /// For up to 200 us, for as long as that mostly pays.
     #[default]
     Auto,
     /// For this long.
