@@ -58,8 +58,7 @@ pub(crate) async fn answer_first(
     header: &Header,
     outbox: &mut Outbox,
 ) -> io::Result<()> {
-    patience.until(core.sent_by(outbox.len()));
-    wire.flush(outbox).await?;
+    wire.send(core, patience, outbox).await?;
     patience.until(core.received_by(header));
     Ok(())
 }

@@ -38,6 +38,7 @@ use crate::store::{Ask, KeyHash, RECORD_BYTES_MAX, Store, StoreConfig};
 use get::next_group;
 pub(crate) use put::PutJob;
 use shared::Host;
+pub(crate) use shared::ShareJob;
 
 /// One core's partition of the node.
 #[derive(Debug)]
@@ -94,6 +95,8 @@ pub(crate) enum Step<'a> {
     Skip,
     /// The payload is stored, object by object.
     Fill(PutJob<'a>),
+    /// Memory of the client's is mapped, elsewhere: that may take long.
+    Map(ShareJob),
 }
 
 /// Connections as the driver sees them: open now, cut off since the last tick.
@@ -194,7 +197,7 @@ impl Shard {
                 self.answer(header, Code::Ok).finish(0, at, &mut out.bytes);
             }
             Some(Opcode::Stats) => self.stats(header, out),
-            Some(Opcode::Share) => self.share(peer, header, body, out)?,
+            Some(Opcode::Share) => return self.begin_share(peer, header, body, out),
             Some(Opcode::Unshare) => self.unshare(peer, header, body, out)?,
             Some(Opcode::Bump | Opcode::Match | Opcode::Get | Opcode::Put | Opcode::Remove) => {
                 return self.begin_in_namespace(peer, header, body, out);

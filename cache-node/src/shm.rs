@@ -21,6 +21,8 @@ use larder_transport::{rights, socket};
 
 use crate::core::Core;
 use crate::inbox::Inbox;
+use crate::outbox::Outbox;
+use crate::shard::{Peer, ShareJob};
 use crate::stalls::{NEVER, Notice, Patience, Word};
 use crate::tcp::{ACCEPT_BURST, BREATH, SCRAP_BYTES, Wire, connection};
 use crate::uds::Entry;
@@ -160,6 +162,23 @@ impl Near {
         };
         if may_have { Ok(()) } else { Err(DESCRIPTORS) }
     }
+}
+
+/// Maps memory of a client's on a thread that serves nobody.
+///
+/// # Errors
+/// If it is no memory that may be mapped.
+pub(crate) async fn map(
+    job: ShareJob,
+    core: &Core,
+    peer: &mut Peer,
+    patience: &Patience,
+    outbox: &mut Outbox,
+) -> Result<(), DecodeError> {
+    // It is the node that takes its time.
+    patience.until(NEVER);
+    let mapping = glommio::executor().spawn_blocking(move || job.map()).await;
+    core.shard(|shard| shard.finish_share(peer, mapping, outbox))
 }
 
 /// Holds the leases of a connection that the node has ended until its peer is gone.

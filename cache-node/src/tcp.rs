@@ -180,6 +180,7 @@ async fn converse(
                     payload.skip(header.payload_bytes).await?;
                     used += payload.taken_behind;
                 }
+                Step::Map(job) => shm::map(job, core, peer, patience, outbox).await?,
                 Step::Fill(job) => {
                     let put = Arriving { job, behind, arrived_us };
                     used += put.store(wire, core, peer, patience, outbox).await?;
@@ -189,8 +190,7 @@ async fn converse(
             wire.spend();
             if outbox.len() >= FLUSH_BYTES {
                 seen_ahead = 0;
-                patience.until(core.sent_by(outbox.len()));
-                wire.flush(outbox).await?;
+                wire.send(core, patience, outbox).await?;
             }
             wire.breathe_if_spent().await;
             if wire.requests == 0 {
@@ -199,8 +199,7 @@ async fn converse(
             }
         }
         if !outbox.is_empty() {
-            patience.until(core.sent_by(outbox.len()));
-            wire.flush(outbox).await?;
+            wire.send(core, patience, outbox).await?;
             is_partial = false;
         }
         if !peer.is_greeted() {
@@ -323,6 +322,17 @@ impl Wire {
             poll
         })
         .await
+    }
+
+    /// Sends all of `outbox`, in the time that a slow line needs.
+    pub(crate) async fn send(
+        &mut self,
+        core: &Core,
+        patience: &Patience,
+        outbox: &mut Outbox,
+    ) -> io::Result<()> {
+        patience.until(core.sent_by(outbox.len()));
+        self.flush(outbox).await
     }
 
     /// Sends all of `outbox`: header and object in one call where the socket takes them.

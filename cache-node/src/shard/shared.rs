@@ -14,7 +14,7 @@ use larder_protocol::stats::Stat;
 use larder_protocol::{Code, DecodeError, Header, Status};
 use larder_transport::{MapError, MappedRegion, Slot};
 
-use super::{Peer, Shard};
+use super::{Peer, Shard, Step};
 use crate::lease::{Leases, Totals};
 use crate::outbox::Outbox;
 
@@ -121,21 +121,20 @@ impl Shard {
         if peer.is_sharing() { CAPABILITY_SHARED } else { 0 }
     }
 
-    /// Maps memory of the client's.
+    /// Takes memory of the client's, to be mapped.
     ///
     /// # Errors
-    /// For what is no memory that may be mapped; the connection ends then.
-    pub(super) fn share(
+    /// For what cannot be mapped; the connection ends then.
+    pub(super) fn begin_share<'a>(
         &mut self,
         peer: &mut Peer,
         header: &Header,
         body: &[u8],
         out: &mut Outbox,
-    ) -> Result<(), DecodeError> {
+    ) -> Result<Step<'a>, DecodeError> {
         let mut offered = std::mem::take(&mut peer.offered);
         let Some(shared) = peer.shared_mut() else {
-            self.refuse(header, Code::Unsupported, out);
-            return Ok(());
+            return Ok(self.refuse(header, Code::Unsupported, out));
         };
         let SharedRegion { region, bytes } = SharedRegion::decode(body)?;
         if shared.mapped.iter().any(|(number, _)| *number == region) {
@@ -145,12 +144,27 @@ impl Shard {
             let found = offered.len() as u64;
             return Err(DecodeError::Value { what: "descriptors of a share", found });
         };
-        let mapped = MappedRegion::of_client(descriptor, bytes).map_err(|error| {
+        Ok(Step::Map(ShareJob { header: *header, region, bytes, descriptor }))
+    }
+
+    /// Keeps memory of the client's that was mapped.
+    ///
+    /// # Errors
+    /// If it is no memory that may be mapped; the connection ends then.
+    pub(crate) fn finish_share(
+        &self,
+        peer: &mut Peer,
+        mapping: Mapping,
+        out: &mut Outbox,
+    ) -> Result<(), DecodeError> {
+        let mapped = mapping.mapped.map_err(|error| {
             tracing::debug!(%error, "memory of a client was not mapped");
             reason(&error)
         })?;
-        shared.mapped.push((region, mapped));
-        self.bare_ok(header, out);
+        if let Some(shared) = peer.shared_mut() {
+            shared.mapped.push((mapping.region, mapped));
+        }
+        self.bare_ok(&mapping.header, out);
         Ok(())
     }
 
@@ -237,6 +251,36 @@ impl Shard {
     fn bare_ok(&self, header: &Header, out: &mut Outbox) {
         let at = Header::begin(&mut out.bytes);
         self.answer(header, Code::Ok).finish(0, at, &mut out.bytes);
+    }
+}
+
+/// Memory that a client offered.
+#[derive(Debug)]
+pub(crate) struct ShareJob {
+    header: Header,
+    region: u32,
+    bytes: u64,
+    descriptor: OwnedFd,
+}
+
+/// What came of a [`ShareJob`].
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    header: Header,
+    region: u32,
+    mapped: Result<MappedRegion, MapError>,
+}
+
+impl ShareJob {
+    /// Maps it and reads all of it into this process's tables: some 0.2 s a GiB, so not on a
+    /// shard's core.
+    pub(crate) fn map(self) -> Mapping {
+        let Self { header, region, bytes, descriptor } = self;
+        let mapped = MappedRegion::of_client(descriptor, bytes);
+        if let Ok(mapped) = &mapped {
+            mapped.populate(0, bytes);
+        }
+        Mapping { header, region, mapped }
     }
 }
 
