@@ -61,6 +61,15 @@ impl Spinning {
         self.luck.set((self.luck.get() - UNLUCKY).max(-LUCK_MAX));
     }
 
+    /// Whether somebody else had the core in the time of a look: whoever looks is made to wait for those who slept before.
+    fn is_crowded(&self, look_us: u64) -> bool {
+        let is_crowded = self.setting == Spin::Auto && look_us > CROWDED_US;
+        if is_crowded {
+            self.luck.set(-LUCK_MAX);
+        }
+        is_crowded
+    }
+
     /// Whether the runtime has to poll the `connections` that do not look.
     fn owes_poll(&self, now_us: u64, connections: usize) -> bool {
         let every_us = if connections > self.lookers.get() { POLL_US } else { POLL_LONE_US };
@@ -117,6 +126,9 @@ impl Wire {
                     std::thread::yield_now();
                 }
                 futures_lite::future::yield_now().await;
+                if core.spin.is_crowded(core.now_us() - now_us) {
+                    return None;
+                }
             }
         }
         None
@@ -126,6 +138,8 @@ impl Wire {
 /// What a client on this host takes from an answer to its next request if it copies a megabyte in
 /// between, measured on two cores of a VM.
 const SPIN_US: u64 = 200;
+/// A look that finds nothing takes a microsecond. If it took this long, others ran meanwhile.
+const CROWDED_US: u64 = 100;
 /// Looks between two times that the core is offered to other threads: that costs as much as a look.
 const YIELD_EVERY: u32 = 8;
 /// A look that did not pay counts as much as so many that did.
@@ -165,6 +179,18 @@ mod tests {
             }
         }
         assert!(looks > 900, "{looks}");
+    }
+
+    #[test]
+    fn a_core_that_others_want_is_left_to_them_for_a_while() {
+        let spinning = Spinning::new(Spin::Auto);
+        (0..1000).for_each(|_| spinning.paid());
+        assert!(!spinning.is_crowded(CROWDED_US));
+        assert!(spinning.begin(0).is_some());
+        assert!(spinning.is_crowded(CROWDED_US + 1));
+        assert!((0..LUCK_MAX).all(|_| spinning.begin(0).is_none()));
+        assert!(spinning.begin(0).is_some());
+        assert!(!Spinning::new(Spin::For(Duration::from_secs(1))).is_crowded(u64::MAX));
     }
 
     #[test]

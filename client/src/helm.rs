@@ -146,9 +146,16 @@ impl Helm {
             looks += 1;
             if io.glance(now)? {
                 until = now + spin;
-            } else if looks.is_multiple_of(YIELD_EVERY) {
+                continue;
+            }
+            if looks.is_multiple_of(YIELD_EVERY) {
                 // The node may be waiting for this core.
                 std::thread::yield_now();
+            }
+            if self.spin == Spin::Adaptive && now.elapsed() > CROWDED {
+                // Whoever looks is made to wait for those who slept before.
+                self.luck.store(-LUCK_MAX, Ordering::Relaxed);
+                break;
             }
         }
         if spin > Duration::ZERO && call.is_answered() {
@@ -237,6 +244,8 @@ const TICK: Duration = Duration::from_millis(1);
 const SPIN: Duration = Duration::from_micros(50);
 /// Looks between two times that the core is offered to other threads.
 const YIELD_EVERY: u32 = 4;
+/// A look that finds nothing takes a microsecond. If it took this long, others ran meanwhile.
+const CROWDED: Duration = Duration::from_micros(100);
 /// A look that did not pay counts as much as so many that did.
 const UNLUCKY: i32 = 4;
 /// After so many calls that slept, looking is tried again.
