@@ -1,7 +1,7 @@
 //! One call of a caller: its answers so far, who waits for them, and how they are told.
 //!
-//! A call is cut into legs, one for each shard. Legs are answered one by one on the I/O thread; the
-//! call is answered when no leg is left. Whatever arrives after that is dropped here.
+//! A call is cut into legs, one for each shard. Legs are answered one by one at the helm; the call
+//! is answered when no leg is left. Whatever arrives after that is dropped here.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -83,7 +83,7 @@ enum Finish<T> {
     Shards(fn(&Call, Vec<ShardAnswer>) -> Result<T, Error>),
 }
 
-/// State shared by the caller and the I/O thread.
+/// State shared by the caller and whoever is at the helm.
 pub(crate) struct Call {
     /// When it ends, answered or not.
     pub(crate) deadline: Instant,
@@ -104,7 +104,7 @@ struct State {
     queue: Option<(Arc<Queue>, u64)>,
     /// Whether somebody sleeps until it is answered.
     is_awaited: bool,
-    /// Whether memory of the caller's is with the I/O thread until the legs have ended.
+    /// Whether memory of the caller's is with the I/O until the legs have ended.
     holds_memory: bool,
 }
 
@@ -147,8 +147,9 @@ impl Call {
         self.answer(|outcome| self.copies().extend(write(outcome)));
     }
 
-    /// Makes the copies that are left to be made, on the thread that takes the answer. No landing
-    /// is written any more when this returns; copies that nobody makes are dropped with the call.
+    /// Makes the copies that are left to be made: on the thread that takes the answer, or at the
+    /// helm if a completion queue takes it. No landing is written any more when this returns;
+    /// copies that nobody makes are dropped with the call.
     fn complete(&self, mut outcome: Outcome) -> Outcome {
         let copies = std::mem::take(&mut *self.copies());
         let mut was_in_time = false;
@@ -219,12 +220,12 @@ impl Call {
             }
             let left = (self.deadline + BACKSTOP).saturating_duration_since(Instant::now());
             if state.holds_memory {
-                // The I/O thread lets go at the deadline; until it did, the memory is not free.
+                // The I/O lets go at the deadline; until it did, the memory is not free.
                 state = self.answered.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
             if left.is_zero() {
-                // The I/O thread ends calls at their deadline; this is for when it gets no CPU.
+                // The helm ends calls at their deadline; this is for when its thread gets no CPU.
                 let outcome = state.outcome.take().ok_or(Error::Closed);
                 return outcome.map(Outcome::cut_short);
             }
@@ -391,5 +392,6 @@ impl std::fmt::Debug for Call {
     }
 }
 
-/// How far past its deadline a waiting caller gives the I/O thread before it leaves by itself.
+/// How far past its deadline a waiting caller gives whoever is at the helm before it leaves by
+/// itself. A guess: a few turns of a busy machine's scheduler.
 const BACKSTOP: Duration = Duration::from_millis(4);

@@ -58,8 +58,8 @@ pub enum PathChoice {
 /// small answer does; one that looks again and again takes CPU from others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Spin {
-    /// Looks for up to 50 us before it sleeps, for as long as that mostly pays. Each look gives the
-    /// core away to whoever wants it.
+    /// Looks for up to 50 us before it sleeps, for as long as that mostly pays. Every fourth look
+    /// offers the core to whoever wants it.
     #[default]
     Adaptive,
     /// Sleeps at once.

@@ -1,7 +1,8 @@
 //! A get's object that still lies in the node's memory when its answer has come.
 //!
 //! It is copied, and checked in the same pass, by the thread that takes the answer, so that the I/O
-//! thread goes on with others'. What a reader would get wrong: this owns the landing. Whoever drops
+//! goes on with others'. Only a completion queue's answers are copied at the helm, since nobody may
+//! be there to take them. What a reader would get wrong: this owns the landing. Whoever drops
 //! it without finishing it has let go of the landing as it was, and nobody writes it any more.
 
 use bytes::Bytes;

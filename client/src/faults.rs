@@ -1,5 +1,5 @@
-//! What the I/O thread does when something does not go well: deadlines, broken connections, peers
-//! that are silent, legs that have to go elsewhere.
+//! What the I/O does when something does not go well: deadlines, broken connections, peers that are
+//! silent, legs that have to go elsewhere.
 //!
 //! A peer that failed costs the calls that were under way, once. After that its circuit is open and
 //! callers are sent on, or refused at once; only probes made here find out that it is back.

@@ -1,7 +1,7 @@
 //! How callers reach whoever runs the I/O: a list of jobs and a bell that rings only if it sleeps.
 //!
-//! The order matters: a caller appends its job before it looks whether the thread sleeps, the
-//! thread says that it will sleep before it looks at the list once more. So no job is slept over.
+//! The order matters: a caller appends its job before it looks whether the I/O sleeps, and the I/O
+//! says that it will sleep before it looks at the list once more. So no job is slept over.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +21,7 @@ use crate::router::Routes;
 #[derive(Debug, Clone)]
 pub(crate) struct Remote(Arc<Inbox>);
 
-/// What the I/O thread is asked to do.
+/// What whoever is at the helm is asked to do.
 #[derive(Debug)]
 pub(crate) enum Job {
     /// Send this.
@@ -133,7 +133,7 @@ impl Remote {
         std::mem::swap(&mut jobs.list, into);
     }
 
-    /// Says that the I/O thread is about to sleep; `false` if there is something to do first.
+    /// Says that the I/O is about to sleep; `false` if there is something to do first.
     pub(crate) fn may_sleep(&self) -> bool {
         self.0.is_sleeping.store(true, Ordering::SeqCst);
         let is_idle = self.lock().list.is_empty() && !self.0.helm.keeper_shall_leave();
@@ -143,7 +143,7 @@ impl Remote {
         is_idle
     }
 
-    /// Says that the I/O thread does not sleep.
+    /// Says that the I/O does not sleep.
     pub(crate) fn awake(&self) {
         self.0.is_sleeping.store(false, Ordering::SeqCst);
     }

@@ -1,10 +1,10 @@
 //! The smart client: routing, sessions, deadlines; the `larder` command.
 //!
 //! A call goes down one stack and its answer comes back up: [`Client`] cuts it into legs by the
-//! shard that owns each key (`router`, `request`), the I/O thread (`io`) gives each leg to the
-//! session of that shard's connection (`session`, `tcp`), and the reply is checked and written to
-//! where the caller wants it (`reply`, `fill`, `answer`). What cannot be answered by the deadline
-//! is a miss; nothing ever blocks an inference server.
+//! shard that owns each key (`router`, `request`), whoever is at the helm of the I/O (`helm`, `io`)
+//! gives each leg to the session of that shard's connection (`session`, `tcp`), and the reply is
+//! checked and written to where the caller wants it (`reply`, `fill`, `answer`). What cannot be
+//! answered by the deadline is a miss; nothing ever blocks an inference server.
 //!
 //! Nothing happens when this is linked or imported: no thread, socket or registration exists before
 //! [`Client::connect`]. A client does not survive a fork: calls in the child fail with

@@ -1,4 +1,4 @@
-//! The I/O thread's table of nodes: addresses, circuits, and the view they come from.
+//! The I/O's table of nodes: addresses, circuits, and the view they come from.
 //!
 //! A node keeps its place, and its circuit, over views and restarts. Places are never reused, so a
 //! route made from an older view still means the same node.
@@ -15,7 +15,7 @@ use crate::circuit::{Circuit, Patience};
 use crate::inbox::{Job, Remote};
 use crate::router::{Peer, Routes};
 
-/// A node as the I/O thread sees it.
+/// A node as the I/O sees it.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) peer: Arc<Peer>,

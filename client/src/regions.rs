@@ -127,7 +127,7 @@ impl Drop for Regions {
 impl Session {
     /// Says, before [`Session::say_hello`] asks for it, that memory can be shared: descriptors come
     /// and go beside the bytes. `socket` is closed when its last clone is dropped; `bell`
-    /// wakes the I/O thread to flush this connection if [`Session::wants_flush`].
+    /// wakes the I/O to flush this connection if [`Session::wants_flush`].
     pub(crate) fn set_on_host(&mut self, socket: Arc<dyn Any + Send + Sync>, bell: Bell) {
         self.inbound.regions.set_on_host(Releases::new(socket, bell));
     }

@@ -1,8 +1,8 @@
 //! Leases that have ended and that the node does not know of yet.
 //!
 //! Leases end on callers' threads, which never wait for a socket: they write the place down, and
-//! the connection tells the node with its next request, or when the I/O thread looks. What a reader
-//! would get wrong: this outlives the session. The node takes leases back when the connection's
+//! the connection tells the node with its next request, or when the I/O looks. What a reader would
+//! get wrong: this outlives the session. The node takes leases back when the connection's
 //! socket is closed, so the socket stays open until the last lease is gone, even when this client
 //! has given the connection up.
 
@@ -19,7 +19,7 @@ use larder_protocol::{Header, Opcode};
 use crate::flight::Unsent;
 use crate::session::{OWN_DEADLINE, Session};
 
-/// Wakes the I/O thread to write what waits on one connection.
+/// Wakes the I/O, or calls the keeper to it, to write what waits on one connection.
 pub(crate) type Bell = Box<dyn Fn() + Send + Sync>;
 
 /// What one connection owes the node. Shared by its session and by every lease of it.
@@ -66,7 +66,7 @@ impl Releases {
         self.count.load(Ordering::Relaxed) > 0
     }
 
-    /// Wakes the I/O thread.
+    /// Has the I/O look.
     pub(crate) fn ring(&self) {
         (self.bell)();
     }
@@ -157,7 +157,7 @@ impl fmt::Debug for Releases {
 
 /// How long ended leases may wait on an idle connection.
 pub(crate) const RELEASE_PAUSE: Duration = Duration::from_millis(10);
-/// The I/O thread is woken for this many leases. A guess: one frame for many, and seldom any.
+/// The I/O is woken for this many leases. A guess: one frame for many, and seldom any.
 const RING_COUNT: usize = 64;
-/// The I/O thread is woken for this many bytes that the node could use again. A guess.
+/// The I/O is woken for this many bytes that the node could use again. A guess.
 const RING_BYTES: u64 = 64 << 20;

@@ -1,7 +1,7 @@
 //! Turns what a caller asks for into legs: split by shard, cut to what one frame may hold, encoded.
 //!
-//! Runs on the caller's thread, so that encoding costs the I/O thread nothing. The same code takes
-//! a leg apart again when the view has changed under it.
+//! Runs before the helm is taken, on the caller's thread, so that encoding keeps nobody else's
+//! answers waiting. The same code takes a leg apart again when the view has changed under it.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -13,10 +13,10 @@ use larder_protocol::view::{MemberState, View};
 
 use crate::error::{Reason, Unavailable};
 
-/// A node as callers and the I/O thread both see it. It outlives views.
+/// A node as callers and the I/O both see it. It outlives views.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    /// Place in the I/O thread's table.
+    /// Place in the I/O's table.
     pub(crate) slot: usize,
     /// The node's id.
     pub(crate) id: u64,
