@@ -1,6 +1,8 @@
-//! A level of something in flight, lowered by itself when what raised it is dropped.
+//! A level of something in flight or held.
 //!
-//! A connection may end at any await; nothing may have to remember to count back.
+//! A connection may end at any await, so what a task holds counts back by itself when it is dropped
+//! ([`Gauge::hold`]). What a reader would get wrong: a bare [`Gauge::raise`] does not. It is for
+//! owners that lower it in a `Drop` of their own.
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -1,7 +1,8 @@
 //! The cache node: shards, store, eviction, drivers, control plane.
 //!
 //! [`node::Node`] is the whole of it, for `larder-node` and for programs that embed one. A shard is
-//! plain `&mut` code on one core; only the drivers (`node`, `tcp`) know the executor it runs on.
+//! plain `&mut` code on one core; only the drivers (`node`, `tcp`, `shm`) know the executor it
+//! runs on.
 #![forbid(unsafe_code)]
 
 pub mod config;

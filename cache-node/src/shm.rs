@@ -233,6 +233,6 @@ impl Wire {
     }
 }
 
-/// Why a connection ends on which descriptors came that nobody waits for.
+/// Why a connection ends: descriptors came with a frame that takes none.
 pub(crate) const DESCRIPTORS: DecodeError =
     DecodeError::Value { what: "descriptors with a frame", found: 0 };

@@ -1,4 +1,5 @@
-//! The TCP driver: one task a connection, reading requests and sending replies in turn.
+//! The driver: one task a connection, reading requests and sending replies in turn. What differs
+//! for a Unix socket is in `shm.rs`.
 //!
 //! Bytes of a put go from the socket straight into their slot, bytes of a get from their slot to
 //! the socket. The shard is borrowed between awaits, never across one. A task that was not

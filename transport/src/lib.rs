@@ -9,8 +9,9 @@
 //! Other processes on this host read a region in place ([`MappedRegion`], [`LeasedBytes`]), and let
 //! a node read what they want to put ([`SharedMemory`]); the descriptors travel by [`rights`].
 //!
-//! What a reader would get wrong: nothing here waits for a peer, and nothing here knows what the
-//! bytes mean. Waiting belongs to the drivers in `cache-node` and `client`.
+//! What a reader would get wrong: nothing here waits for a peer, [`socket::wait_readable`] apart,
+//! and nothing here knows what the bytes mean. Waiting belongs to the drivers in `cache-node` and
+//! `client`.
 
 pub mod arena;
 pub mod copy;
