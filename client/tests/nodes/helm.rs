@@ -101,7 +101,10 @@ fn a_deadline_is_kept_by_the_caller_that_is_at_the_helm() {
         let began = Instant::now();
         let answer = client.get(&namespace, &[key(1)], &options).unwrap().remove(0);
         assert!(answer.unwrap_err().is_unanswered());
-        assert!(began.elapsed() >= Duration::from_millis(30), "not before its deadline");
+        let took = began.elapsed();
+        assert!(took >= Duration::from_millis(30), "not before its deadline: {took:?}");
+        // Generous, for machines that do much else; the client's own deadline is ten times that.
+        assert!(took < Duration::from_secs(2), "not long after its deadline: {took:?}");
         node.set_mood(Mood::Good);
     }
 }
