@@ -34,7 +34,7 @@ pub struct Config {
     pub probe_pause_min: Duration,
     /// Longest pause between two probes. Default 2 s.
     pub probe_pause_max: Duration,
-    /// How a caller that blocks waits for its answer. Default [`Spin::Adaptive`].
+    /// How a caller that blocks waits for its answer. Default [`Spin::Auto`].
     pub spin: Spin,
     /// Name that nodes see in their logs, up to 64 bytes. Default `larder-client`.
     pub name: String,
@@ -61,7 +61,7 @@ pub enum Spin {
     /// Looks for up to 50 us before it sleeps, for as long as that mostly pays. Every fourth look
     /// offers the core to whoever wants it.
     #[default]
-    Adaptive,
+    Auto,
     /// Sleeps at once.
     Off,
     /// Always looks for this long before it sleeps.
@@ -80,7 +80,7 @@ impl Default for Config {
             suspect_after: Duration::from_millis(50),
             probe_pause_min: Duration::from_millis(50),
             probe_pause_max: Duration::from_secs(2),
-            spin: Spin::Adaptive,
+            spin: Spin::Auto,
             name: "larder-client".into(),
             credential: Vec::new(),
         }

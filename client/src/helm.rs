@@ -174,8 +174,8 @@ impl Helm {
         match self.spin {
             Spin::Off => Duration::ZERO,
             Spin::For(duration) => duration,
-            Spin::Adaptive if self.luck() >= 0 => SPIN,
-            Spin::Adaptive => {
+            Spin::Auto if self.luck() >= 0 => SPIN,
+            Spin::Auto => {
                 // Each call that sleeps brings the next try nearer.
                 self.luck.store(self.luck() + 1, Ordering::Relaxed);
                 Duration::ZERO

@@ -25,7 +25,7 @@ fn namespace(client: &Client) -> Namespace {
 #[test]
 fn whoever_waits_and_however_nothing_is_left_behind() {
     let node = FakeNode::start(1, 2);
-    for spin in [Spin::Off, Spin::Adaptive, Spin::For(Duration::from_millis(1))] {
+    for spin in [Spin::Off, Spin::Auto, Spin::For(Duration::from_millis(1))] {
         let client = connect(&node, spin);
         let namespace = namespace(&client);
         let keys: Vec<_> = (0..8).map(key).collect();
@@ -75,7 +75,7 @@ fn whoever_waits_and_however_nothing_is_left_behind() {
 #[test]
 fn a_call_after_a_pause_finds_somebody_at_the_helm() {
     let node = FakeNode::start(1, 1);
-    let client = connect(&node, Spin::Adaptive);
+    let client = connect(&node, Spin::Auto);
     let namespace = namespace(&client);
     for pause_ms in [0, 1, 4, 5, 6, 20] {
         for _ in 0..20 {
@@ -92,7 +92,7 @@ fn a_call_after_a_pause_finds_somebody_at_the_helm() {
 #[test]
 fn a_deadline_is_kept_by_the_caller_that_is_at_the_helm() {
     let node = FakeNode::start(1, 1);
-    for spin in [Spin::Off, Spin::Adaptive, Spin::For(Duration::from_secs(1))] {
+    for spin in [Spin::Off, Spin::Auto, Spin::For(Duration::from_secs(1))] {
         let client = connect(&node, spin);
         let namespace = namespace(&client);
         node.set_mood(Mood::Silent);
