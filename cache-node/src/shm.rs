@@ -33,7 +33,7 @@ pub(crate) async fn welcome(entry: Entry, core: Rc<Core>) {
     let mut burst = 0;
     while let Ok(1..) = bell.read(&mut [0; 64]).await {
         let [denied, failed] = entry.hall.turned_away();
-        core.count(Stat::AttachDenied, denied);
+        core.count(Stat::UdsDenied, denied);
         core.count(Stat::AcceptErrors, failed);
         for guest in entry.hall.guests() {
             if core.is_stopping() {

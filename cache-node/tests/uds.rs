@@ -88,7 +88,7 @@ fn who_is_not_allowed_is_turned_away_at_once() {
     for count in 1..4 {
         let mut raw = Raw::connect_local(&node.socket());
         assert!(raw.is_closed(), "without a word");
-        within(SOON, "it is counted", || witness.stat(Stat::AttachDenied) == count);
+        within(SOON, "it is counted", || witness.stat(Stat::UdsDenied) == count);
     }
     assert_eq!(witness.stat(Stat::Accepted), 1);
     let own = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap());

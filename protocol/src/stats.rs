@@ -73,7 +73,7 @@ stats! {
     Leases = 21, Counter, "leases_total", "Leases given to readers on this host.";
     LeasesRefused = 22, Counter, "leases_refused_total", "Leases refused: too much under lease.";
     LeasesUnknown = 23, Counter, "leases_unknown_total", "Releases of what was not leased.";
-    AttachDenied = 24, Counter, "attach_denied_total", "Unix connections of users not allowed.";
+    UdsDenied = 24, Counter, "uds_denied_total", "Unix connections of users not allowed.";
     PulledBytes = 25, Counter, "pulled_bytes_total", "Bytes of puts read from shared memory.";
     Connections = 32, Gauge, "connections", "Connections open.";
     Objects = 33, Gauge, "objects", "Objects in the index.";
