@@ -20,7 +20,7 @@ pub(super) struct Scratch {
     /// Where windows of another size were looked for, as offsets in the region.
     tried: Vec<u64>,
     /// Numbers of objects that were met although others hold their slots.
-    pinned: Vec<u32>,
+    held: Vec<u32>,
 }
 
 impl Store {
@@ -102,14 +102,14 @@ impl Store {
     /// A search looks at few objects, and a client may lease many for long. They are in use, so
     /// they count as used when they are in the way: each is met once until all others were.
     fn window(&mut self, bytes: u32) -> Option<Window> {
-        for _ in 0..PINNED_SEARCHES_MAX {
+        for _ in 0..HELD_SEARCHES_MAX {
             let window = self.oldest_window(bytes);
-            if window.is_some() || self.scratch.pinned.is_empty() {
+            if window.is_some() || self.scratch.held.is_empty() {
                 return window;
             }
-            let pinned = std::mem::take(&mut self.scratch.pinned);
-            pinned.iter().for_each(|&number| self.touch(number));
-            self.scratch.pinned = pinned;
+            let held = std::mem::take(&mut self.scratch.held);
+            held.iter().for_each(|&number| self.touch(number));
+            self.scratch.held = held;
         }
         None
     }
@@ -117,18 +117,18 @@ impl Store {
     /// What to evict around the oldest object for which that makes room.
     ///
     /// Looking for a window costs about as much as evicting it, so it is tried in few places, each
-    /// out of reach of those that were found pinned.
+    /// out of reach of those that were found held.
     fn oldest_window(&mut self, bytes: u32) -> Option<Window> {
         let wanted = Arena::slot_bytes(bytes);
         let tried = &mut self.scratch.tried;
         tried.clear();
-        let pinned = &mut self.scratch.pinned;
-        pinned.clear();
+        let held = &mut self.scratch.held;
+        held.clear();
         let mut window = None;
         self.lru.search(&self.entries, |entry| {
             let slot = entry.slot();
             if slot.is_shared() {
-                pinned.push(slot.tag());
+                held.push(slot.tag());
                 return false;
             }
             if Arena::slot_bytes(slot.len() as u32) != wanted {
@@ -165,7 +165,7 @@ const WINDOWS_MAX: usize = 4;
 const TRIES_MAX: usize = 8;
 /// Most searches of one put for something that is not under lease; the next put goes on from there
 /// (guessed).
-const PINNED_SEARCHES_MAX: usize = 16;
+const HELD_SEARCHES_MAX: usize = 16;
 /// How many times the wanted bytes a put reclaims of stale objects before it also evicts others:
 /// enough for them to leave whole slabs free, little enough to bound one put (guessed).
 const STALE_BYTES_FACTOR: u64 = 4;
