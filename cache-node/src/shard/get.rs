@@ -33,9 +33,9 @@ impl Shard {
         shared: Option<&mut Shared>,
         out: &mut Outbox,
     ) {
-        let mut lending = self.lending(shared, get.sharing, out);
+        let mut leasing = self.leasing(shared, get.sharing, out);
         let is_full = self.sending.value() >= self.sending_bytes_max;
-        if is_full && !lending.is_on() {
+        if is_full && !leasing.is_on() {
             self.refuse(header, Code::Busy, out);
             return;
         }
@@ -68,7 +68,7 @@ impl Shard {
                     let record = found.record();
                     let range = wanted(get, &record, part_bytes)?;
                     let (start, bytes) = (record.record_bytes(), range.end - range.start);
-                    let payload = lending.lease(&found.slot, start + range.start, bytes)?;
+                    let payload = leasing.lease(&found.slot, start + range.start, bytes)?;
                     if payload.is_inline() {
                         // Who leases most of what it gets is not refused for what others are sent.
                         if is_full && bytes > COPIED_BYTES_MAX {
@@ -94,7 +94,7 @@ impl Shard {
                 }
             }
         }
-        let [given, refused] = lending.counts();
+        let [given, refused] = leasing.counts();
         let reply = self.answer_in(header, Code::Ok, namespace);
         reply.finish(payload_bytes, at, &mut out.bytes);
         self.send(&mut scratch.slots, out);

@@ -208,17 +208,17 @@ impl Shard {
     }
 
     /// What leases a get is given: none, if it wants none or its client shares nothing.
-    pub(super) fn lending<'a>(
+    pub(super) fn leasing<'a>(
         &self,
         shared: Option<&'a mut Shared>,
         sharing: Sharing,
         out: &mut Outbox,
-    ) -> Lending<'a> {
+    ) -> Leasing<'a> {
         let leases = shared.filter(|_| sharing != Sharing::Never).map(|shared| {
             self.pass_region(shared, out);
             &mut shared.leases
         });
-        Lending { leases, sharing, given: 0, refused: 0 }
+        Leasing { leases, sharing, given: 0, refused: 0 }
     }
 
     /// Gives the client the region that leases are in, once.
@@ -285,14 +285,14 @@ impl ShareJob {
 }
 
 /// The leases that one get is given.
-pub(super) struct Lending<'a> {
+pub(super) struct Leasing<'a> {
     leases: Option<&'a mut Leases>,
     sharing: Sharing,
     given: u64,
     refused: u64,
 }
 
-impl Lending<'_> {
+impl Leasing<'_> {
     /// Whether leases may be given at all.
     pub(super) fn is_on(&self) -> bool {
         self.leases.is_some()
