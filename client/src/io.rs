@@ -162,8 +162,8 @@ impl Io {
 
     /// How long to sleep if nothing comes: leases end without a word.
     fn pause(&self) -> Option<Duration> {
-        let lends = self.conns.iter().any(|conn| conn.session.lends());
-        let releases = lends.then_some(RELEASE_PAUSE);
+        let has_leases = self.conns.iter().any(|conn| conn.session.has_leases());
+        let releases = has_leases.then_some(RELEASE_PAUSE);
         [self.timeout(Instant::now()), releases].into_iter().flatten().min()
     }
 

@@ -67,7 +67,7 @@ impl Regions {
     }
 
     /// Whether a lease is out: each has a clone, beside ours.
-    pub(crate) fn lends(&self) -> bool {
+    pub(crate) fn has_leases(&self) -> bool {
         self.releases.as_ref().is_some_and(|releases| Arc::strong_count(releases) > 1)
     }
 

@@ -120,14 +120,14 @@ impl Drop for Ticket {
 
 impl Session {
     /// Whether there is something to write that no request brings along: the driver looks now and
-    /// then, at least every [`RELEASE_PAUSE`] while [`Session::lends`].
+    /// then, at least every [`RELEASE_PAUSE`] while [`Session::has_leases`].
     pub(crate) fn wants_flush(&self) -> bool {
         self.is_up() && (self.inbound.regions.releases_due() || self.given.are_some_gone())
     }
 
     /// Whether leases of this connection are out, which may end without a word.
-    pub(crate) fn lends(&self) -> bool {
-        self.inbound.regions.lends()
+    pub(crate) fn has_leases(&self) -> bool {
+        self.inbound.regions.has_leases()
     }
 
     /// Has ended leases told to the node, ahead of what is launched next.

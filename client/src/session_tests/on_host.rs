@@ -29,13 +29,13 @@ fn leased_bytes_are_read_in_place_until_they_are_dropped() {
     assert_eq!((lease.object_bytes(), lease.version()), (40_000, 5));
     assert_eq!(lease.user_meta(), &b"meta"[..]);
     assert!(lease.verify());
-    assert!(host.talk.session.lends() && !host.talk.session.wants_flush());
+    assert!(host.talk.session.has_leases() && !host.talk.session.wants_flush());
     // It is the node's memory: what goes bad there goes bad here, and is noticed by who asks.
     host.memory[4096 + 777] ^= 1;
     assert!(!lease.verify() && *lease != *bytes);
     host.assert_released(&[]);
     std::thread::spawn(move || drop(lease)).join().unwrap();
-    assert!(!host.talk.session.lends() && host.talk.session.wants_flush());
+    assert!(!host.talk.session.has_leases() && host.talk.session.wants_flush());
     host.assert_released(&[4096]);
     assert!(!host.talk.session.wants_flush() && host.talk.session.flights.is_empty());
     host.assert_released(&[]);
@@ -204,7 +204,7 @@ fn short_objects_are_leased_from_memory_of_our_own() {
     host.talk.say(&asked.reply(Code::Ok), &body, &bytes);
     host.talk.receive().unwrap();
     let lease = answers(call).remove(0).unwrap();
-    assert!(*lease == *bytes && lease.verify() && !host.talk.session.lends());
+    assert!(*lease == *bytes && lease.verify() && !host.talk.session.has_leases());
     let (call, asked) = host.lease(&[b"k"]);
     let mut body = vec![1, 0, 0, 0];
     body.push(Status::Busy as u8);
@@ -331,7 +331,7 @@ fn what_nobody_wants_any_more_is_released() {
         places.sort_unstable_by_key(|place| place.offset);
         let offsets: Vec<u64> = places.iter().map(|place| place.offset).collect();
         assert_eq!(offsets, [0, 2, 3], "cancelled after {received}");
-        assert!(!host.talk.session.lends());
+        assert!(!host.talk.session.has_leases());
     }
 }
 
