@@ -181,8 +181,8 @@ impl Patience {
         Notice(Rc::clone(&self.limit))
     }
 
-    /// Whether the connection reads slots in place.
-    pub(crate) fn holds_leases(&self, holds: bool) {
+    /// Notes whether the connection reads slots in place.
+    pub(crate) fn note_leases(&self, holds: bool) {
         if let Some(told) = &self.limit.told {
             told.holds_leases.set(holds);
         }
@@ -256,7 +256,7 @@ mod tests {
         stalls.sweep(100, |limit| assert_eq!(limit.end(), None, "not cut"));
         assert_eq!(notice.take(), Some(Word::End));
         assert_eq!(notice.take(), None, "said once");
-        patience.holds_leases(true);
+        patience.note_leases(true);
         stalls.bury();
         assert_eq!(notice.poll(&cx), None, "it lives");
         let told = patience.limit.told.as_ref().unwrap();

@@ -167,7 +167,7 @@ async fn converse(
                 peer.offer(near.descriptors_of(&header));
             }
             let step = core.shard_at(now_us, |s| s.begin(peer, &header, body, late, outbox))?;
-            patience.holds_leases(peer.holds_leases());
+            patience.note_leases(peer.holds_leases());
             let mut used = HEADER_BYTES + body.len();
             if used > QUICK_BYTES_MAX || !matches!(step, Step::Replied) {
                 seen_ahead = 0;
