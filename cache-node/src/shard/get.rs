@@ -40,7 +40,7 @@ impl Shard {
             return;
         }
         if let Some(key) = get.only_inline()
-            && self.get_one(header, namespace, get, key, out)
+            && self.answer_one(header, namespace, get, key, out)
         {
             return;
         }
@@ -117,7 +117,7 @@ impl Shard {
 
     /// As [`Shard::get`], of one object that is copied into the reply or not there: it needs no
     /// lists and no clone of a slot. `false` if it is a longer one, and nothing was done.
-    fn get_one(
+    fn answer_one(
         &mut self,
         header: &Header,
         namespace: NamespaceId,
