@@ -17,7 +17,7 @@ use crate::stalls::{NEVER, Patience};
 use crate::tcp::{Ending, Wire};
 
 /// A put that was admitted.
-pub(crate) struct Arriving<'a> {
+pub(crate) struct AdmittedPut<'a> {
     pub(crate) job: PutJob<'a>,
     /// What came behind its body.
     pub(crate) behind: &'a [u8],
@@ -25,7 +25,7 @@ pub(crate) struct Arriving<'a> {
     pub(crate) arrived_us: u64,
 }
 
-impl Arriving<'_> {
+impl AdmittedPut<'_> {
     /// Stores its objects and queues the answer; how many bytes behind the body were its own.
     pub(crate) async fn store(
         &self,

@@ -25,7 +25,7 @@ use crate::core::Core;
 use crate::inbox::Inbox;
 use crate::outbox::Outbox;
 use crate::payload::PayloadIn;
-use crate::putting::{Arriving, answer_first};
+use crate::putting::{AdmittedPut, answer_first};
 use crate::shard::{Peer, Step};
 use crate::shm::{self, Near};
 use crate::stalls::{Limit, NEVER, Patience, Stalls};
@@ -183,7 +183,7 @@ async fn converse(
                 }
                 Step::Map(job) => shm::map(job, core, peer, patience, outbox).await?,
                 Step::Fill(job) => {
-                    let put = Arriving { job, behind, arrived_us };
+                    let put = AdmittedPut { job, behind, arrived_us };
                     used += put.store(wire, core, peer, patience, outbox).await?;
                 }
             }
