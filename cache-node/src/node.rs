@@ -23,7 +23,7 @@ use crate::core::{Core, Limits};
 use crate::counters::NodeState;
 use crate::exclusive::Claim;
 use crate::shard::{Identity, Seen, Shard};
-use crate::uds::{Door, Entry, Sockets};
+use crate::uds::{Entry, Sockets, UdsDoor};
 use crate::{shm, tcp};
 
 /// A running node. Dropping it stops it without draining.
@@ -33,7 +33,7 @@ pub struct Node {
     shards: Vec<ExecutorJoinHandle<()>>,
     control: Option<ControlHandle>,
     ready_line: String,
-    door: Option<Door>,
+    door: Option<UdsDoor>,
     _claims: Vec<Claim>,
 }
 

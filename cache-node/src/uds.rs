@@ -39,7 +39,7 @@ struct Listening {
 
 /// The thread that lets clients in, until the node drains.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub(crate) struct UdsDoor {
     thread: Option<JoinHandle<()>>,
     _lock: Lock,
 }
@@ -106,7 +106,7 @@ impl Sockets {
     ///
     /// # Errors
     /// If no thread can be had.
-    pub(crate) fn open(self, state: Arc<NodeState>) -> io::Result<Door> {
+    pub(crate) fn open(self, state: Arc<NodeState>) -> io::Result<UdsDoor> {
         let Self { listeners, halls, allowed, lock } = self;
         let thread = std::thread::Builder::new().name("larder-door".into()).spawn(move || {
             let mut pause = PAUSE_MIN;
@@ -121,7 +121,7 @@ impl Sockets {
                 }
             }
         })?;
-        Ok(Door { thread: Some(thread), _lock: lock })
+        Ok(UdsDoor { thread: Some(thread), _lock: lock })
     }
 }
 
@@ -147,7 +147,7 @@ fn let_in(listeners: &[Listening], halls: &[Arc<Hall>], allowed: &[u32]) -> io::
     Ok(())
 }
 
-impl Drop for Door {
+impl Drop for UdsDoor {
     fn drop(&mut self) {
         // The node is draining or stopping: else it would not be dropped.
         if let Some(thread) = self.thread.take()
