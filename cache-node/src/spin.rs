@@ -61,7 +61,8 @@ impl Spinning {
         self.luck.set((self.luck.get() - UNLUCKY).max(-LUCK_MAX));
     }
 
-    /// Whether somebody else had the core in the time of a look: whoever looks is made to wait for those who slept before.
+    /// Whether somebody else had the core in the time of a look: whoever looks is made to wait for
+    /// those who slept before.
     fn is_crowded(&self, look_us: u64) -> bool {
         let is_crowded = self.setting == Spin::Auto && look_us > CROWDED_US;
         if is_crowded {

@@ -152,7 +152,7 @@ impl Helm {
                 // The node may be waiting for this core.
                 std::thread::yield_now();
             }
-            if self.spin == Spin::Adaptive && now.elapsed() > CROWDED {
+            if self.spin == Spin::Auto && now.elapsed() > CROWDED {
                 // Whoever looks is made to wait for those who slept before.
                 self.luck.store(-LUCK_MAX, Ordering::Relaxed);
                 break;
