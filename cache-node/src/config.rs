@@ -2,7 +2,8 @@
 //!
 //! [`Config::default`] is for a node embedded in another process (one shard, any free ports, no
 //! admin listener, no signals); the command line has its own defaults, listed by `--help`. What
-//! ends in `_max` bounds one shard, `memory_bytes` is for all shards together.
+//! ends in `_max` bounds one shard, but for `lease_bytes_max`, which bounds one connection;
+//! `memory_bytes` is for all shards together.
 
 mod check;
 mod cores;

@@ -34,10 +34,12 @@ impl Config {
     }
 }
 
-/// A node of Larder: keeps objects in memory and serves them to clients over TCP.
+/// A node of Larder: keeps objects in memory and serves them to clients over TCP, and by shared
+/// memory to those on its own host.
 ///
-/// What ends in -max bounds one shard, --memory is for all shards together. Sizes take B, KiB, MiB,
-/// GiB or TiB, durations ms, s or m.
+/// What ends in -max bounds one shard, but for --lease-bytes-max, which bounds one connection;
+/// --memory is for all shards together. Sizes take B, KiB, MiB, GiB or TiB, durations ms, s or m,
+/// and that of --spin us or ms.
 #[derive(Debug, Parser)]
 #[command(name = "larder-node", version)]
 struct CommandLine {
