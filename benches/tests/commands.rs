@@ -60,7 +60,7 @@ fn load_keeps_its_names() {
 
 #[test]
 fn load_leases_and_checks_what_it_leased() {
-    for path in ["auto", "shm", "tcp"] {
+    for path in ["auto", "shm"] {
         let arguments = "load --embedded --memory 64MiB --size 64KiB --keys 50 --batch 2 \
                          --seconds 0.1 --verify --lease --json - --path";
         let arguments: Vec<&str> = arguments.split_whitespace().chain([path]).collect();
@@ -261,6 +261,7 @@ fn bad_arguments_are_2_and_failures_are_1() {
     }
     for arguments in [
         &["load", "--node", "127.0.0.1:1"][..],
+        &["load", "--embedded", "--lease", "--path", "tcp"],
         &["replay", "--trace", "/no/such/trace"],
         &["compare-stream", "--node-program", "/no/such/program"],
         &["compare-small", "--node-program", "/no/such/program"],

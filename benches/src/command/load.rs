@@ -130,6 +130,13 @@ struct Results {
 
 impl LoadArgs {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        if self.lease && self.path == PathChoice::Tcp {
+            return Err(
+                "--lease needs shared memory, which --path tcp does without: nothing would \
+                        be leased; take --path shm, or auto"
+                    .into(),
+            );
+        }
         let node = if self.embedded { Some(embedded::start(1, self.memory)?) } else { None };
         let plan = self.plan(node.as_ref().map(|node| node.address().to_string()));
         let keys = plan.keys;
