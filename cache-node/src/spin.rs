@@ -143,15 +143,15 @@ const SPIN_US: u64 = 200;
 const CROWDED_US: u64 = 100;
 /// Looks between two times that the core is offered to other threads: that costs as much as a look.
 const YIELD_EVERY: u32 = 8;
-/// A look that did not pay counts as much as so many that did.
+/// A look that did not pay counts as much as so many that did. A guess: it has to pay mostly.
 const UNLUCKY: i32 = 4;
-/// After so many waits that slept, looking is tried again.
+/// After so many waits that slept, looking is tried again. A guess: one look in 64 is cheap.
 const LUCK_MAX: i32 = 64;
 /// Each look costs all lookers a system call. A guess.
 const LOOKERS_MAX: usize = 4;
-/// How long connections that do not look may wait for those that do.
+/// How long connections that do not look may wait for those that do. A guess: as long as one look.
 const POLL_US: u64 = 200;
-/// The same where there are none: only new connections and the tick wait.
+/// The same where there are none: only new connections and the tick wait. A guess.
 const POLL_LONE_US: u64 = 1000;
 
 #[cfg(test)]

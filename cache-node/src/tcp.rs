@@ -433,7 +433,7 @@ const BREATH_REQUESTS_MIN: usize = 16;
 const BREATH_BYTES_MIN: u64 = 256 << 10;
 /// Any timer that is not over at once will do; a short one costs the least.
 pub(crate) const BREATH: Duration = Duration::from_micros(1);
-/// Until a full Unix socket is tried again.
+/// Until a full Unix socket is tried again. A guess; it is rare.
 const ROOM_PAUSE: Duration = Duration::from_millis(1);
 
 /// Connections accepted in a row before those that were accepted run.

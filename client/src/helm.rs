@@ -246,9 +246,10 @@ const SPIN: Duration = Duration::from_micros(50);
 const YIELD_EVERY: u32 = 4;
 /// A look that finds nothing takes a microsecond. If it took this long, others ran meanwhile.
 const CROWDED: Duration = Duration::from_micros(100);
-/// A look that did not pay counts as much as so many that did.
+/// A look that did not pay counts as much as so many that did. A guess: it has to pay mostly.
 const UNLUCKY: i32 = 4;
-/// After so many calls that slept, looking is tried again.
+/// After so many calls that slept, looking is tried again. A guess: one look in 64 calls is cheap.
 const LUCK_MAX: i32 = 64;
-/// For so long the keeper leaves an empty helm to callers.
+/// For so long the keeper leaves an empty helm to callers. A guess: far longer than a caller takes
+/// from one call to its next, far shorter than any deadline.
 const REST: Duration = Duration::from_millis(5);

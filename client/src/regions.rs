@@ -188,5 +188,6 @@ fn populate(region: &Arc<MappedRegion>) {
     let _ = std::thread::Builder::new().name("larder-populate".into()).spawn(walk);
 }
 
-/// How far a region is populated before somebody else gets a turn with this process's memory.
+/// How far a region is populated before somebody else gets a turn with this process's memory. A
+/// guess: a few milliseconds.
 const POPULATE_BYTES: u64 = 16 << 20;

@@ -357,7 +357,8 @@ impl Client {
     }
 }
 
-/// After so many connections in a row ended on the offer, bytes are sent instead.
+/// After so many connections in a row ended on the offer, bytes are sent instead. A guess: one may
+/// end by accident, three hardly do.
 const FAILURES_MAX: u32 = 3;
 /// What a place takes in a put beyond the form of bytes that follow.
 const FORM_BYTES: usize = 12;

@@ -33,10 +33,11 @@ pub const HELLO_BODY_BYTES_MAX: u32 = 4 << 10;
 /// Most payload bytes of one frame, either way.
 pub const PAYLOAD_BYTES_MAX: u64 = 128 << 20;
 
-/// Longest object that is sent inline where a lease was asked for, in bytes: below this a lease and
-/// its release cost more than the copies that they save.
+/// Longest object that is sent inline where a lease was asked for, in bytes. A guess: below this a
+/// lease and its release cost about as much as the copies that they save.
 pub const INLINE_BYTES_MAX: u32 = 16 << 10;
-/// Most regions that one side shares with the other on one connection.
+/// Most regions that one side shares with the other on one connection. A guess: a node has one, a
+/// client a few.
 pub const SHARED_REGIONS_MAX: u32 = 16;
 /// Longest region that one side shares with the other, in bytes.
 pub const REGION_SHARED_BYTES_MAX: u64 = 1 << 40;

@@ -185,5 +185,5 @@ impl Shard {
     }
 }
 
-/// Copied of one object before other connections get their turn.
+/// Copied of one object before other connections get their turn. A guess: some 0.1 ms.
 const PULL_BYTES_MAX: u32 = 1 << 20;
