@@ -11,11 +11,11 @@ use std::mem::MaybeUninit;
 /// From here on the destination is written past the caches, which saves reading it first, and
 /// leaves the caches to others. Measured: from 128 KiB on it is faster even for a caller that reads
 /// all of it at once, and for one that does not, from 16 KiB on.
-pub const STREAM_BYTES_MIN: u64 = 128 << 10;
+pub(crate) const STREAM_BYTES_MIN: u64 = 128 << 10;
 
 /// What is checked at a time, at most. Measured on cold bytes: 2 KiB is slower because every call
 /// of a checksum costs something, 8 KiB and more because memory is idle while it runs.
-pub const STEP_BYTES: usize = 4 << 10;
+pub(crate) const STEP_BYTES: usize = 4 << 10;
 
 /// Copies `from` to `to` and shows `check` every byte of it, in order, piece by piece.
 ///

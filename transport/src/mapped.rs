@@ -211,11 +211,6 @@ impl LeasedBytes {
         let inside = region.contains(offset, bytes as u64) && region.owner == Owner::Node;
         inside.then_some(Self { region, offset, bytes })
     }
-
-    /// Where they begin in the region: what a lease is given back by.
-    pub fn offset(&self) -> u64 {
-        self.offset
-    }
 }
 
 impl Deref for LeasedBytes {
@@ -266,7 +261,7 @@ mod tests {
         let leased = read(1, copy_of(shared.descriptor()));
         shared[2] = b'L';
         assert_eq!(&*leased, b"eL");
-        assert_eq!((leased.offset(), leased.as_ref().len()), (1, 2));
+        assert_eq!((leased.offset, leased.as_ref().len()), (1, 2));
         drop(shared);
         assert_eq!(&*leased, b"eL");
     }

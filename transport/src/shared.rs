@@ -46,13 +46,6 @@ impl SharedMemory {
         self.region.base().addr().get()
     }
 
-    /// Where `piece` begins, in bytes from the beginning, if all of it is in here.
-    pub fn offset_of(&self, piece: &[u8]) -> Option<u64> {
-        let offset = piece.as_ptr().addr().checked_sub(self.base_address())? as u64;
-        let end = offset.checked_add(piece.len() as u64)?;
-        (end <= self.bytes()).then_some(offset)
-    }
-
     fn len(&self) -> usize {
         usize::try_from(self.region.bytes()).expect("addresses have 64 bits")
     }
@@ -101,14 +94,9 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_found_by_their_address() {
+    fn it_begins_where_its_bytes_do() {
         let shared = SharedMemory::new(8192).unwrap();
-        assert_eq!(shared.offset_of(&shared), Some(0));
-        assert_eq!(shared.offset_of(&shared[100..200]), Some(100));
-        assert_eq!(shared.offset_of(&shared[8192..]), Some(8192));
-        assert_eq!(shared.offset_of(&[1, 2, 3]), None);
-        let address = shared.base_address();
-        assert_eq!(address, shared.as_ptr().addr());
+        assert_eq!(shared.base_address(), shared.as_ptr().addr());
     }
 
     #[cfg(not(miri))]
