@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use larder_protocol::message::SocketPath;
 use larder_protocol::view::{Member, MemberState, View};
 
 use crate::circuit::{Circuit, Patience};
@@ -156,13 +157,8 @@ impl Node {
 
     /// Where a shard listens on this host, if the node said so.
     pub(crate) fn socket(&self, shard: u16) -> Option<PathBuf> {
-        let (path, _) = self.uds.as_ref()?;
-        if shard == 0 {
-            return Some(path.clone());
-        }
-        let mut name = path.clone().into_os_string();
-        name.push(format!(".{shard}"));
-        Some(name.into())
+        let (first, _) = self.uds.as_ref()?;
+        Some(SocketPath::of_shard(first.clone(), shard))
     }
 
     /// Its socket is another's, or not for us: not to be tried again before the node was restarted.

@@ -76,11 +76,7 @@ impl Config {
 
     /// Where a shard listens for clients on this host.
     pub(crate) fn shard_socket(&self, shard: u16) -> Option<PathBuf> {
-        let mut path = self.uds.clone()?;
-        if shard > 0 {
-            path.as_mut_os_string().push(format!(".{shard}"));
-        }
-        Some(path)
+        Some(SocketPath::of_shard(self.uds.clone()?, shard))
     }
 }
 

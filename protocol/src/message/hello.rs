@@ -2,6 +2,8 @@
 //!
 //! Nothing else is read before it, and it is read with small limits: the peer may be anybody.
 
+use std::path::PathBuf;
+
 use crate::limits::{CLIENT_NAME_BYTES_MAX, CREDENTIAL_BYTES_MAX, SOCKET_PATH_BYTES_MAX};
 use crate::wire::{DecodeError, Reader, Write};
 
@@ -108,6 +110,14 @@ impl SocketPath {
     /// Whether there is no socket.
     pub const fn is_none(&self) -> bool {
         self.length == 0
+    }
+
+    /// Where `shard` listens if shard 0 listens at `first`.
+    pub fn of_shard(mut first: PathBuf, shard: u16) -> PathBuf {
+        if shard > 0 {
+            first.as_mut_os_string().push(format!(".{shard}"));
+        }
+        first
     }
 }
 
