@@ -122,6 +122,18 @@ fn limits_tell_every_baseline() {
 }
 
 #[test]
+fn instructions_are_those_of_gets_that_come_back_right() {
+    let arguments = ["instructions", "--gets", "5", "--inflight", "2", "--size"];
+    for size in ["0B", "100B", "4KiB"] {
+        let output = run(&[&arguments[..], &[size]].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{size}: {stderr}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.starts_with("5 of 5 objects of "), "{size}: {said}");
+    }
+}
+
+#[test]
 fn compare_stream_tells_ratios() {
     if !node_program().is_file() {
         eprintln!("skipped: {:?} was not built", node_program());

@@ -35,6 +35,7 @@ mod matched;
 mod namespace;
 mod object;
 mod peers;
+#[cfg(feature = "probe")]
 #[doc(hidden)]
 pub mod probe;
 mod regions;
