@@ -184,6 +184,7 @@ mod tests {
             assert_eq!(sending.value(), 0);
         }
     }
+
     #[test]
     fn descriptor_goes_with_the_first_byte_of_its_frame_and_only_with_that() {
         let region = Arc::new(Region::heap(4096).unwrap());

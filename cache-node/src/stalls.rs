@@ -244,6 +244,7 @@ mod tests {
         assert!(cut(1999).is_empty());
         assert_eq!(cut(2000), [3]);
     }
+
     #[test]
     fn connection_from_this_host_is_told_and_woken_and_death_has_the_last_word() {
         let (near, _far) = std::os::unix::net::UnixStream::pair().unwrap();

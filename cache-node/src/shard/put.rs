@@ -7,7 +7,6 @@ use larder_protocol::checksum::{PartVerifier, Sealed, part_count, seal};
 use larder_protocol::message::{Freshness, Put, PutItem, encode_statuses};
 use larder_protocol::stats::Stat;
 use larder_protocol::{Code, Generation, Header, Status};
-
 use larder_transport::MappedRegion;
 
 use super::{Shard, Step};
