@@ -7,8 +7,8 @@
 //! a job calls the keeper back, and the keeper comes by itself when no caller came for a while.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::call::Call;
@@ -16,6 +16,7 @@ use crate::config::Spin;
 use crate::inbox::Remote;
 use crate::io::{Ended, Io};
 use crate::leg::Leg;
+use crate::sync::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Condvar, Mutex, MutexGuard};
 
 /// The I/O, and who is at it.
 pub(crate) struct Helm {
@@ -97,22 +98,23 @@ impl Helm {
         }
         remote.ring();
         let mut helm = self.lock();
-        self.at.store(CALLER, Ordering::SeqCst);
         let Some(io) = &mut *helm else {
-            drop(helm);
             self.is_wanted.store(false, Ordering::SeqCst);
+            drop(helm);
             remote.submit(legs);
             return;
         };
+        self.at.store(CALLER, Ordering::SeqCst);
         let ended = self.sail(io, call, legs).is_err();
         let is_busy = !ended && io.is_busy();
         let ended = if ended { helm.take() } else { None };
         self.at.store(NOBODY, Ordering::SeqCst);
+        // Not after the lock is free: a keeper that came in between would leave for nobody.
+        self.is_wanted.store(false, Ordering::SeqCst);
         drop(helm);
         let is_over = ended.is_some();
         drop(ended);
         self.calls.fetch_add(1, Ordering::Relaxed);
-        self.is_wanted.store(false, Ordering::SeqCst);
         if is_busy || is_over || remote.has_jobs() {
             self.call_keeper();
         }

@@ -4,11 +4,10 @@
 //! says that it will sleep before it looks at the list once more. So no job is slept over.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use larder_protocol::view::View;
-use mio::Waker;
 
 use crate::call::Call;
 use crate::config::Spin;
@@ -16,6 +15,7 @@ use crate::error::KeyError;
 use crate::helm::Helm;
 use crate::leg::Leg;
 use crate::router::Routes;
+use crate::sync::{AtomicBool, Mutex, MutexGuard, Waker};
 
 /// The callers' end.
 #[derive(Debug, Clone)]

@@ -49,6 +49,7 @@ mod session;
 mod session_tests;
 mod shared;
 mod stream;
+mod sync;
 mod tcp;
 mod wire;
 
