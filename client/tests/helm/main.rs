@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::vec_box, reason = "as in the client")]
 
+#[expect(dead_code, reason = "the model always gets a thread")]
 #[path = "../../src/helm.rs"]
 mod helm;
 #[expect(dead_code, reason = "the model has no views, names or releases")]
@@ -61,11 +62,12 @@ fn spawn(remote: &Remote, does: impl FnOnce(&Remote) + 'static) -> JoinHandle<()
     thread::spawn(move || does(&remote))
 }
 
-/// Runs `scene` amid a client's I/O, in every order with at most `preemptions` of them, and ends
-/// the I/O. The keeper's rests may end by themselves `strikes` times.
+/// Runs `scene` amid a client's I/O, in every order in which at most `preemptions` threads are
+/// interrupted (or `LOOM_MAX_PREEMPTIONS`), and ends the I/O. The keeper's rests may end by
+/// themselves `strikes` times.
 fn check(preemptions: usize, strikes: u32, scene: impl Fn(&Remote) + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(preemptions);
+    model.preemption_bound.get_or_insert(preemptions);
     model.check(move || {
         set_clock(strikes);
         let waker = Waker::default();
@@ -144,12 +146,36 @@ fn two_callers_at_once_are_both_answered() {
 }
 
 #[test]
+fn callers_and_a_job_at_once_are_all_answered() {
+    check(2, 0, |remote| {
+        let caller = spawn(remote, |remote| assert_eq!(steer(remote, When::AtOnce), Answer::Done));
+        let job = spawn(remote, |remote| assert_eq!(submit(remote, When::Next), Answer::Done));
+        assert_eq!(steer(remote, When::AtOnce), Answer::Done);
+        caller.join().unwrap();
+        job.join().unwrap();
+    });
+}
+
+#[test]
+fn an_end_is_seen_by_two_callers() {
+    check(2, 0, |remote| {
+        let ends = spawn(remote, Remote::close);
+        let other = spawn(remote, |remote| {
+            steer(remote, When::Next);
+        });
+        steer(remote, When::Next);
+        ends.join().unwrap();
+        other.join().unwrap();
+    });
+}
+
+#[test]
 fn an_end_is_seen_by_callers_and_by_the_keeper() {
     check(3, 0, |remote| {
         let other = spawn(remote, Remote::close);
         // Whoever comes too late is told so; nobody waits.
-        let _ = steer(remote, When::Cancelled);
-        let _ = submit(remote, When::Next);
+        assert_eq!(steer(remote, When::Cancelled), Answer::Closed);
+        assert_eq!(submit(remote, When::Next), Answer::Closed);
         other.join().unwrap();
     });
 }

@@ -94,9 +94,21 @@ impl Call {
 }
 
 impl Leg {
-    pub(crate) fn fail(&self, error: &KeyError) {
+    fn succeed(self: Box<Self>) {
+        self.call.end(Answer::Done);
+    }
+
+    pub(crate) fn fail(self: Box<Self>, error: &KeyError) {
         assert_eq!(*error, KeyError::Closed);
-        self.call.end(Answer::Closed);
+    }
+}
+
+/// However it ends, its caller learns of it.
+impl Drop for Leg {
+    fn drop(&mut self) {
+        if !self.call.is_answered() {
+            self.call.end(Answer::Closed);
+        }
     }
 }
 
@@ -114,7 +126,7 @@ impl Io {
         let replies = self.flights.extract_if(.., |leg| leg.when == When::Next);
         let replies: Vec<_> = replies.collect();
         let goes_on = self.take_jobs();
-        replies.iter().for_each(|leg| leg.call.end(Answer::Done));
+        replies.into_iter().for_each(Leg::succeed);
         goes_on
     }
 
@@ -137,7 +149,7 @@ impl Io {
             Job::Cancel(call) => {
                 let at = self.flights.iter().position(|leg| Arc::ptr_eq(&leg.call, &call));
                 match at {
-                    Some(at) => self.flights.remove(at).call.end(Answer::Done),
+                    Some(at) => self.flights.remove(at).succeed(),
                     None => self.cancelled.push(call),
                 }
             }
@@ -150,7 +162,7 @@ impl Io {
     pub(crate) fn dispatch(&mut self, leg: Box<Leg>, _now: Instant) {
         let is_cancelled = self.cancelled.iter().any(|call| Arc::ptr_eq(call, &leg.call));
         if is_cancelled || leg.when == When::AtOnce {
-            leg.call.end(Answer::Done);
+            leg.succeed();
         } else {
             self.flights.push(leg);
         }
