@@ -168,7 +168,7 @@ impl Io {
         }
     }
 
-    pub(crate) fn is_busy(&self, _now: Instant) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         !self.flights.is_empty()
     }
 
