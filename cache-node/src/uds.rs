@@ -303,11 +303,10 @@ impl Drop for Lock {
 
 /// How often the thread looks whether the node drains.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Clients of one shard before those of the next.
-/// Connections accepted of one shard before the next shard's. A guess.
+/// Clients of one shard before those of the next. A guess.
 const BURST: usize = 16;
-/// Until accepting is tried again after it failed, and how long that may become. Guesses: most often
-/// a descriptor has to be given back first.
+/// Until accepting is tried again after it failed, and how long that may become. Guesses: most
+/// often a descriptor has to be given back first.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// A guess: each try loses against a node that removed its lock file just then.
