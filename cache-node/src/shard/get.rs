@@ -1,5 +1,7 @@
 //! `Get`: a status for every key, and the slots of those found, held until they are sent.
 
+use std::ops::Range;
+
 use larder_protocol::checksum::part_range;
 use larder_protocol::limits::PAYLOAD_BYTES_MAX;
 use larder_protocol::message::{Get, Hit, Payload};
@@ -8,13 +10,11 @@ use larder_protocol::wire::Write;
 use larder_protocol::{Code, Header, Key, Status};
 use larder_transport::Slot;
 
-use std::ops::Range;
-
 use super::Shard;
-use super::shared::Shared;
+use super::shared::{Leasing, Shared};
 use crate::namespace::NamespaceId;
 use crate::outbox::Outbox;
-use crate::store::{Dead, EntryId, GROUP_KEYS, Record, Seen};
+use crate::store::{Dead, EntryId, Found, GROUP_KEYS, Record, Seen};
 
 /// Lists that one request fills and the next uses again.
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ impl Shard {
         shared: Option<&mut Shared>,
         out: &mut Outbox,
     ) {
-        let mut leasing = self.leasing(shared, get.sharing, out);
+        let leasing = self.leasing(shared, get.sharing, out);
         let is_full = self.sending.value() >= self.sending_bytes_max;
         if is_full && !leasing.is_on() {
             self.refuse(header, Code::Busy, out);
@@ -44,17 +44,19 @@ impl Shard {
         {
             return;
         }
-        // One reader that stands still must not take what all of them have.
-        let reply_bytes_max = PAYLOAD_BYTES_MAX.min(self.sending_bytes_max / READERS_MIN);
-        let room = |sent: u64| {
-            if sent == 0 { PAYLOAD_BYTES_MAX } else { reply_bytes_max.saturating_sub(sent) }
+        let mut answers = Answers {
+            get,
+            part_bytes: self.store.namespaces()[namespace].part_bytes(),
+            leasing,
+            is_full,
+            // One reader that stands still must not take what all of them have.
+            payload_bytes_max: PAYLOAD_BYTES_MAX.min(self.sending_bytes_max / READERS_MIN),
+            payload_bytes: 0,
         };
-        let part_bytes = self.store.namespaces()[namespace].part_bytes();
         let ask = self.ask(header, namespace, get.freshness);
         let mut scratch = std::mem::take(&mut self.scratch);
         let at = Header::begin(&mut out.bytes);
         out.bytes.u32(get.items.len() as u32);
-        let mut payload_bytes = 0;
         let mut keys = get.items.iter().map(|item| item.key);
         while next_group(&mut scratch.keys, &mut keys) {
             let places = self.store.locate(namespace, &scratch.keys);
@@ -65,35 +67,19 @@ impl Shard {
                     Err(Status::WrongShard)
                 };
                 let answer = found.and_then(|found| {
-                    let record = found.record();
-                    let range = wanted(get, &record, part_bytes)?;
-                    let (start, bytes) = (record.record_bytes(), range.end - range.start);
-                    let payload = leasing.lease(&found.slot, start + range.start, bytes)?;
-                    if payload.is_inline() {
-                        // Who leases most of what it gets is not refused for what others are sent.
-                        if is_full && bytes > COPIED_BYTES_MAX {
-                            return Err(Status::Busy);
-                        }
-                        if u64::from(bytes) > room(payload_bytes) {
-                            return Err(Status::MissReplyFull);
-                        }
-                    }
-                    hit(&record, &range, payload).encode(&mut out.bytes);
-                    let place = start + range.start..start + range.end;
-                    Ok((payload.is_inline().then_some(place), found))
+                    let place = answers.append(&found, &mut out.bytes)?;
+                    Ok((found, place))
                 });
                 match answer {
-                    Ok((place, found)) => {
+                    Ok((found, place)) => {
                         scratch.entries.push(found.entry);
-                        if let Some(place) = place {
-                            payload_bytes += u64::from(place.end - place.start);
-                            scratch.slots.push((found.slot, place));
-                        }
+                        scratch.slots.extend(place.map(|place| (found.slot, place)));
                     }
                     Err(status) => out.bytes.u8(status as u8),
                 }
             }
         }
+        let Answers { leasing, payload_bytes, .. } = answers;
         let [given, refused] = leasing.counts();
         let reply = self.answer_in(header, Code::Ok, namespace);
         reply.finish(payload_bytes, at, &mut out.bytes);
@@ -176,6 +162,49 @@ impl Shard {
                 out.attach(slot, range, self.sending.hold(u64::from(bytes)));
             }
         }
+    }
+}
+
+/// The answers of one get so far.
+struct Answers<'g, 's> {
+    get: &'g Get<'g>,
+    part_bytes: u32,
+    leasing: Leasing<'s>,
+    /// Whether the shard holds as much for sending as it may.
+    is_full: bool,
+    /// Most bytes of payload; the first object is sent even if it alone has more.
+    payload_bytes_max: u64,
+    payload_bytes: u64,
+}
+
+impl Answers<'_, '_> {
+    /// Appends the answer to a key that was found, and says which bytes of its slot follow behind
+    /// the reply, if any do.
+    ///
+    /// # Errors
+    /// What to answer instead; nothing was appended.
+    fn append(&mut self, found: &Found, out: &mut Vec<u8>) -> Result<Option<Range<u32>>, Status> {
+        let record = found.record();
+        let range = wanted(self.get, &record, self.part_bytes)?;
+        let (start, bytes) = (record.record_bytes(), range.end - range.start);
+        let payload = self.leasing.lease(&found.slot, start + range.start, bytes)?;
+        let is_inline = payload.is_inline();
+        if is_inline {
+            // Who leases most of what it gets is not refused for what others are sent.
+            if self.is_full && bytes > COPIED_BYTES_MAX {
+                return Err(Status::Busy);
+            }
+            let room = match self.payload_bytes {
+                0 => PAYLOAD_BYTES_MAX,
+                sent => self.payload_bytes_max.saturating_sub(sent),
+            };
+            if u64::from(bytes) > room {
+                return Err(Status::MissReplyFull);
+            }
+            self.payload_bytes += u64::from(bytes);
+        }
+        hit(&record, &range, payload).encode(out);
+        Ok(is_inline.then_some(start + range.start..start + range.end))
     }
 }
 
