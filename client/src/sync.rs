@@ -1,4 +1,4 @@
-//! What `helm.rs` and `inbox.rs` signal with, named in one place so that a model can stand in for it.
+//! What `helm.rs` and `inbox.rs` signal with, named in one place so that a model can stand in.
 //!
 //! What a reader would get wrong: those two files are compiled twice, here and by `tests/helm`,
 //! where loom runs them through the ways in which threads can meet. So they take whatever threads
