@@ -26,14 +26,14 @@ macro_rules! atomic {
 
             pub(crate) fn load(&self, order: Ordering) -> $of {
                 match order {
-                    Ordering::SeqCst => self.0.fetch_or($nothing, order),
+                    Ordering::SeqCst => self.0.fetch_or($nothing, Ordering::Acquire),
                     weaker => self.0.load(weaker),
                 }
             }
 
             pub(crate) fn store(&self, value: $of, order: Ordering) {
                 match order {
-                    Ordering::SeqCst => drop(self.0.swap(value, order)),
+                    Ordering::SeqCst => drop(self.0.swap(value, Ordering::Release)),
                     weaker => self.0.store(value, weaker),
                 }
             }
