@@ -13,7 +13,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use glommio::net::TcpListener;
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
 use larder_transport::process::memory_available_bytes;
 use larder_transport::{Arena, Region, RegionError, RegionReport};
 
@@ -201,6 +201,8 @@ impl ShardStart {
             .preempt_timer(PREEMPT_NEVER)
             .ring_depth(depth.clamp(RING_DEPTH_MIN, RING_DEPTH_MAX))
             .io_memory(IO_MEMORY_BYTES)
+            // Not on the shard's own core.
+            .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
             .spawn(move || self.run(entry, report))
             .map_err(|error| StartError::Executor { shard, reason: error.to_string() })
     }

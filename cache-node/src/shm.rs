@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_lite::future::poll_fn;
 use futures_lite::{AsyncReadExt, Future};
@@ -24,7 +25,7 @@ use crate::inbox::Inbox;
 use crate::outbox::Outbox;
 use crate::shard::{Peer, ShareJob};
 use crate::stalls::{NEVER, Notice, Patience, Word};
-use crate::tcp::{ACCEPT_BURST, BREATH, SCRAP_BYTES, Wire, connection};
+use crate::tcp::{ACCEPT_BURST, BREATH, Ending, SCRAP_BYTES, Wire, connection};
 use crate::uds::Entry;
 
 /// Takes in the connections that wait in the shard's hall, whenever its bell rings.
@@ -141,7 +142,8 @@ impl Near {
     /// The descriptors that came with this frame, if it is of a kind that may have one.
     pub(crate) fn descriptors_of(&mut self, header: &Header) -> Vec<OwnedFd> {
         if header.opcode == Opcode::Share as u8 {
-            std::mem::take(&mut self.arrived)
+            // One for each frame: those of the next may have come already.
+            self.arrived.drain(..self.arrived.len().min(1)).collect()
         } else {
             Vec::new()
         }
@@ -170,15 +172,17 @@ impl Near {
 /// If it is no memory that may be mapped.
 pub(crate) async fn map(
     job: ShareJob,
+    wire: &mut Wire,
     core: &Core,
     peer: &mut Peer,
     patience: &Patience,
     outbox: &mut Outbox,
-) -> Result<(), DecodeError> {
-    // It is the node that takes its time.
+) -> Result<(), Ending> {
+    wire.send(core, patience, outbox).await?;
+    // From here on it is the node that takes its time.
     patience.until(NEVER);
     let mapping = glommio::executor().spawn_blocking(move || job.map()).await;
-    core.shard(|shard| shard.finish_share(peer, mapping, outbox))
+    Ok(core.shard(|shard| shard.finish_share(peer, mapping, outbox))?)
 }
 
 /// Holds the leases of a connection that the node has ended until its peer is gone.
@@ -204,8 +208,10 @@ pub(crate) async fn hold_leases(wire: &mut Wire, core: &Core, patience: &Patienc
             }
             Err(error) => match error.kind() {
                 io::ErrorKind::TimedOut if wire.is_peer_dead() => return true,
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => return true,
                 io::ErrorKind::TimedOut | io::ErrorKind::InvalidData => {}
-                _ => return true,
+                // That we cannot hear it does not mean that it has stopped reading.
+                _ => glommio::timer::sleep(DEAF_PAUSE).await,
             },
         }
         wire.drop_arrived();
@@ -236,3 +242,6 @@ impl Wire {
 /// Why a connection ends: descriptors came with a frame that takes none.
 pub(crate) const DESCRIPTORS: DecodeError =
     DecodeError::Value { what: "descriptors with a frame", found: 0 };
+
+/// Until a peer that cannot be heard is listened to again. A guess: leases are in no hurry.
+const DEAF_PAUSE: Duration = Duration::from_millis(100);

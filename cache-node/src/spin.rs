@@ -109,7 +109,8 @@ impl Wire {
                 received => {
                     core.spin.paid();
                     if core.spin.owes_poll(core.now_us(), core.stalls.len()) {
-                        self.breathe().await;
+                        // Once what came was served.
+                        self.owe_breath();
                     }
                     return Some(received);
                 }

@@ -181,7 +181,7 @@ async fn converse(
                     payload.skip(header.payload_bytes).await?;
                     used += payload.taken_behind;
                 }
-                Step::Map(job) => shm::map(job, core, peer, patience, outbox).await?,
+                Step::Map(job) => shm::map(job, wire, core, peer, patience, outbox).await?,
                 Step::Fill(job) => {
                     let put = AdmittedPut { job, behind, arrived_us };
                     used += put.store(wire, core, peer, patience, outbox).await?;
@@ -398,6 +398,11 @@ impl Wire {
         if self.requests as usize >= requests_max || self.bytes >= bytes_max {
             self.breathe().await;
         }
+    }
+
+    /// Has the next request be the last before a breath.
+    pub(crate) const fn owe_breath(&mut self) {
+        self.requests = POLL_REQUESTS as u32;
     }
 
     /// Lets the runtime poll.

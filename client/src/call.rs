@@ -147,22 +147,16 @@ impl Call {
         self.answer(|outcome| self.copies().extend(write(outcome)));
     }
 
-    /// Makes the copies that are left to be made: on the thread that takes the answer, or at the
-    /// helm if a completion queue takes it. No landing is written any more when this returns;
-    /// copies that nobody makes are dropped with the call.
-    fn complete(&self, mut outcome: Outcome) -> Outcome {
+    /// Makes the copies that are left to be made, on the thread that takes the answer. No landing
+    /// is written any more when this returns; copies that nobody makes are dropped with the call.
+    fn complete(&self, outcome: Outcome) -> Outcome {
+        self.left(outcome).complete()
+    }
+
+    /// An answer, with what is left to be done for it.
+    fn left(&self, outcome: Outcome) -> Uncopied {
         let copies = std::mem::take(&mut *self.copies());
-        let mut was_in_time = false;
-        for copy in copies {
-            // Who comes late is not in a hurry; who waits is not kept past the deadline.
-            let is_in_time = Instant::now() < self.deadline;
-            if was_in_time && !is_in_time {
-                break;
-            }
-            was_in_time = is_in_time;
-            copy.finish(&mut outcome);
-        }
-        outcome
+        Uncopied { outcome, copies, deadline: self.deadline }
     }
 
     fn copies(&self) -> MutexGuard<'_, Vec<Copying>> {
@@ -197,7 +191,7 @@ impl Call {
             waker.wake();
         }
         if let (Some((queue, token)), Some(outcome)) = (queue, outcome) {
-            queue.push(token, outcome.map(|outcome| self.complete(outcome)));
+            queue.push(token, outcome.map(|outcome| self.left(outcome)));
         }
     }
 
@@ -248,6 +242,32 @@ impl Call {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An answer whose objects lie, some of them, in the node's memory still.
+#[derive(Debug)]
+pub(crate) struct Uncopied {
+    outcome: Outcome,
+    copies: Vec<Copying>,
+    deadline: Instant,
+}
+
+impl Uncopied {
+    /// As [`Call::complete`].
+    pub(crate) fn complete(self) -> Outcome {
+        let Self { mut outcome, copies, deadline } = self;
+        let mut was_in_time = false;
+        for copy in copies {
+            // Who comes late is not in a hurry; who waits is not kept past the deadline.
+            let is_in_time = Instant::now() < deadline;
+            if was_in_time && !is_in_time {
+                break;
+            }
+            was_in_time = is_in_time;
+            copy.finish(&mut outcome);
+        }
+        outcome
     }
 }
 
@@ -364,7 +384,7 @@ impl<T> Pending<T> {
         let answer = state.take_answer();
         drop(state);
         if let Some(answer) = answer {
-            queue.push(token, answer.map(|outcome| self.call.complete(outcome)));
+            queue.push(token, answer.map(|outcome| self.call.left(outcome)));
         }
     }
 }

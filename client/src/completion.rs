@@ -1,7 +1,8 @@
 //! Many calls, one descriptor: answers are queued and a poller is told once.
 //!
-//! The descriptor is readable while answers wait. `drain` never blocks and empties both; an answer
-//! that comes between the two makes it readable again, so none is missed.
+//! The descriptor is readable while answers wait. `drain` never waits and empties both; an answer
+//! that comes between the two makes it readable again, so none is missed. Objects that lie in the
+//! memory of a node on this host are copied by the thread that takes their answers.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use larder_transport::EventFd;
 
-use crate::call::{Outcome, Pending};
+use crate::call::{Outcome, Pending, Uncopied};
 use crate::error::Error;
 
 /// Collects the answers of calls. Cheap to clone; clones share one queue and one descriptor.
@@ -36,7 +37,7 @@ pub(crate) struct Queue {
 
 #[derive(Debug, Default)]
 struct Answers {
-    list: Vec<Completion>,
+    list: Vec<(u64, Result<Uncopied, Error>)>,
     /// How many threads sleep in [`CompletionQueue::wait`].
     sleepers: u32,
     /// Whether somebody has the descriptor: until then nobody polls it, and it does not ring.
@@ -65,7 +66,7 @@ impl CompletionQueue {
         self.as_fd().as_raw_fd()
     }
 
-    /// All answers so far, oldest first. Never blocks.
+    /// All answers so far, oldest first. Never waits; what is left to be copied is copied now.
     pub fn drain(&self) -> Vec<Completion> {
         self.queue.drain(self.queue.lock())
     }
@@ -107,9 +108,9 @@ impl AsFd for CompletionQueue {
 }
 
 impl Queue {
-    pub(crate) fn push(&self, token: u64, outcome: Result<Outcome, Error>) {
+    pub(crate) fn push(&self, token: u64, outcome: Result<Uncopied, Error>) {
         let mut answers = self.lock();
-        answers.list.push(Completion { token, outcome });
+        answers.list.push((token, outcome));
         if answers.list.len() == 1 {
             if answers.is_polled {
                 // Under the lock, or a drain in between would leave it readable for nothing.
@@ -125,7 +126,12 @@ impl Queue {
         if answers.is_polled && !answers.list.is_empty() {
             self.event.drain();
         }
-        std::mem::take(&mut answers.list)
+        let list = std::mem::take(&mut answers.list);
+        drop(answers);
+        let completed = list
+            .into_iter()
+            .map(|(token, outcome)| Completion { token, outcome: outcome.map(Uncopied::complete) });
+        completed.collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Answers> {

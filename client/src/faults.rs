@@ -69,6 +69,7 @@ impl Io {
         let silent_since = self.conns[at].session.silent_since();
         match self.conns[at].session.expire(now) {
             Ok(0) => {}
+            Ok(_) if self.conns[at].session.is_mapping() => {}
             Ok(_) => {
                 let Route { peer, shard } = self.conns[at].route;
                 let node = &mut self.nodes.all[peer];
@@ -114,7 +115,8 @@ impl Io {
         let is_unfit = !was_up || broken == Broken::NotMapped;
         if is_unfit && self.conns[at].is_unix() {
             // The socket is there, but not for us; the node may still be.
-            self.nodes.all[peer].shun_socket();
+            let until = (broken != Broken::NotMapped).then_some(now + SHUNNED);
+            self.nodes.all[peer].shun_socket(until);
             self.reconnect(at, now);
             return;
         }
@@ -189,7 +191,7 @@ impl Io {
         let is_unix = self.conns[at].is_unix();
         if is_unix && reply.node_id != self.nodes.all[peer].peer.id {
             // That path is another node's here: there is a host between us.
-            self.nodes.all[peer].shun_socket();
+            self.nodes.all[peer].shun_socket(None);
             self.reconnect(at, now);
             return;
         }
@@ -204,7 +206,7 @@ impl Io {
         }
         if !is_unix && self.config.path != PathChoice::Tcp {
             let node = &mut self.nodes.all[peer];
-            node.learn_socket(socket_path(reply), reply.incarnation);
+            node.learn_socket(socket_path(reply), reply.incarnation, now);
             if node.socket(shard).is_some() {
                 self.reconnect(at, now);
                 return;
@@ -319,5 +321,7 @@ impl Leg {
     }
 }
 
+/// How long a socket is left alone that did not let us in. A guess: longer than a probe's pause.
+pub(crate) const SHUNNED: Duration = Duration::from_secs(2);
 /// How long a probe on a live connection may take before another connection is tried.
 const PROBE_PATIENCE: Duration = Duration::from_secs(1);

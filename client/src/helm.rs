@@ -64,6 +64,12 @@ impl Helm {
 
     /// The life of the keeper.
     pub(crate) fn keep(&self, remote: &Remote) {
+        let mut rescue = Rescue { helm: self, is_armed: true };
+        self.keep_until_end(remote);
+        rescue.is_armed = false;
+    }
+
+    fn keep_until_end(&self, remote: &Remote) {
         loop {
             let mut io = self.lock();
             self.at.store(KEEPER, Ordering::SeqCst);
@@ -97,6 +103,12 @@ impl Helm {
             return;
         }
         remote.ring();
+        let mut rescue = Rescue { helm: self, is_armed: true };
+        self.take_helm(remote, call, legs);
+        rescue.is_armed = false;
+    }
+
+    fn take_helm(&self, remote: &Remote, call: &Arc<Call>, legs: Vec<Box<Leg>>) {
         let mut helm = self.lock();
         let Some(io) = &mut *helm else {
             self.is_wanted.store(false, Ordering::SeqCst);
@@ -141,8 +153,10 @@ impl Helm {
                 break;
             }
             if now >= tick_at {
-                // Other calls may be under way, and have deadlines.
-                io.tick(now);
+                // Other calls may be under way, and have deadlines; sockets may have room again.
+                if !io.turn_at_once() {
+                    return Err(Ended);
+                }
                 tick_at = now + TICK;
             }
             looks += 1;
@@ -225,6 +239,23 @@ impl Helm {
             drop(ended);
             io
         })
+    }
+}
+
+/// Ends the I/O if whoever is at the helm panics: nobody would ever answer its calls.
+struct Rescue<'a> {
+    helm: &'a Helm,
+    is_armed: bool,
+}
+
+impl Drop for Rescue<'_> {
+    fn drop(&mut self) {
+        if self.is_armed {
+            self.helm.at.store(NOBODY, Ordering::SeqCst);
+            self.helm.is_wanted.store(false, Ordering::SeqCst);
+            self.helm.leave();
+            self.helm.call_keeper();
+        }
     }
 }
 

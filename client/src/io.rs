@@ -18,6 +18,7 @@ use crate::bootstrap::{Learnt, hello, name_hosts, socket_path};
 use crate::circuit::Patience;
 use crate::config::{Config, PathChoice};
 use crate::error::{Error, KeyError, Reason};
+use crate::faults::SHUNNED;
 use crate::inbox::{Job, Remote};
 use crate::leg::Leg;
 use crate::peers::{Node, Nodes};
@@ -67,7 +68,7 @@ pub(crate) fn start_io(config: Config, learnt: Learnt) -> Result<(Remote, JoinHa
     let (routes, _) = nodes.install(learnt.view, chance);
     let seed = learnt.seed;
     if let Some(node) = nodes.all.iter_mut().find(|node| node.peer.id == seed.node_id) {
-        node.learn_socket(socket_path(&seed), seed.incarnation);
+        node.learn_socket(socket_path(&seed), seed.incarnation, Instant::now());
     }
     let remote = Remote::new(waker, routes, config.spin);
     let io = Io {
@@ -101,8 +102,17 @@ impl Io {
     /// Waits for something to do, at most until the next deadline, and does it. `false` if it was
     /// asked to end.
     pub(crate) fn turn(&mut self) -> bool {
+        self.turn_and(self.readable.is_empty())
+    }
+
+    /// As [`Io::turn`], of what there is to do now.
+    pub(crate) fn turn_at_once(&mut self) -> bool {
+        self.turn_and(false)
+    }
+
+    fn turn_and(&mut self, may_sleep: bool) -> bool {
         let mut readiness = std::mem::replace(&mut self.readiness, Events::with_capacity(0));
-        let may_sleep = self.readable.is_empty() && self.remote.may_sleep();
+        let may_sleep = may_sleep && self.remote.may_sleep();
         let timeout = if may_sleep { self.pause() } else { Some(Duration::ZERO) };
         if let Err(error) = self.poll.poll(&mut readiness, timeout)
             && error.kind() != std::io::ErrorKind::Interrupted
@@ -162,7 +172,11 @@ impl Io {
 
     /// How long to sleep if nothing comes: leases end without a word.
     fn pause(&self) -> Option<Duration> {
+        // In this order: a lease that ends in between is seen by one or the other.
         let has_leases = self.conns.iter().any(|conn| conn.session.has_leases());
+        if self.conns.iter().any(|conn| conn.session.wants_flush()) {
+            return Some(Duration::ZERO);
+        }
         let releases = has_leases.then_some(RELEASE_PAUSE);
         [self.timeout(Instant::now()), releases].into_iter().flatten().min()
     }
@@ -267,7 +281,7 @@ impl Io {
                 Ok(()) => return,
                 Err(kind) => {
                     tracing::info!(peer = %node.peer.name, ?path, %kind, "no socket to share over");
-                    node.shun_socket();
+                    node.shun_socket(Some(now + SHUNNED));
                 }
             }
         }

@@ -34,8 +34,8 @@ pub(crate) struct Node {
     pub(crate) is_resolving: bool,
     /// Where its shard 0 listens on this host, and the incarnation that said so.
     uds: Option<(PathBuf, u64)>,
-    /// The incarnation that was no good to talk to there.
-    uds_bad_for: Option<u64>,
+    /// The incarnation that was no good to talk to there, and until when it counts as that.
+    uds_bad_for: Option<(u64, Option<Instant>)>,
     addresses: Vec<IpAddr>,
 }
 
@@ -150,8 +150,10 @@ impl Nodes {
 
 impl Node {
     /// It said where it listens on this host.
-    pub(crate) fn learn_socket(&mut self, path: Option<PathBuf>, incarnation: u64) {
-        let is_bad = self.uds_bad_for == Some(incarnation);
+    pub(crate) fn learn_socket(&mut self, path: Option<PathBuf>, incarnation: u64, now: Instant) {
+        let is_bad = self.uds_bad_for.is_some_and(|(bad, until)| {
+            bad == incarnation && until.is_none_or(|until| until > now)
+        });
         self.uds = path.filter(|_| !is_bad).map(|path| (path, incarnation));
     }
 
@@ -161,9 +163,10 @@ impl Node {
         Some(SocketPath::of_shard(first.clone(), shard))
     }
 
-    /// Its socket is another's, or not for us: not to be tried again before the node was restarted.
-    pub(crate) fn shun_socket(&mut self) {
-        self.uds_bad_for = self.uds.take().map(|(_, incarnation)| incarnation);
+    /// Its socket is another's, or not for us: not to be tried again before `until`, or, without
+    /// that, before the node was restarted.
+    pub(crate) fn shun_socket(&mut self, until: Option<Instant>) {
+        self.uds_bad_for = self.uds.take().map(|(_, incarnation)| (incarnation, until));
     }
 
     /// Where a shard listens, if that is known without looking up a name.

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use larder_protocol::limits::{BATCH_OBJECTS_MAX, MATCH_KEYS_MAX, PARTS_MAX};
+use larder_protocol::limits::{BATCH_OBJECTS_MAX, HEADER_BYTES, MATCH_KEYS_MAX, PARTS_MAX};
 use larder_protocol::message::{
     Freshness, Get, GetItem, Match, Payload as Form, Put, PutItem, Remove, Sharing,
 };
@@ -63,6 +63,13 @@ impl GetHead {
             part_count: parts.end.saturating_sub(parts.start),
             object_bytes_max: options.object_bytes_max,
         })
+    }
+
+    /// Asks for leases in an encoded get, or does not: nodes that share no memory with us may not
+    /// know what that is.
+    pub(crate) fn set_sharing(&self, shares: bool, frame: &mut [u8]) {
+        let sharing = if shares { self.sharing } else { Sharing::Never };
+        frame[HEADER_BYTES] = Get { sharing, ..Get::whole(self.touch) }.flags();
     }
 
     fn encode(&self, count: usize, out: &mut Vec<u8>) {

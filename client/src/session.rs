@@ -277,6 +277,11 @@ impl Session {
         self.silent_since.filter(|_| awaits)
     }
 
+    /// Whether the node is mapping memory of ours, and serves nothing else on this connection.
+    pub(crate) fn is_mapping(&self) -> bool {
+        self.flights.values().any(|flight| matches!(flight.what, What::Share(_)))
+    }
+
     /// The peer gave a sign of life.
     pub(crate) const fn heard(&mut self, now: Instant) {
         self.reads += 1;
@@ -326,6 +331,8 @@ impl Session {
         leg.again.clear();
         if leg.opcode == Opcode::Put {
             self.choose_forms(&mut leg, now);
+        } else if leg.opcode == Opcode::Get {
+            leg.get.set_sharing(self.inbound.regions.shares(), &mut leg.frame);
         }
         let id = self.take_id(now);
         let left_us = leg.call.deadline.saturating_duration_since(now).as_micros();

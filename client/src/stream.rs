@@ -6,7 +6,7 @@
 
 use std::any::Any;
 use std::io::{self, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -28,7 +28,22 @@ pub(crate) struct Socket {
 
 enum Stream {
     Tcp(TcpStream),
-    Unix(Arc<UnixStream>),
+    Unix(Arc<OnHost>),
+}
+
+/// A Unix socket that its last owner ends. Closing would not do: a forked child may keep it open.
+struct OnHost {
+    socket: UnixStream,
+    pid: u32,
+}
+
+impl Drop for OnHost {
+    fn drop(&mut self) {
+        if self.pid == std::process::id() {
+            // The node may have ended it before.
+            let _ = self.socket.shutdown(Shutdown::Both);
+        }
+    }
 }
 
 impl Socket {
@@ -43,7 +58,8 @@ impl Socket {
     pub(crate) fn unix(path: &Path, registry: &Registry, token: Token) -> io::Result<Self> {
         let mut stream = UnixStream::connect(path)?;
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-        Ok(Self::new(Stream::Unix(Arc::new(stream))))
+        let on_host = OnHost { socket: stream, pid: std::process::id() };
+        Ok(Self::new(Stream::Unix(Arc::new(on_host))))
     }
 
     const fn new(stream: Stream) -> Self {
@@ -70,7 +86,9 @@ impl Socket {
     pub(crate) fn is_connected(&self) -> io::Result<bool> {
         let (failed, peer) = match &self.stream {
             Stream::Tcp(stream) => (stream.take_error()?, stream.peer_addr().map(|_| ())),
-            Stream::Unix(stream) => (stream.take_error()?, stream.peer_addr().map(|_| ())),
+            Stream::Unix(stream) => {
+                (stream.socket.take_error()?, stream.socket.peer_addr().map(|_| ()))
+            }
         };
         match (failed, peer) {
             (Some(error), _) => Err(error),
@@ -102,7 +120,7 @@ impl AsRawFd for Socket {
     fn as_raw_fd(&self) -> RawFd {
         match &self.stream {
             Stream::Tcp(stream) => stream.as_raw_fd(),
-            Stream::Unix(stream) => stream.as_raw_fd(),
+            Stream::Unix(stream) => stream.socket.as_raw_fd(),
         }
     }
 }
@@ -114,7 +132,7 @@ impl Wire for Socket {
             Stream::Unix(stream) => {
                 let before = self.arrived.len();
                 let mut parts = [IoSliceMut::new(into)];
-                let received = recv_with(&**stream, &mut parts, &mut self.arrived);
+                let received = recv_with(&stream.socket, &mut parts, &mut self.arrived);
                 self.stop_if(before);
                 received
             }
@@ -127,7 +145,7 @@ impl Wire for Socket {
             Stream::Tcp(stream) => recv_vectored(stream, &mut parts),
             Stream::Unix(stream) => {
                 let before = self.arrived.len();
-                let received = recv_with(&**stream, &mut parts, &mut self.arrived);
+                let received = recv_with(&stream.socket, &mut parts, &mut self.arrived);
                 self.stop_if(before);
                 received
             }
@@ -139,7 +157,7 @@ impl Wire for Socket {
             Stream::Tcp(stream) => recv_more(stream, into, bytes_max),
             Stream::Unix(stream) => {
                 let before = self.arrived.len();
-                let received = recv_more_with(&**stream, into, bytes_max, &mut self.arrived);
+                let received = recv_more_with(&stream.socket, into, bytes_max, &mut self.arrived);
                 self.stop_if(before);
                 received
             }

@@ -87,13 +87,18 @@ impl<'a> Get<'a> {
             Freshness::AtLeast(version) => (2, version),
             Freshness::MaxAgeMs(ms) => (3, ms),
         };
-        out.u8(u8::from(self.touch) | (self.sharing as u8) << 1);
+        out.u8(self.flags());
         out.u8(kind);
         out.u64(value);
         out.u16(self.part_first);
         out.u16(self.part_count);
         out.u32(self.payload_bytes_max);
         out.u32(count as u32);
+    }
+
+    /// The first byte of the body.
+    pub const fn flags(&self) -> u8 {
+        self.touch as u8 | (self.sharing as u8) << 1
     }
 
     /// A request for whole objects without items, to encode heads from.
