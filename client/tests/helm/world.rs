@@ -94,11 +94,11 @@ impl Call {
 }
 
 impl Leg {
-    fn succeed(self: Box<Self>) {
+    fn succeed(self) {
         self.call.end(Answer::Done);
     }
 
-    pub(crate) fn fail(self: Box<Self>, error: &KeyError) {
+    pub(crate) fn fail(self, error: &KeyError) {
         assert_eq!(*error, KeyError::Closed);
     }
 }
@@ -126,7 +126,7 @@ impl Io {
         let replies = self.flights.extract_if(.., |leg| leg.when == When::Next);
         let replies: Vec<_> = replies.collect();
         let goes_on = self.take_jobs();
-        replies.into_iter().for_each(Leg::succeed);
+        replies.into_iter().for_each(|leg| leg.succeed());
         goes_on
     }
 
