@@ -1,10 +1,10 @@
 //! Loom's stand-ins for what `client/src/sync.rs` names, so that loom decides who runs when.
 //!
-//! What a reader would get wrong: loom takes `SeqCst` loads and stores for weaker than they are, and
-//! would find faults that cannot be. It has read-modify-writes see the latest value, so here
+//! What a reader would get wrong: loom takes `SeqCst` loads and stores for weaker than they are,
+//! and would find faults that cannot be. It has read-modify-writes see the latest value, so here
 //! `SeqCst` accesses are those, which is all that `SeqCst` says of places that are accessed in no
-//! other way. Weaker accesses are loom's own, and may be stale. Nor does loom know time-outs: a wait
-//! with one ends when it is told to, or when the model's clock strikes, at any time after.
+//! other way. Weaker accesses are loom's own, and may be stale. Nor does loom know time-outs: a
+//! wait with one ends when it is told to, or when the model's clock strikes, at any time after.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
