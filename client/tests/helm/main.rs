@@ -8,7 +8,6 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::vec_box, reason = "as in the client")]
 
-#[expect(dead_code, reason = "the model always gets a thread")]
 #[path = "../../src/helm.rs"]
 mod helm;
 #[expect(dead_code, reason = "the model has no views, names or releases")]
