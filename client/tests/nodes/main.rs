@@ -6,4 +6,5 @@ mod fake;
 mod faults;
 mod helm;
 mod host;
+mod quiet;
 mod real;
