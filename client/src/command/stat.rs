@@ -82,7 +82,7 @@ fn sum(shards: &[ShardAnswer], stat: Counter) -> u64 {
     values.map(|&(_, value)| value).sum()
 }
 
-const COLUMNS: [(&str, Counter); 8] = [
+const COLUMNS: [(&str, Counter); 9] = [
     ("objects", Counter::Objects),
     ("bytes", Counter::ObjectBytes),
     ("room", Counter::RegionBytes),
@@ -90,6 +90,7 @@ const COLUMNS: [(&str, Counter); 8] = [
     ("misses", Counter::Misses),
     ("stored", Counter::Stored),
     ("evicted", Counter::Evicted),
+    ("leased", Counter::LeasedBytes),
     ("connections", Counter::Connections),
 ];
 
