@@ -140,10 +140,11 @@ impl Near {
     }
 
     /// The descriptors that came with this frame, if it is of a kind that may have one.
-    pub(crate) fn descriptors_of(&mut self, header: &Header) -> Vec<OwnedFd> {
+    pub(crate) fn descriptors_of(&mut self, header: &Header, behind: &[u8]) -> Vec<OwnedFd> {
         if header.opcode == Opcode::Share as u8 {
-            // One for each frame: those of the next may have come already.
-            self.arrived.drain(..self.arrived.len().min(1)).collect()
+            // Those of the next frame may have come already, if that has.
+            let count = if behind.is_empty() { self.arrived.len() } else { 1 };
+            self.arrived.drain(..count.min(self.arrived.len())).collect()
         } else {
             Vec::new()
         }

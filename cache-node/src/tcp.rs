@@ -164,7 +164,7 @@ async fn converse(
             seen_ahead = seen_ahead.saturating_sub(1);
             let late = Core::is_late_at(now_us, &header, arrived_us);
             if let Some(near) = &mut wire.near {
-                peer.offer(near.descriptors_of(&header));
+                peer.offer(near.descriptors_of(&header, behind));
             }
             let step = core.shard_at(now_us, |s| s.begin(peer, &header, body, late, outbox))?;
             patience.note_leases(peer.holds_leases());
