@@ -305,3 +305,21 @@ fn source_that_changes_meanwhile_is_stored_right_or_not_at_all() {
     println!("{stored} stored, {corrupt} corrupt");
     assert_eq!(raw.stat(Stat::Corrupt), corrupt);
 }
+
+#[test]
+fn two_shares_of_which_one_comes_in_two_reads_are_both_taken() {
+    let node = Process::start_local(&[]);
+    let memories = [SharedMemory::new(4096).unwrap(), SharedMemory::new(4096).unwrap()];
+    // What goes before fills most of what the node reads at once.
+    for filler_bytes in [8_000, 8_100, 8_116, 8_130] {
+        let mut raw = Raw::open_local(&node.socket(), "m");
+        let filler = raw.frame(Opcode::View, &vec![0; filler_bytes], 0);
+        let shares = [raw.share_frame(0, 4096), raw.share_frame(1, 4096)];
+        raw.send(&filler);
+        for (frame, memory) in shares.iter().zip(&memories) {
+            raw.send_with(frame, memory.descriptor());
+        }
+        let codes: Vec<_> = (0..3).map(|_| raw.reply().header.code).collect();
+        assert_eq!(codes, [Code::Ok; 3]);
+    }
+}
