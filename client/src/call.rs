@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use larder_protocol::Generation;
 use larder_protocol::stats::Stat;
+use larder_transport::process_id;
 
 use crate::completion::Queue;
 use crate::copying::Copying;
@@ -127,7 +128,7 @@ impl Call {
         Arc::new(Self {
             deadline,
             namespace,
-            pid: std::process::id(),
+            pid: process_id(),
             remote,
             state: Mutex::new(state),
             answered: Condvar::new(),
@@ -353,7 +354,7 @@ impl<T> Pending<T> {
     /// # Errors
     /// What concerns the call as a whole; what concerns one key is in its own result.
     pub fn wait(mut self) -> Result<T, Error> {
-        if self.call.pid != std::process::id() {
+        if self.call.pid != process_id() {
             return Err(Error::Forked);
         }
         if !self.unsent.is_empty() {
@@ -369,7 +370,7 @@ impl<T> Pending<T> {
     /// The call still has to be waited for: only its answer says that nothing touches its landings
     /// and sources any more. That comes within microseconds.
     pub fn cancel(&self) {
-        if self.call.pid == std::process::id() {
+        if self.call.pid == process_id() {
             self.call.remote.cancel(&self.call);
         }
     }
@@ -393,7 +394,7 @@ impl<T> Future for Pending<T> {
     type Output = Result<T, Error>;
 
     fn poll(self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> Poll<Self::Output> {
-        if self.call.pid != std::process::id() {
+        if self.call.pid != process_id() {
             return Poll::Ready(Err(Error::Forked));
         }
         self.call.poll(context.waker()).map(|outcome| self.finish(outcome?))

@@ -14,7 +14,7 @@ use larder_protocol::Key;
 use larder_protocol::message::Sharing;
 use larder_protocol::view::View;
 use larder_transport::pieces::PIECES_MAX;
-use larder_transport::{Landing, lend, lend_sources};
+use larder_transport::{Landing, lend, lend_sources, process_id};
 
 use crate::bootstrap::learn_view;
 use crate::call::{Call, Outcome, Pending};
@@ -82,7 +82,7 @@ impl Client {
         let learnt = learn_view(&config)?;
         let deadline = config.deadline;
         let (remote, thread) = start_io(config, learnt)?;
-        let (thread, pid) = (Mutex::new(Some(thread)), std::process::id());
+        let (thread, pid) = (Mutex::new(Some(thread)), process_id());
         let memories = Arc::default();
         Ok(Self { shared: Arc::new(Shared { remote, memories, deadline, thread, pid }) })
     }
@@ -394,7 +394,7 @@ impl Client {
 
     /// In a forked child there is no I/O thread.
     pub(crate) fn check_process(&self) -> Result<(), Error> {
-        if self.shared.pid != std::process::id() {
+        if self.shared.pid != process_id() {
             return Err(Error::Forked);
         }
         Ok(())
@@ -418,7 +418,7 @@ impl Client {
 impl Drop for Shared {
     fn drop(&mut self) {
         // In a forked child there is no thread to end, and its locks may be held for ever.
-        if self.pid != std::process::id() {
+        if self.pid != process_id() {
             return;
         }
         self.remote.close();
@@ -470,7 +470,7 @@ mod tests {
         };
         let learnt = crate::bootstrap::Learnt { view, seed };
         let (remote, thread) = start_io(Config::default(), learnt).unwrap();
-        let parent = std::process::id();
+        let parent = process_id();
         let client = |pid| {
             let deadline = Duration::from_millis(50);
             let (remote, memories) = (remote.clone(), Arc::default());

@@ -15,6 +15,7 @@ use std::time::Duration;
 use larder_protocol::limits::{HEADER_BYTES, RELEASES_MAX};
 use larder_protocol::message::{LeasedPlace, Release};
 use larder_protocol::{Header, Opcode};
+use larder_transport::process_id;
 
 use crate::flight::Unsent;
 use crate::session::{OWN_DEADLINE, Session};
@@ -52,7 +53,7 @@ pub(crate) struct Ticket {
 impl Releases {
     /// Of a connection over `socket`, which is closed when the last clone of it is dropped.
     pub(crate) fn new(socket: Arc<dyn Any + Send + Sync>, bell: Bell) -> Arc<Self> {
-        let (due, count, pid) = (Mutex::default(), AtomicUsize::new(0), std::process::id());
+        let (due, count, pid) = (Mutex::default(), AtomicUsize::new(0), process_id());
         Arc::new(Self { due, count, bell, pid, _socket: socket })
     }
 
@@ -81,7 +82,7 @@ impl Releases {
 
     fn push(&self, place: LeasedPlace, bytes: u32) {
         // In a forked child the lock may be held for ever, and the lease is the parent's.
-        if self.pid != std::process::id() {
+        if self.pid != process_id() {
             return;
         }
         let mut due = self.lock();

@@ -15,8 +15,8 @@ use std::time::Instant;
 use larder_protocol::limits::{INLINE_BYTES_MAX, SHARED_REGIONS_MAX};
 use larder_protocol::message::{Payload as Form, Put, PutItem, SharedRegion, Unshare};
 use larder_protocol::{Header, Opcode};
-use larder_transport::RegionError;
 use larder_transport::mapped::SHARED_BYTES_MAX;
+use larder_transport::{RegionError, process_id};
 
 use crate::client::Client;
 use crate::error::Error;
@@ -130,7 +130,7 @@ impl AsRef<[u8]> for SharedMemory {
 impl Drop for SharedMemory {
     fn drop(&mut self) {
         // In a forked child locks may be held for ever, and the connections are the parent's.
-        if self.memories.pid == std::process::id() {
+        if self.memories.pid == process_id() {
             self.memories.remove(&self.known);
         }
     }
@@ -139,7 +139,7 @@ impl Drop for SharedMemory {
 impl Default for Memories {
     fn default() -> Self {
         let slots = RwLock::new([const { None }; SHARED_REGIONS_MAX as usize]);
-        Self { slots, count: AtomicUsize::new(0), pid: std::process::id() }
+        Self { slots, count: AtomicUsize::new(0), pid: process_id() }
     }
 }
 

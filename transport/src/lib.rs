@@ -16,6 +16,7 @@
 pub mod arena;
 pub mod copy;
 pub mod event;
+pub mod fork;
 pub mod landing;
 pub mod lend;
 pub mod mapped;
@@ -33,6 +34,7 @@ pub use arena::window::{SlotRef, Window};
 pub use arena::{Arena, ArenaStats, UNTAGGED};
 pub use copy::copy_checked;
 pub use event::EventFd;
+pub use fork::process_id;
 pub use landing::Landing;
 pub use lend::{lend, lend_sources};
 pub use mapped::{LeasedBytes, MapError, MappedRegion};
