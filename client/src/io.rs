@@ -436,7 +436,9 @@ impl Io {
         while let Some(at) = self.dirty.pop() {
             self.conns[at].is_dirty = false;
             let mut events = Vec::new();
-            let flushed = self.conns[at].flush(now, &mut events);
+            let conn = &mut self.conns[at];
+            let flushed = conn.flush(now, &mut events);
+            let flushed = flushed.and_then(|()| conn.heed_room(self.poll.registry(), Token(at)));
             events.into_iter().for_each(|event| self.take_event(at, event, now));
             if let Err(broken) = flushed {
                 self.broke(at, broken, now);

@@ -11,9 +11,11 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use larder_transport::process_id;
 use larder_transport::rights::{recv_more_with, recv_with};
 use larder_transport::socket::{recv, recv_more, recv_vectored, set_keepalive, set_nodelay};
 use mio::net::{TcpStream, UnixStream};
+use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
 use crate::wire::Wire;
@@ -24,6 +26,8 @@ pub(crate) struct Socket {
     arrived: Vec<OwnedFd>,
     /// Whether a read ended at a descriptor.
     is_stopped: bool,
+    /// Whether we are woken when there is room to write.
+    heeds_room: bool,
 }
 
 enum Stream {
@@ -39,7 +43,7 @@ struct OnHost {
 
 impl Drop for OnHost {
     fn drop(&mut self) {
-        if self.pid == std::process::id() {
+        if self.pid == process_id() {
             // The node may have ended it before.
             let _ = self.socket.shutdown(Shutdown::Both);
         }
@@ -56,14 +60,15 @@ impl Socket {
 
     /// Connects on this host.
     pub(crate) fn unix(path: &Path, registry: &Registry, token: Token) -> io::Result<Self> {
-        let mut stream = UnixStream::connect(path)?;
-        registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-        let on_host = OnHost { socket: stream, pid: std::process::id() };
+        let stream = UnixStream::connect(path)?;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        registry.register(&mut SourceFd(&stream.as_raw_fd()), token, interest)?;
+        let on_host = OnHost { socket: stream, pid: process_id() };
         Ok(Self::new(Stream::Unix(Arc::new(on_host))))
     }
 
     const fn new(stream: Stream) -> Self {
-        Self { stream, arrived: Vec::new(), is_stopped: false }
+        Self { stream, arrived: Vec::new(), is_stopped: false, heeds_room: true }
     }
 
     /// Whether it is on this host.
@@ -104,6 +109,28 @@ impl Socket {
             let _ = set_nodelay(stream);
             let _ = set_keepalive(stream, KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT);
         }
+    }
+
+    /// Has us woken for room to write only where it `is_full`. A Unix socket, unlike one of TCP, has
+    /// room each time that the node has read: who sleeps would be woken for each request, and find
+    /// no answer yet.
+    ///
+    /// # Errors
+    /// If the kernel has no memory for it.
+    pub(crate) fn heed_room(
+        &mut self,
+        is_full: bool,
+        registry: &Registry,
+        token: Token,
+    ) -> io::Result<()> {
+        if self.heeds_room == is_full || !self.is_unix() {
+            return Ok(());
+        }
+        let for_room = is_full.then_some(Interest::WRITABLE);
+        let interest = for_room.map_or(Interest::READABLE, |room| Interest::READABLE | room);
+        registry.reregister(&mut SourceFd(&self.as_raw_fd()), token, interest)?;
+        self.heeds_room = is_full;
+        Ok(())
     }
 
     /// Whether a read since the last call ended at a descriptor, so that more may be there.

@@ -168,6 +168,15 @@ impl Conn {
         }
     }
 
+    /// Has us woken when there is room to write, if there was none.
+    ///
+    /// # Errors
+    /// [`Broken::Lost`] if it cannot be.
+    pub(crate) fn heed_room(&mut self, registry: &Registry, token: Token) -> Result<(), Broken> {
+        let Link::Up(socket) = &mut self.link else { return Ok(()) };
+        socket.heed_room(!self.can_write, registry, token).map_err(|_| Broken::Lost)
+    }
+
     /// Reads and handles what is there. Whether there may be more.
     pub(crate) fn receive(
         &mut self,

@@ -8,7 +8,7 @@
 
 use crate::landing::Landing;
 use crate::source::Source;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Lends the caller's memory as landings, one for each of `places`, to `f` and to whoever `f` hands
 /// them to, and waits until all of them were dropped.
@@ -62,8 +62,15 @@ where
 /// Counts what is still away.
 #[derive(Debug, Default)]
 struct Home {
-    away: Mutex<usize>,
+    away: Mutex<Away>,
     all_home: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Away {
+    count: usize,
+    /// Whether the caller sleeps until all is home: to wake nobody is a system call too.
+    is_awaited: bool,
 }
 
 /// One thing that is away until this is dropped.
@@ -72,16 +79,20 @@ pub(crate) struct Ticket(Arc<Home>);
 
 impl Home {
     fn ticket(home: &Arc<Self>) -> Ticket {
-        *home.away.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        home.lock().count += 1;
         Ticket(Arc::clone(home))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Away> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let mut away = self.0.away.lock().unwrap_or_else(PoisonError::into_inner);
-        *away -= 1;
-        if *away == 0 {
+        let mut away = self.0.lock();
+        away.count -= 1;
+        if away.count == 0 && away.is_awaited {
             self.0.all_home.notify_one();
         }
     }
@@ -92,8 +103,9 @@ struct AwaitsAll(Arc<Home>);
 
 impl Drop for AwaitsAll {
     fn drop(&mut self) {
-        let mut away = self.0.away.lock().unwrap_or_else(PoisonError::into_inner);
-        while *away > 0 {
+        let mut away = self.0.lock();
+        away.is_awaited = true;
+        while away.count > 0 {
             away = self.0.all_home.wait(away).unwrap_or_else(PoisonError::into_inner);
         }
     }
