@@ -4,7 +4,7 @@
 //! filled by one owner, [`SlotMut::freeze`] makes it a [`Slot`] that anyone may read and clone, and
 //! the last drop gives the memory back. Bytes reach a slot, or leave it, through [`socket`], or
 //! through a [`Landing`] or a [`Source`]: memory of a caller that another thread may use until it
-//! lets go. [`EventFd`] tells a caller that polls that something happened.
+//! lets go; callers in other languages name theirs by address ([`Registered`]). [`EventFd`] tells a caller that polls that something happened.
 //!
 //! Other processes on this host read a region in place ([`MappedRegion`], [`LeasedBytes`]), and let
 //! a node read what they want to put ([`SharedMemory`]); the descriptors travel by [`rights`].
@@ -24,6 +24,7 @@ pub mod pieces;
 pub mod prefetch;
 pub mod process;
 pub mod region;
+pub mod registered;
 pub mod rights;
 pub mod shared;
 pub mod socket;
@@ -40,6 +41,7 @@ pub use lend::{lend, lend_sources};
 pub use mapped::{LeasedBytes, MapError, MappedRegion};
 pub use prefetch::prefetch;
 pub use region::{HugePages, Region, RegionError, RegionReport};
+pub use registered::{OutOfBounds, Registered};
 pub use rights::PeerProcess;
 pub use shared::SharedMemory;
 pub use source::Source;
