@@ -13,7 +13,7 @@ use larder_protocol::Generation;
 use larder_protocol::stats::Stat;
 use larder_transport::process_id;
 
-use crate::completion::Queue;
+use crate::completion::Sink;
 use crate::copying::Copying;
 use crate::error::{Error, KeyError, KeyResult};
 use crate::inbox::Remote;
@@ -102,7 +102,7 @@ struct State {
     outcome: Option<Outcome>,
     legs_left: usize,
     waker: Option<Waker>,
-    queue: Option<(Arc<Queue>, u64)>,
+    queue: Option<(Arc<dyn Sink>, u64)>,
     /// Whether somebody sleeps until it is answered.
     is_awaited: bool,
     /// Whether memory of the caller's is with the I/O until the legs have ended.
@@ -206,6 +206,11 @@ impl Call {
         self.lock().legs_left == 0
     }
 
+    /// Has it end soon: keys without an answer get [`KeyError::Cancelled`].
+    pub(crate) fn cancel(self: &Arc<Self>) {
+        self.remote.cancel(self);
+    }
+
     fn wait(&self) -> Result<Outcome, Error> {
         let mut state = self.lock();
         state.is_awaited = true;
@@ -255,6 +260,11 @@ pub(crate) struct Uncopied {
 }
 
 impl Uncopied {
+    /// Whether objects have to be copied still.
+    pub(crate) const fn has_copies(&self) -> bool {
+        !self.copies.is_empty()
+    }
+
     /// As [`Call::complete`].
     pub(crate) fn complete(self) -> Outcome {
         let Self { mut outcome, copies, deadline } = self;
@@ -371,12 +381,16 @@ impl<T> Pending<T> {
     /// and sources any more. That comes within microseconds.
     pub fn cancel(&self) {
         if self.call.pid == process_id() {
-            self.call.remote.cancel(&self.call);
+            self.call.cancel();
         }
     }
 
+    pub(crate) const fn call(&self) -> &Arc<Call> {
+        &self.call
+    }
+
     /// Lets `queue` have the answer, under `token`.
-    pub(crate) fn deliver(self, queue: Arc<Queue>, token: u64) {
+    pub(crate) fn deliver(self, queue: Arc<dyn Sink>, token: u64) {
         let mut state = self.call.lock();
         if state.legs_left > 0 {
             state.queue = Some((queue, token));

@@ -388,8 +388,13 @@ impl Client {
         namespace: Option<Namespace>,
     ) -> Result<Arc<Call>, Error> {
         self.check_process()?;
-        let until = Instant::now() + deadline.unwrap_or(self.shared.deadline).min(DEADLINE_MAX);
+        let until = self.until(deadline);
         Ok(Call::new(outcome, until, namespace, self.shared.remote.clone()))
+    }
+
+    /// When a call that begins now is over.
+    pub(crate) fn until(&self, deadline: Option<Duration>) -> Instant {
+        Instant::now() + deadline.unwrap_or(self.shared.deadline).min(DEADLINE_MAX)
     }
 
     /// In a forked child there is no I/O thread.

@@ -28,8 +28,14 @@ pub struct Completion {
     pub outcome: Result<Outcome, Error>,
 }
 
+/// Whoever takes answers of calls that nobody waits for.
+pub(crate) trait Sink: std::fmt::Debug + Send + Sync {
+    /// Takes the answer of the call that was named `token`, at the helm: it does not wait.
+    fn push(&self, token: u64, outcome: Result<Uncopied, Error>);
+}
+
 #[derive(Debug)]
-pub(crate) struct Queue {
+struct Queue {
     answers: Mutex<Answers>,
     arrived: Condvar,
     event: EventFd,
@@ -58,7 +64,8 @@ impl CompletionQueue {
 
     /// Takes the answer of `call` when it comes, under `token`. Tokens may repeat.
     pub fn watch<T>(&self, token: u64, call: Pending<T>) {
-        call.deliver(Arc::clone(&self.queue), token);
+        let queue = Arc::clone(&self.queue);
+        call.deliver(queue, token);
     }
 
     /// The descriptor to poll for reading. It stays the queue's: do not read or close it.
@@ -107,8 +114,8 @@ impl AsFd for CompletionQueue {
     }
 }
 
-impl Queue {
-    pub(crate) fn push(&self, token: u64, outcome: Result<Uncopied, Error>) {
+impl Sink for Queue {
+    fn push(&self, token: u64, outcome: Result<Uncopied, Error>) {
         let mut answers = self.lock();
         answers.list.push((token, outcome));
         if answers.list.len() == 1 {
@@ -121,7 +128,9 @@ impl Queue {
             }
         }
     }
+}
 
+impl Queue {
     fn drain(&self, mut answers: MutexGuard<'_, Answers>) -> Vec<Completion> {
         if answers.is_polled && !answers.list.is_empty() {
             self.event.drain();

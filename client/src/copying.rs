@@ -1,9 +1,9 @@
 //! A get's object that still lies in the node's memory when its answer has come.
 //!
-//! It is copied, and checked in the same pass, by the thread that takes the answer, so that the I/O
-//! goes on with others'. Only a completion queue's answers are copied at the helm, since nobody may
-//! be there to take them. What a reader would get wrong: this owns the landing. Whoever drops
-//! it without finishing it has let go of the landing as it was, and nobody writes it any more.
+//! It is copied, and checked in the same pass, by the thread that takes the answer (of a job, by a
+//! mover), so that the I/O goes on with others'. What a reader would get wrong: this owns the
+//! landing. Whoever drops it without finishing it has let go of the landing as it was, and nobody
+//! writes it any more.
 
 use bytes::Bytes;
 use larder_protocol::Status;

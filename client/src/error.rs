@@ -63,6 +63,9 @@ pub enum Error {
     /// The client was closed.
     #[error("the client is closed")]
     Closed,
+    /// More is under way than was allowed; nothing was sent.
+    #[error("too many jobs are under way")]
+    Busy,
     /// The operating system refused a thread or a descriptor.
     #[error("{what}: {kind}")]
     System {

@@ -91,8 +91,12 @@ impl MatchResult {
     }
 
     pub(crate) fn unanswered(count: usize) -> Self {
+        Self::all_failed(count, KeyError::DeadlineExceeded)
+    }
+
+    pub(crate) fn all_failed(count: usize, error: KeyError) -> Self {
         let keys = vec![Found::Error(0); count];
-        Self { keys, metas: Vec::new(), errors: vec![KeyError::DeadlineExceeded] }
+        Self { keys, metas: Vec::new(), errors: vec![error] }
     }
 
     pub(crate) fn set_hit(&mut self, index: usize, object_bytes: u32, user_meta: &[u8]) {

@@ -111,9 +111,9 @@ impl Socket {
         }
     }
 
-    /// Has us woken for room to write only where it `is_full`. A Unix socket, unlike one of TCP, has
-    /// room each time that the node has read: who sleeps would be woken for each request, and find
-    /// no answer yet.
+    /// Has us woken for room to write only where it `is_full`. A Unix socket, unlike one of TCP,
+    /// says so each time that the node has read: who sleeps would be woken for each request, and
+    /// find no answer yet.
     ///
     /// # Errors
     /// If the kernel has no memory for it.

@@ -4,7 +4,8 @@
 //! filled by one owner, [`SlotMut::freeze`] makes it a [`Slot`] that anyone may read and clone, and
 //! the last drop gives the memory back. Bytes reach a slot, or leave it, through [`socket`], or
 //! through a [`Landing`] or a [`Source`]: memory of a caller that another thread may use until it
-//! lets go; callers in other languages name theirs by address ([`Registered`]). [`EventFd`] tells a caller that polls that something happened.
+//! lets go; callers in other languages name theirs by address ([`Registered`]). [`EventFd`] tells a
+//! caller that polls that something happened.
 //!
 //! Other processes on this host read a region in place ([`MappedRegion`], [`LeasedBytes`]), and let
 //! a node read what they want to put ([`SharedMemory`]); the descriptors travel by [`rights`].

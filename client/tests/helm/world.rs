@@ -40,6 +40,7 @@ pub(crate) struct Call {
 pub(crate) struct Leg {
     call: Arc<Call>,
     when: When,
+    pub(crate) payload_bytes: u64,
 }
 
 /// Routes are nobody's business here.
@@ -66,7 +67,7 @@ impl Call {
     }
 
     pub(crate) fn legs(self: &Arc<Self>, when: When) -> Vec<Box<Leg>> {
-        vec![Box::new(Leg { call: Arc::clone(self), when })]
+        vec![Box::new(Leg { call: Arc::clone(self), when, payload_bytes: 0 })]
     }
 
     pub(crate) fn is_answered(&self) -> bool {

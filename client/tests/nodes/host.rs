@@ -4,31 +4,39 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use larder_client::{
-    Client, Config, GetOptions, Key, KeyError, Lease, Namespace, NamespaceSpec, PathChoice, Pieces,
-    PutObject, PutOptions, ShardValue, Stat, Status,
+    Client, Config, GetOptions, Jobs, JobsConfig, Key, KeyError, Lease, Namespace, NamespaceSpec,
+    PathChoice, Pieces, PutObject, PutOptions, ShardValue, Stat, Status,
 };
 use larder_node::config::Config as NodeConfig;
 use larder_node::node::Node;
 
-/// A node, a client of it that takes no other way, and where their socket is.
-struct Host {
+/// A node, a client of it that takes one way, and where their socket is.
+pub(crate) struct Host {
     node: Option<Node>,
-    client: Client,
-    namespace: Namespace,
+    pub(crate) client: Client,
+    pub(crate) namespace: Namespace,
     directory: PathBuf,
 }
 
 impl Host {
-    fn new(name: &str, shards: u16, memory_bytes: u64) -> Self {
+    pub(crate) fn new(name: &str, shards: u16, memory_bytes: u64) -> Self {
+        Self::on_path(name, shards, memory_bytes, PathChoice::Shm)
+    }
+
+    pub(crate) fn on_path(name: &str, shards: u16, memory_bytes: u64, path: PathChoice) -> Self {
         let directory = std::env::temp_dir().join(format!("larder-{name}-{}", std::process::id()));
         let uds = Some(directory.join("node"));
         let config = NodeConfig { shards, memory_bytes, uds, ..NodeConfig::default() };
         let node = Node::start(config).unwrap();
         let seed = Config::seed(node.address().to_string());
         let deadline = Duration::from_secs(20);
-        let client = Client::connect(Config { deadline, path: PathChoice::Shm, ..seed }).unwrap();
+        let client = Client::connect(Config { deadline, path, ..seed }).unwrap();
         let namespace = client.namespace(NamespaceSpec::new("t", "m")).unwrap();
         Self { node: Some(node), client, namespace, directory }
+    }
+
+    pub(crate) fn jobs(&self) -> Jobs {
+        Jobs::new(&self.client, &JobsConfig::default()).unwrap()
     }
 
     fn put(&self, key: Key, bytes: &[u8]) {

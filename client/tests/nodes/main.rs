@@ -6,5 +6,6 @@ mod fake;
 mod faults;
 mod helm;
 mod host;
+mod jobs;
 mod quiet;
 mod real;

@@ -1,0 +1,319 @@
+//! Who starts the calls of jobs, and copies what they bring: the twin of [`Jobs`](crate::Jobs).
+//!
+//! A mover takes what is small first, then answers to be copied, then what is large. What a reader
+//! would get wrong: it never waits for a node. Answers come to the board from the helm, and those
+//! without anything to copy are finished there.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use larder_protocol::Key;
+use larder_transport::EventFd;
+
+use crate::call::{Call, Outcome, Pending, Uncopied};
+use crate::client::Client;
+use crate::completion::Sink;
+use crate::config::{GetOptions, MatchOptions, PutOptions};
+use crate::error::{Error, KeyError};
+use crate::jobs::Finished;
+use crate::matched::MatchResult;
+use crate::namespace::Namespace;
+use crate::object::{OwnedPlace, Payload, PutObject};
+
+/// What callers and movers share.
+#[derive(Debug)]
+pub(crate) struct Board {
+    pub(crate) state: Mutex<State>,
+    /// There is something to move.
+    pub(crate) work: Condvar,
+    /// Somebody may have waited for a job that has finished.
+    pub(crate) finished: Condvar,
+    pub(crate) event: EventFd,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) last: u64,
+    /// Small, and somebody's next step hangs on it: first.
+    pub(crate) quick: VecDeque<Ask>,
+    /// Answers to be copied.
+    pub(crate) landed: VecDeque<(u64, Uncopied)>,
+    pub(crate) bulk: VecDeque<Ask>,
+    /// Jobs without an answer; with their call once that was made.
+    pub(crate) open: HashMap<u64, Option<Arc<Call>>>,
+    pub(crate) finished: VecDeque<Finished>,
+    /// Movers that sleep, and callers.
+    pub(crate) idle_movers: usize,
+    pub(crate) waiters: usize,
+    pub(crate) is_polled: bool,
+    pub(crate) is_closed: bool,
+    /// A mover panicked: what comes is let go of, not copied.
+    pub(crate) is_abandoned: bool,
+}
+
+/// A job that no mover has begun.
+#[derive(Debug)]
+pub(crate) struct Ask {
+    pub(crate) job: u64,
+    pub(crate) until: Instant,
+    pub(crate) namespace: Namespace,
+    pub(crate) what: What,
+}
+
+#[derive(Debug)]
+pub(crate) enum What {
+    Get(Vec<OwnedPlace>, GetOptions),
+    Put(Vec<PutObject<Payload>>, PutOptions),
+    Match(Vec<Key>, MatchOptions),
+    Remove(Vec<Key>),
+}
+
+enum Task {
+    Start(Ask),
+    Copy(u64, Uncopied),
+}
+
+impl Board {
+    pub(crate) fn new(event: EventFd) -> Self {
+        let (work, finished) = (Condvar::new(), Condvar::new());
+        Self { state: Mutex::default(), work, finished, event }
+    }
+
+    /// The life of a mover: until the jobs are closed and all have ended.
+    pub(crate) fn serve(self: &Arc<Self>, client: &Client) {
+        let mut rescue = Rescue { board: self, is_armed: true };
+        while let Some(task) = self.next() {
+            match task {
+                Task::Start(ask) => self.start(client, ask),
+                Task::Copy(job, uncopied) => self.finish(job, Ok(uncopied.complete())),
+            }
+        }
+        rescue.is_armed = false;
+    }
+
+    fn next(&self) -> Option<Task> {
+        let mut state = self.lock();
+        loop {
+            if let Some(ask) = state.quick.pop_front() {
+                return Some(Task::Start(ask));
+            }
+            if let Some((job, uncopied)) = state.landed.pop_front() {
+                return Some(Task::Copy(job, uncopied));
+            }
+            if let Some(ask) = state.bulk.pop_front() {
+                return Some(Task::Start(ask));
+            }
+            if state.is_closed && state.open.is_empty() {
+                return None;
+            }
+            state.idle_movers += 1;
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle_movers -= 1;
+        }
+    }
+
+    /// Makes the call of a job, which others answer.
+    fn start(self: &Arc<Self>, client: &Client, ask: Ask) {
+        let Ask { job, until, namespace, what } = ask;
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return self.finish(job, Ok(what.unanswered(&KeyError::DeadlineExceeded)));
+        }
+        let deadline = Some(left);
+        match what {
+            What::Get(places, options) => {
+                let options = GetOptions { deadline, ..options };
+                self.watch(job, client.start_get_into(&namespace, places, &options));
+            }
+            What::Put(objects, options) => {
+                let options = PutOptions { deadline, ..options };
+                self.watch(job, client.start_put(&namespace, objects, &options));
+            }
+            What::Match(keys, options) => {
+                let options = MatchOptions { deadline, ..options };
+                self.watch(job, client.start_match(&namespace, &keys, &options));
+            }
+            What::Remove(keys) => {
+                self.watch(job, client.start_remove(&namespace, &keys, deadline));
+            }
+        }
+    }
+
+    fn watch<T>(self: &Arc<Self>, job: u64, call: Result<Pending<T>, Error>) {
+        let call = match call {
+            Ok(call) => call,
+            Err(error) => return self.finish(job, Err(error)),
+        };
+        let mut state = self.lock();
+        let is_closed = state.is_closed;
+        if let Some(known) = state.open.get_mut(&job) {
+            *known = Some(Arc::clone(call.call()));
+        }
+        drop(state);
+        if is_closed {
+            // Whoever closed did not see it.
+            call.cancel();
+        }
+        call.deliver(Arc::clone(self) as Arc<dyn Sink>, job);
+    }
+
+    pub(crate) fn finish(&self, job: u64, outcome: Result<Outcome, Error>) {
+        let mut state = self.lock();
+        if state.open.remove(&job).is_none() {
+            return;
+        }
+        state.finished.push_back(Finished { job, outcome });
+        if state.finished.len() == 1 && state.is_polled {
+            // Under the lock, or a drain in between would leave it readable for nothing.
+            self.event.ring();
+        }
+        if state.waiters > 0 {
+            self.finished.notify_all();
+        }
+        if state.is_closed && state.open.is_empty() {
+            self.work.notify_all();
+        }
+    }
+
+    /// `None` if the time is over.
+    pub(crate) fn await_finished<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+        until: Option<Instant>,
+    ) -> Option<MutexGuard<'a, State>> {
+        let left = match until {
+            None => Duration::MAX,
+            Some(until) => until.saturating_duration_since(Instant::now()),
+        };
+        if left.is_zero() {
+            return None;
+        }
+        state.waiters += 1;
+        let woken = self.finished.wait_timeout(state, left);
+        state = woken.unwrap_or_else(PoisonError::into_inner).0;
+        state.waiters -= 1;
+        Some(state)
+    }
+
+    pub(crate) fn wake_mover(&self, state: &State) {
+        if state.idle_movers > 0 {
+            self.work.notify_one();
+        }
+    }
+
+    /// Has the descriptor say that nothing waits, if something was `taken` and that is so.
+    pub(crate) fn quiet(&self, state: &State, taken: bool) {
+        if taken && state.is_polled && state.finished.is_empty() {
+            self.event.drain();
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sink for Board {
+    fn push(&self, job: u64, outcome: Result<Uncopied, Error>) {
+        match outcome {
+            Ok(uncopied) if uncopied.has_copies() => {
+                let mut state = self.lock();
+                if state.is_abandoned {
+                    drop(state);
+                    drop(uncopied);
+                    return self.finish(job, Err(Error::Closed));
+                }
+                state.landed.push_back((job, uncopied));
+                self.wake_mover(&state);
+            }
+            outcome => self.finish(job, outcome.map(Uncopied::complete)),
+        }
+    }
+}
+
+impl State {
+    /// Takes the job back if no mover has begun it.
+    pub(crate) fn unstarted(&mut self, job: u64) -> Option<Ask> {
+        [&mut self.quick, &mut self.bulk].into_iter().find_map(|asks| {
+            let at = asks.iter().position(|ask| ask.job == job)?;
+            asks.remove(at)
+        })
+    }
+
+    pub(crate) fn take_asks(&mut self) -> Vec<Ask> {
+        self.quick.drain(..).chain(self.bulk.drain(..)).collect()
+    }
+}
+
+impl What {
+    /// The answer if nothing is asked; lets go of memory.
+    pub(crate) fn unanswered(self, error: &KeyError) -> Outcome {
+        let all = |count| vec![Err(error.clone()); count];
+        match self {
+            Self::Get(places, _) => {
+                Outcome::GetInto(places.iter().map(|_| Err(error.clone())).collect())
+            }
+            Self::Put(objects, _) => Outcome::Put(all(objects.len())),
+            Self::Match(keys, _) => {
+                Outcome::Match(MatchResult::all_failed(keys.len(), error.clone()))
+            }
+            Self::Remove(keys) => Outcome::Remove(all(keys.len())),
+        }
+    }
+}
+
+/// Answers everybody if a mover panics: nobody else would.
+struct Rescue<'a> {
+    board: &'a Board,
+    is_armed: bool,
+}
+
+impl Drop for Rescue<'_> {
+    fn drop(&mut self) {
+        if !self.is_armed {
+            return;
+        }
+        let mut state = self.board.lock();
+        (state.is_closed, state.is_abandoned) = (true, true);
+        let asks = state.take_asks();
+        let landed = std::mem::take(&mut state.landed);
+        let calls: Vec<Arc<Call>> = state.open.values().flatten().cloned().collect();
+        // Without a call nobody has their memory; the others are answered when their calls are.
+        let mut over: Vec<u64> =
+            state.open.iter().filter_map(|(job, call)| call.is_none().then_some(*job)).collect();
+        drop(state);
+        over.extend(landed.iter().map(|(job, _)| *job));
+        drop((asks, landed));
+        over.into_iter().for_each(|job| self.board.finish(job, Err(Error::Closed)));
+        calls.iter().for_each(Call::cancel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use larder_protocol::NamespaceSpec;
+
+    #[test]
+    fn a_mover_that_panics_leaves_nobody_waiting() {
+        let board = Arc::new(Board::new(EventFd::new().unwrap()));
+        let namespace = Namespace::describe(NamespaceSpec::new("t", "m")).unwrap();
+        let mut state = board.lock();
+        for job in 1..=2 {
+            state.open.insert(job, None);
+        }
+        // The first is being started by the one that panics.
+        let until = Instant::now() + Duration::from_secs(60);
+        state.quick.push_back(Ask { job: 2, until, namespace, what: What::Remove(Vec::new()) });
+        drop(state);
+        drop(Rescue { board: &board, is_armed: true });
+        let mut state = board.lock();
+        assert!(state.is_closed && state.open.is_empty() && state.quick.is_empty());
+        let mut ended: Vec<_> = state.finished.drain(..).map(|f| (f.job, f.outcome)).collect();
+        ended.sort_by_key(|(job, _)| *job);
+        assert_eq!(ended, [(1, Err(Error::Closed)), (2, Err(Error::Closed))]);
+        drop(state);
+        assert!(board.next().is_none(), "other movers end");
+    }
+}
