@@ -25,7 +25,7 @@ use crate::io::start_io;
 use crate::leg::Leg;
 use crate::matched::MatchResult;
 use crate::namespace::Namespace;
-use crate::object::{Landed, Object, OwnedPlace, Payload, Pieces, Place, PutObject};
+use crate::object::{Landed, Object, Payload, Pieces, Place, PutObject};
 use crate::request::{GetHead, Plan};
 use crate::router::Routes;
 use crate::sealing::Seals;
@@ -172,22 +172,6 @@ impl Client {
         lend(pieces, |landings| self.land(namespace, &keys, landings, options)?.wait())
     }
 
-    /// As [`Client::get_into`], without waiting. The landings are dropped before the answer is
-    /// there.
-    ///
-    /// # Errors
-    /// [`Error::InvalidArgument`] for an impossible range of parts; [`Error::Forked`].
-    pub fn start_get_into(
-        &self,
-        namespace: &Namespace,
-        places: Vec<OwnedPlace>,
-        options: &GetOptions,
-    ) -> Result<Pending<Vec<KeyResult<Landed>>>, Error> {
-        let keys: Vec<Key> = places.iter().map(|place| place.key).collect();
-        let landings = places.into_iter().map(|place| place.landing).collect();
-        self.land(namespace, &keys, landings, options).map(Pending::launch)
-    }
-
     /// Stores objects, one answer for each: `Ok` means that a reader finds it now.
     ///
     /// Checksums are made on the calling thread, and the bytes are sent from where they lie.
@@ -221,39 +205,6 @@ impl Client {
             let sources = sources.into_iter().map(Payload::Source).collect();
             self.put_sealed(namespace, objects, &seals, sources, options)?.wait()
         })
-    }
-
-    /// As [`Client::put`], without waiting. The bytes are dropped before the answer is there.
-    ///
-    /// # Errors
-    /// Those of [`Client::put`].
-    pub fn start_put(
-        &self,
-        namespace: &Namespace,
-        objects: Vec<PutObject<Payload>>,
-        options: &PutOptions,
-    ) -> Result<Pending<Vec<KeyResult<()>>>, Error> {
-        let mut seals = Seals::default();
-        for object in &objects {
-            seals.add(namespace, object, object.bytes.pieces())?;
-        }
-        let mut sources = Vec::with_capacity(objects.len());
-        let named = objects.into_iter().map(|object| {
-            sources.push(object.bytes);
-            PutObject {
-                key: object.key,
-                bytes: (),
-                depth: object.depth,
-                class_hint: object.class_hint,
-                cost_hint: object.cost_hint,
-                ttl: object.ttl,
-                version: object.version,
-                tags: object.tags,
-                user_meta: object.user_meta,
-            }
-        });
-        let named: Vec<_> = named.collect();
-        self.put_sealed(namespace, &named, &seals, sources, options).map(Pending::launch)
     }
 
     /// Asks which keys of a chain are there, in order from its head.
@@ -340,7 +291,7 @@ impl Client {
         }))
     }
 
-    fn land(
+    pub(crate) fn land(
         &self,
         namespace: &Namespace,
         keys: &[Key],
@@ -358,7 +309,7 @@ impl Client {
         }))
     }
 
-    fn put_sealed<B>(
+    pub(crate) fn put_sealed<B>(
         &self,
         namespace: &Namespace,
         objects: &[PutObject<B>],

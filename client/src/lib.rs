@@ -25,6 +25,7 @@ mod error;
 mod faults;
 mod fill;
 mod flight;
+mod given;
 mod handles;
 mod helm;
 mod inbox;
@@ -35,6 +36,7 @@ mod leg;
 mod matched;
 mod mover;
 mod namespace;
+pub mod number;
 mod object;
 mod peers;
 #[cfg(feature = "probe")]
