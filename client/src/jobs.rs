@@ -175,6 +175,17 @@ impl Jobs {
         Ok(finished.into())
     }
 
+    /// Takes the job that ended first, if one has. Never waits.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn next(&self) -> Result<Option<Finished>, Error> {
+        let mut state = self.crew.lock()?;
+        let finished = state.finished.pop_front();
+        self.crew.board.quiet(&state, finished.is_some());
+        Ok(finished)
+    }
+
     /// Takes job `job`, if it has ended.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
 //! Answers as numbers, for languages without enums: 0 is good, everything else is below 0.
 //!
 //! The numbers are an interface: they are in `larder.h` and in Python's `larder.Status`, and never
-//! change their meaning. What a reader would get wrong: on a read every one below 0 is a miss, and a
-//! caller that knows no more than that is right.
+//! change their meaning. What a reader would get wrong: on a read every one below 0 is a miss, and
+//! a caller that knows no more than that is right.
 
 use larder_protocol::{Code, Status};
 

@@ -1,0 +1,286 @@
+//! `larder_store`: one namespace, and the calls that wait.
+
+use std::ffi::c_char;
+use std::time::Duration;
+
+use larder_client::number::OK;
+use larder_client::{
+    Client, Error, GetOptions, Jobs, JobsConfig, KeyResult, MatchOptions, MatchResult,
+    NamespaceSpec, PutOptions,
+};
+
+use crate::edge::{answer, array_mut, build, free, reference, text};
+use crate::object::{Key, Object, keys};
+
+/// `larder_store`.
+#[derive(Debug)]
+pub struct Store {
+    pub(crate) client: Client,
+    pub(crate) namespace: larder_client::Namespace,
+    pub(crate) jobs: Jobs,
+}
+
+/// `larder_namespace`.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Namespace {
+    tenant: *const c_char,
+    model: *const c_char,
+    revision: *const c_char,
+    dtype: *const c_char,
+    layout: *const c_char,
+    rank: *const c_char,
+    extra: *const c_char,
+    part_bytes: u32,
+}
+
+/// `larder_open`.
+///
+/// # Safety
+///
+/// As `larder.h` says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn larder_open(
+    client: *mut Client,
+    what: *const Namespace,
+    movers: u16,
+) -> *mut Store {
+    build(|| {
+        // SAFETY: C promised it.
+        let client = unsafe { reference(client, "client that is NULL")? };
+        // SAFETY: as above.
+        let what = unsafe { reference(what, "namespace that is NULL")? };
+        // SAFETY: C promised it of what the struct points to.
+        let spec = unsafe { what.read()? };
+        Store::new(client, client.namespace(spec)?, movers).map(Some)
+    })
+}
+
+/// `larder_store_close`.
+///
+/// # Safety
+///
+/// As `larder.h` says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn larder_store_close(store: *mut Store) {
+    // SAFETY: C promised it.
+    unsafe { free(store) };
+}
+
+/// `larder_generation`.
+///
+/// # Safety
+///
+/// As `larder.h` says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn larder_generation(store: *const Store) -> u64 {
+    // SAFETY: C promised it.
+    unsafe { store.as_ref() }.map_or(0, |store| store.namespace.generation().0)
+}
+
+/// `larder_bump`.
+///
+/// # Safety
+///
+/// As `larder.h` says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn larder_bump(store: *mut Store, movers: u16) -> *mut Store {
+    build(|| {
+        // SAFETY: C promised it.
+        let store = unsafe { store_of(store)? };
+        Store::new(&store.client, store.client.bump(&store.namespace)?, movers).map(Some)
+    })
+}
+
+/// `larder_get`.
+///
+/// # Safety
+///
+/// As `larder.h` says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn larder_get(
+    store: *mut Store,
+    objects: *mut Object,
+    count: usize,
+    timeout_ms: u32,
+) -> i64 {
+    answer(|| {
+        // SAFETY: C promised it.
+        let store = unsafe { store_of(store)? };
+        // SAFETY: as above.
+        let objects = unsafe { array_mut(objects, count, NO_OBJECTS)? };
+        // SAFETY: as above, of what the objects point to until this returns.
+        let places = objects.iter().map(|object| unsafe { object.place() });
+        let places = places.collect::<Result<_, _>>()?;
+        let options = GetOptions { deadline: deadline(timeout_ms), ..GetOptions::default() };
+        let answers = store.client.get_into_owned(&store.namespace, places, &options);
+        settle(objects, answers, |landed| landed.bytes.into())
+    })
+}
+
+/// `larder_put`.
+///
+/// # Safety
+///
+/// As `larder.h` says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn larder_put(
+    store: *mut Store,
+    objects: *mut Object,
+    count: usize,
+    flags: u32,
+    timeout_ms: u32,
+) -> i64 {
+    answer(|| {
+        // SAFETY: C promised it.
+        let store = unsafe { store_of(store)? };
+        // SAFETY: as above.
+        let objects = unsafe { array_mut(objects, count, NO_OBJECTS)? };
+        // SAFETY: as above, of what the objects point to until this returns.
+        let to_put = objects.iter().map(|object| unsafe { object.offer() });
+        let to_put = to_put.collect::<Result<_, _>>()?;
+        let answers = store.client.put_owned(&store.namespace, to_put, &putting(flags, timeout_ms));
+        settle(objects, answers, |()| OK.into())
+    })
+}
+
+/// `larder_match`.
+///
+/// # Safety
+///
+/// As `larder.h` says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn larder_match(
+    store: *mut Store,
+    asked: *const Key,
+    count: usize,
+    flags: u32,
+    timeout_ms: u32,
+    results: *mut i64,
+) -> i64 {
+    answer(|| {
+        // SAFETY: C promised it.
+        let store = unsafe { store_of(store)? };
+        // SAFETY: as above.
+        let asked = unsafe { keys(asked, count)? };
+        // SAFETY: as above.
+        let results = unsafe { array_mut(results, count, "results that are NULL")? };
+        let options = matching(flags, timeout_ms);
+        let found = store.client.match_chain(&store.namespace, &asked, &options)?;
+        results.copy_from_slice(&found_numbers(&found));
+        Ok(found.leading() as i64)
+    })
+}
+
+/// `larder_remove`.
+///
+/// # Safety
+///
+/// As `larder.h` says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn larder_remove(
+    store: *mut Store,
+    asked: *const Key,
+    count: usize,
+    timeout_ms: u32,
+    results: *mut i64,
+) -> i64 {
+    answer(|| {
+        // SAFETY: C promised it.
+        let store = unsafe { store_of(store)? };
+        // SAFETY: as above.
+        let asked = unsafe { keys(asked, count)? };
+        let wanted = if results.is_null() { 0 } else { count };
+        // SAFETY: as above.
+        let results = unsafe { array_mut(results, wanted, "results")? };
+        let removed = store.client.remove(&store.namespace, &asked, deadline(timeout_ms))?;
+        for (result, removed) in results.iter_mut().zip(&removed) {
+            *result = number(removed, |()| OK.into());
+        }
+        Ok(OK.into())
+    })
+}
+
+impl Store {
+    fn new(
+        client: &Client,
+        namespace: larder_client::Namespace,
+        movers: u16,
+    ) -> Result<Self, Error> {
+        let config = JobsConfig { threads: movers.max(1), ..JobsConfig::default() };
+        let jobs = Jobs::new(client, &config)?;
+        Ok(Self { client: client.clone(), namespace, jobs })
+    }
+}
+
+impl Namespace {
+    /// # Safety
+    ///
+    /// Its strings are valid.
+    unsafe fn read(&self) -> Result<NamespaceSpec, Error> {
+        // SAFETY: the caller promised it.
+        let field = |at| unsafe { text(at, "namespace that is no UTF-8") }.map(str::to_owned);
+        Ok(NamespaceSpec {
+            tenant: field(self.tenant)?,
+            model: field(self.model)?,
+            revision: field(self.revision)?,
+            dtype: field(self.dtype)?,
+            layout: field(self.layout)?,
+            rank: field(self.rank)?,
+            extra: field(self.extra)?,
+            part_bytes: self.part_bytes,
+        })
+    }
+}
+
+/// # Safety
+///
+/// It is null, or a store that is not closed meanwhile.
+pub(crate) unsafe fn store_of<'a>(store: *const Store) -> Result<&'a Store, Error> {
+    // SAFETY: the caller promised it.
+    unsafe { reference(store, "store that is NULL") }
+}
+
+pub(crate) fn deadline(timeout_ms: u32) -> Option<Duration> {
+    (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms.into()))
+}
+
+pub(crate) fn putting(flags: u32, timeout_ms: u32) -> PutOptions {
+    PutOptions { deadline: deadline(timeout_ms), if_absent: flags & IF_ABSENT != 0 }
+}
+
+pub(crate) fn matching(flags: u32, timeout_ms: u32) -> MatchOptions {
+    let touch = flags & TOUCH != 0;
+    MatchOptions { deadline: deadline(timeout_ms), touch, with_meta: false }
+}
+
+pub(crate) fn number<T>(answer: &KeyResult<T>, good: impl FnOnce(&T) -> i64) -> i64 {
+    match answer {
+        Ok(value) => good(value),
+        Err(error) => error.number().into(),
+    }
+}
+
+/// Of each key, the length of what is there, or below 0.
+pub(crate) fn found_numbers(found: &MatchResult) -> Vec<i64> {
+    let miss = i64::from(larder_client::number::MISS);
+    let unknown = |at| found.error(at).map_or(miss, |error| error.number().into());
+    let mut numbers: Vec<i64> = (0..found.len()).map(unknown).collect();
+    found.hits().for_each(|hit| numbers[hit.index] = hit.object_bytes.into());
+    numbers
+}
+
+fn settle<T>(
+    objects: &mut [Object],
+    answers: Result<Vec<KeyResult<T>>, Error>,
+    good: impl Fn(&T) -> i64,
+) -> Result<i64, Error> {
+    for (object, answer) in objects.iter_mut().zip(&answers?) {
+        object.result = number(answer, &good);
+    }
+    Ok(OK.into())
+}
+
+pub(crate) const NO_OBJECTS: &str = "objects that are NULL";
+const IF_ABSENT: u32 = 1;
+const TOUCH: u32 = 1;
