@@ -24,12 +24,12 @@ use larder_protocol::limits::OBJECT_BYTES_MAX;
 use larder_protocol::placement::anchor_hash;
 use larder_protocol::view::{Member, View};
 use larder_transport::HugePages;
+pub use larder_transport::Spin;
 
 use check::{OBJECTS_MAX_MAX, OBJECTS_MAX_MIN, refused};
 
 pub use peers::Peer;
 pub use ports::free_port_range;
-pub use sharing::Spin;
 pub use units::format_bytes;
 
 /// The configuration of a node.

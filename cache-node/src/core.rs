@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use larder_protocol::Header;
 use larder_protocol::stats::Stat;
+use larder_transport::Spin;
 
-use crate::config::Spin;
 use crate::shard::Shard;
 use crate::spin::Spinning;
 use crate::stalls::{NEVER, Stalls};

@@ -6,17 +6,17 @@
 
 use std::cell::Cell;
 use std::io;
+use std::time::Duration;
 
-use crate::config::Spin;
+use larder_transport::{Luck, Spin};
+
 use crate::core::Core;
 use crate::tcp::Wire;
 
 /// How the connections of one core wait.
 #[derive(Debug)]
 pub(crate) struct Spinning {
-    setting: Spin,
-    /// Above 0 if it mostly paid to look, below if it did not.
-    luck: Cell<i32>,
+    luck: Cell<Luck>,
     lookers: Cell<usize>,
     /// When the runtime was last made to poll.
     polled_us: Cell<u64>,
@@ -30,45 +30,26 @@ struct Look<'a> {
 }
 
 impl Spinning {
-    pub(crate) fn new(setting: Spin) -> Self {
-        let (luck, lookers, polled_us) = (Cell::new(0), Cell::new(0), Cell::new(0));
-        Self { setting, luck, lookers, polled_us }
+    pub(crate) fn new(spin: Spin) -> Self {
+        let luck = Cell::new(Luck::new(spin));
+        Self { luck, lookers: Cell::new(0), polled_us: Cell::new(0) }
     }
 
     fn begin(&self, now_us: u64) -> Option<Look<'_>> {
-        let for_us = match self.setting {
-            Spin::Off => return None,
-            Spin::For(duration) => duration.as_micros() as u64,
-            Spin::Auto if self.luck.get() >= 0 => SPIN_US,
-            Spin::Auto => {
-                // Each wait that slept brings the next try nearer.
-                self.luck.set(self.luck.get() + 1);
-                return None;
-            }
-        };
-        if self.lookers.get() >= LOOKERS_MAX {
+        let look_for = self.with_luck(|luck| luck.look_for(SPIN));
+        if look_for.is_zero() || self.lookers.get() >= LOOKERS_MAX {
             return None;
         }
         self.lookers.set(self.lookers.get() + 1);
-        Some(Look { spinning: self, until_us: now_us + for_us })
+        Some(Look { spinning: self, until_us: now_us + look_for.as_micros() as u64 })
     }
 
-    fn paid(&self) {
-        self.luck.set((self.luck.get() + 1).min(LUCK_MAX));
-    }
-
-    fn did_not_pay(&self) {
-        self.luck.set((self.luck.get() - UNLUCKY).max(-LUCK_MAX));
-    }
-
-    /// Whether somebody else had the core in the time of a look: whoever looks is made to wait for
-    /// those who slept before.
-    fn is_crowded(&self, look_us: u64) -> bool {
-        let is_crowded = self.setting == Spin::Auto && look_us > CROWDED_US;
-        if is_crowded {
-            self.luck.set(-LUCK_MAX);
-        }
-        is_crowded
+    /// Lets `work` have the luck that all connections of the core share.
+    fn with_luck<R>(&self, work: impl FnOnce(&mut Luck) -> R) -> R {
+        let mut luck = self.luck.get();
+        let result = work(&mut luck);
+        self.luck.set(luck);
+        result
     }
 
     /// Whether the runtime has to poll the `connections` that do not look.
@@ -107,7 +88,7 @@ impl Wire {
             match self.receive_now(into) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 received => {
-                    core.spin.paid();
+                    core.spin.with_luck(Luck::paid);
                     if core.spin.owes_poll(core.now_us(), core.stalls.len()) {
                         // Once what came was served.
                         self.owe_breath();
@@ -117,7 +98,7 @@ impl Wire {
             }
             let now_us = core.now_us();
             if now_us >= look.until_us || core.is_stopping() {
-                core.spin.did_not_pay();
+                core.spin.with_luck(Luck::did_not_pay);
                 return None;
             }
             if core.spin.owes_poll(now_us, core.stalls.len()) {
@@ -128,7 +109,8 @@ impl Wire {
                     std::thread::yield_now();
                 }
                 futures_lite::future::yield_now().await;
-                if core.spin.is_crowded(core.now_us() - now_us) {
+                let took = Duration::from_micros(core.now_us() - now_us);
+                if core.spin.with_luck(|luck| luck.is_crowded(took)) {
                     return None;
                 }
             }
@@ -139,15 +121,9 @@ impl Wire {
 
 /// What a client on this host takes from an answer to its next request if it copies a megabyte in
 /// between, measured on two cores of a VM.
-const SPIN_US: u64 = 200;
-/// A look that finds nothing takes a microsecond. If it took this long, others ran meanwhile.
-const CROWDED_US: u64 = 100;
+const SPIN: Duration = Duration::from_micros(200);
 /// Looks between two times that the core is offered to other threads: that costs as much as a look.
 const YIELD_EVERY: u32 = 8;
-/// A look that did not pay counts as much as so many that did. A guess: it has to pay mostly.
-const UNLUCKY: i32 = 4;
-/// After so many waits that slept, looking is tried again. A guess: one look in 64 is cheap.
-const LUCK_MAX: i32 = 64;
 /// Each look costs all lookers a system call. A guess.
 const LOOKERS_MAX: usize = 4;
 /// How long connections that do not look may wait for those that do. A guess: as long as one look.
@@ -157,42 +133,17 @@ const POLL_LONE_US: u64 = 1000;
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
-    fn looking_stops_where_it_does_not_pay_and_is_tried_again() {
+    fn all_connections_of_a_core_share_its_luck() {
         let spinning = Spinning::new(Spin::Auto);
-        let mut looks = 0;
-        for _ in 0..1000 {
-            if let Some(look) = spinning.begin(0) {
-                looks += 1;
-                assert_eq!(look.until_us, SPIN_US);
-                spinning.did_not_pay();
-            }
-        }
-        assert!((2..400).contains(&looks), "{looks}");
-        let mut looks = 0;
-        for _ in 0..1000 {
-            if spinning.begin(0).is_some() {
-                looks += 1;
-                spinning.paid();
-            }
-        }
-        assert!(looks > 900, "{looks}");
-    }
-
-    #[test]
-    fn a_core_that_others_want_is_left_to_them_for_a_while() {
-        let spinning = Spinning::new(Spin::Auto);
-        (0..1000).for_each(|_| spinning.paid());
-        assert!(!spinning.is_crowded(CROWDED_US));
-        assert!(spinning.begin(0).is_some());
-        assert!(spinning.is_crowded(CROWDED_US + 1));
-        assert!((0..LUCK_MAX).all(|_| spinning.begin(0).is_none()));
-        assert!(spinning.begin(0).is_some());
-        assert!(!Spinning::new(Spin::For(Duration::from_secs(1))).is_crowded(u64::MAX));
+        let until_us = |now_us| spinning.begin(now_us).map(|look| look.until_us);
+        assert_eq!(until_us(5), Some(205));
+        spinning.with_luck(Luck::did_not_pay);
+        assert_eq!((0..6).filter_map(until_us).count(), 2, "four waits slept");
+        assert!(spinning.with_luck(|luck| luck.is_crowded(SPIN)));
+        assert_eq!(until_us(5), None);
     }
 
     #[test]

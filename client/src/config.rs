@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use larder_protocol::limits::{CLIENT_NAME_BYTES_MAX, CREDENTIAL_BYTES_MAX, OBJECT_BYTES_MAX};
 use larder_protocol::message::Freshness;
+use larder_transport::Spin;
 
 use crate::error::Error;
 
@@ -52,20 +53,6 @@ pub enum PathChoice {
     Tcp,
     /// Shared memory only: a node that does not offer it cannot be asked.
     Shm,
-}
-
-/// How a caller that blocks waits: a thread that sleeps has to be woken, which takes longer than a
-/// small answer does; one that looks again and again takes CPU from others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Spin {
-    /// Looks for up to 50 us before it sleeps, for as long as that mostly pays. Every fourth look
-    /// offers the core to whoever wants it.
-    #[default]
-    Auto,
-    /// Sleeps at once.
-    Off,
-    /// Always looks for this long before it sleeps.
-    For(Duration),
 }
 
 impl Default for Config {

@@ -12,11 +12,10 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::call::Call;
-use crate::config::Spin;
 use crate::inbox::Remote;
 use crate::io::{Ended, Io};
 use crate::leg::Leg;
-use crate::sync::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Condvar, Mutex, MutexGuard};
+use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Condvar, Mutex, MutexGuard};
 
 /// The I/O, and who is at it.
 pub(crate) struct Helm {
@@ -31,13 +30,10 @@ pub(crate) struct Helm {
     calls: AtomicU64,
     keeper: Mutex<bool>,
     called: Condvar,
-    spin: Spin,
-    /// Above 0 if it mostly paid to look again and again, below if it did not.
-    luck: AtomicI32,
 }
 
 impl Helm {
-    pub(crate) fn new(spin: Spin) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             io: Mutex::default(),
             at: AtomicU8::new(KEEPER),
@@ -46,8 +42,6 @@ impl Helm {
             calls: AtomicU64::new(0),
             keeper: Mutex::new(false),
             called: Condvar::new(),
-            spin,
-            luck: AtomicI32::new(0),
         }
     }
 
@@ -143,13 +137,13 @@ impl Helm {
         let put_bytes = legs.iter().map(|leg| leg.payload_bytes).sum();
         legs.into_iter().for_each(|leg| io.dispatch(leg, now));
         io.flush_all(now);
-        let spin = self.spin(put_bytes);
+        let spin = io.luck.look_for(spin_max(put_bytes));
         let (mut until, mut tick_at, mut looks) = (now + spin, now + TICK, 0_u32);
         while !call.is_answered() {
             now = Instant::now();
             if now >= until.min(call.deadline) {
                 if spin > Duration::ZERO {
-                    self.luck.store((self.luck() - UNLUCKY).max(-LUCK_MAX), Ordering::Relaxed);
+                    io.luck.did_not_pay();
                 }
                 break;
             }
@@ -169,14 +163,12 @@ impl Helm {
                 // The node may be waiting for this core.
                 std::thread::yield_now();
             }
-            if self.spin == Spin::Auto && now.elapsed() > CROWDED {
-                // Whoever looks is made to wait for those who slept before.
-                self.luck.store(-LUCK_MAX, Ordering::Relaxed);
+            if io.luck.is_crowded(now.elapsed()) {
                 break;
             }
         }
         if spin > Duration::ZERO && call.is_answered() {
-            self.luck.store((self.luck() + 1).min(LUCK_MAX), Ordering::Relaxed);
+            io.luck.paid();
         }
         while !call.is_answered() {
             if !io.turn() {
@@ -184,26 +176,6 @@ impl Helm {
             }
         }
         Ok(())
-    }
-
-    /// How long to look for an answer before sleeping, where `put_bytes` bytes were put.
-    fn spin(&self, put_bytes: u64) -> Duration {
-        match self.spin {
-            Spin::Off => Duration::ZERO,
-            Spin::For(duration) => duration,
-            Spin::Auto if self.luck() >= 0 => {
-                SPIN + Duration::from_nanos(put_bytes.min(SPIN_PUT_BYTES_MAX) / PUT_BYTES_PER_NS)
-            }
-            Spin::Auto => {
-                // Each call that sleeps brings the next try nearer.
-                self.luck.store(self.luck() + 1, Ordering::Relaxed);
-                Duration::ZERO
-            }
-        }
-    }
-
-    fn luck(&self) -> i32 {
-        self.luck.load(Ordering::Relaxed)
     }
 
     /// Has the keeper come back if nobody is at the helm.
@@ -264,11 +236,13 @@ impl Drop for Rescue<'_> {
 
 impl fmt::Debug for Helm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Helm")
-            .field("at", &self.at)
-            .field("luck", &self.luck)
-            .finish_non_exhaustive()
+        f.debug_struct("Helm").field("at", &self.at).finish_non_exhaustive()
     }
+}
+
+/// How long to look for an answer if `put_bytes` bytes were put: the node has to read them first.
+fn spin_max(put_bytes: u64) -> Duration {
+    SPIN + Duration::from_nanos(put_bytes.min(SPIN_PUT_BYTES_MAX) / PUT_BYTES_PER_NS)
 }
 
 const NOBODY: u8 = 0;
@@ -284,12 +258,6 @@ const PUT_BYTES_PER_NS: u64 = 8;
 const SPIN_PUT_BYTES_MAX: u64 = 2 << 20;
 /// Looks between two times that the core is offered to other threads.
 const YIELD_EVERY: u32 = 4;
-/// A look that finds nothing takes a microsecond. If it took this long, others ran meanwhile.
-const CROWDED: Duration = Duration::from_micros(100);
-/// A look that did not pay counts as much as so many that did. A guess: it has to pay mostly.
-const UNLUCKY: i32 = 4;
-/// After so many calls that slept, looking is tried again. A guess: one look in 64 calls is cheap.
-const LUCK_MAX: i32 = 64;
 /// For so long the keeper leaves an empty helm to callers. A guess: far longer than a caller takes
 /// from one call to its next, far shorter than any deadline.
 const REST: Duration = Duration::from_millis(5);

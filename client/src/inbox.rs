@@ -10,7 +10,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use larder_protocol::view::View;
 
 use crate::call::Call;
-use crate::config::Spin;
 use crate::error::KeyError;
 use crate::helm::Helm;
 use crate::leg::Leg;
@@ -52,13 +51,13 @@ struct Jobs {
 }
 
 impl Remote {
-    pub(crate) fn new(waker: Waker, routes: Routes, spin: Spin) -> Self {
+    pub(crate) fn new(waker: Waker, routes: Routes) -> Self {
         Self(Arc::new(Inbox {
             jobs: Mutex::default(),
             is_sleeping: AtomicBool::new(false),
             waker,
             routes: RwLock::new(Arc::new(routes)),
-            helm: Helm::new(spin),
+            helm: Helm::new(),
         }))
     }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use ahash::AHashMap;
 use larder_protocol::message::HelloReply;
 use larder_protocol::view::{Member, View};
+use larder_transport::Luck;
 use mio::event::Event as Readiness;
 use mio::{Events, Poll, Token, Waker};
 
@@ -48,6 +49,8 @@ pub(crate) struct Io {
     /// Whether a thread asks the seeds.
     pub(crate) is_learning: bool,
     pub(crate) chance: u64,
+    /// Whether it pays a caller at the helm to look for its answer.
+    pub(crate) luck: Luck,
 }
 
 /// Starts the thread.
@@ -70,7 +73,7 @@ pub(crate) fn start_io(config: Config, learnt: Learnt) -> Result<(Remote, JoinHa
     if let Some(node) = nodes.all.iter_mut().find(|node| node.peer.id == seed.node_id) {
         node.learn_socket(socket_path(&seed), seed.incarnation, Instant::now());
     }
-    let remote = Remote::new(waker, routes, config.spin);
+    let (remote, luck) = (Remote::new(waker, routes), Luck::new(config.spin));
     let io = Io {
         poll,
         readiness: Events::with_capacity(EVENTS_MAX),
@@ -86,6 +89,7 @@ pub(crate) fn start_io(config: Config, learnt: Learnt) -> Result<(Remote, JoinHa
         view_asked_at: None,
         is_learning: false,
         chance,
+        luck,
     };
     remote.helm().man(io);
     let (builder, keeper) = (std::thread::Builder::new().name("larder-io".into()), remote.clone());

@@ -17,7 +17,7 @@ use mio::{Poll, Token, Waker};
 
 use crate::call::{Call, Outcome, Pending};
 use crate::completion::{Completion, CompletionQueue};
-use crate::config::{GetOptions, Spin};
+use crate::config::GetOptions;
 use crate::error::{Error, KeyError};
 use crate::inbox::Remote;
 use crate::leg::Leg;
@@ -64,7 +64,7 @@ impl Probe {
         let peer = Arc::new(Peer { slot: 0, id: node_id, name: "probe:1".into(), is_open });
         let mut probe = Self {
             session: Session::new(Limits { requests: 1 << 20, bytes: 1 << 30 }, 1),
-            remote: Remote::new(waker, Routes::new(view, vec![peer]), Spin::Off),
+            remote: Remote::new(waker, Routes::new(view, vec![peer])),
             namespace: Namespace::describe(spec)?,
             queue: CompletionQueue::new()?,
             head: GetHead::new(&GetOptions::default(), Sharing::Never)?,

@@ -4,7 +4,7 @@
 //! where loom runs them through the ways in which threads can meet. So they take whatever threads
 //! share from here, and never from `std` itself; `Arc`s, and routes that nobody waits for, apart.
 
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64};
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 
 pub(crate) use mio::Waker;

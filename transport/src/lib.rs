@@ -5,7 +5,8 @@
 //! the last drop gives the memory back. Bytes reach a slot, or leave it, through [`socket`], or
 //! through a [`Landing`] or a [`Source`]: memory of a caller that another thread may use until it
 //! lets go; callers in other languages name theirs by address ([`Registered`]). [`EventFd`] tells a
-//! caller that polls that something happened.
+//! caller that polls that something happened, and [`Luck`] whether it pays to look for it without
+//! sleeping.
 //!
 //! Other processes on this host read a region in place ([`MappedRegion`], [`LeasedBytes`]), and let
 //! a node read what they want to put ([`SharedMemory`]); the descriptors travel by [`rights`].
@@ -30,6 +31,7 @@ pub mod rights;
 pub mod shared;
 pub mod socket;
 pub mod source;
+pub mod spin;
 
 pub use arena::slot::{Slot, SlotMut, Unfilled};
 pub use arena::window::{SlotRef, Window};
@@ -46,3 +48,4 @@ pub use registered::{OutOfBounds, Registered};
 pub use rights::PeerProcess;
 pub use shared::SharedMemory;
 pub use source::Source;
+pub use spin::{Luck, Spin};

@@ -9,21 +9,10 @@ use std::time::Duration;
 
 use larder_protocol::limits::SOCKET_PATH_BYTES_MAX;
 use larder_protocol::message::SocketPath;
+use larder_transport::Spin;
 
 use super::check::refused;
 use super::{Config, ConfigError};
-
-/// How long a shard with nothing to do looks for requests before it sleeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Spin {
-    /// It sleeps at once.
-    Off,
-    /// For up to 200 us, for as long as that mostly pays.
-    #[default]
-    Auto,
-    /// For this long.
-    For(Duration),
-}
 
 /// What the path of a Unix socket looks like, for messages.
 pub(super) const UDS_FORM: &str = "a path such as /run/larder/node.sock, or off";

@@ -108,7 +108,7 @@ impl Talk {
         let view = Arc::new(View::new(1, vec![member]).unwrap());
         let is_open = AtomicBool::new(false);
         let peer = Arc::new(Peer { slot: 0, id: 1, name: "h:1".into(), is_open });
-        let remote = Remote::new(waker, Routes::new(view, vec![peer]), crate::config::Spin::Off);
+        let remote = Remote::new(waker, Routes::new(view, vec![peer]));
         let session = Session::new(Limits { requests: 100, bytes: 1 << 30 }, 1);
         let namespace = Namespace::describe(NamespaceSpec::new("t", "m")).unwrap();
         let node = Script { step: usize::MAX, ..Script::default() };

@@ -19,9 +19,6 @@ mod world;
 mod call {
     pub(crate) use crate::world::Call;
 }
-mod config {
-    pub(crate) use larder_client::Spin;
-}
 mod error {
     pub(crate) use larder_client::KeyError;
 }
@@ -37,7 +34,6 @@ mod router {
 
 use loom::thread::{self, JoinHandle};
 
-use crate::config::Spin;
 use crate::inbox::Remote;
 use crate::sync::{Waker, set_clock};
 use crate::world::{Answer, Call, Io, Routes, When};
@@ -70,7 +66,7 @@ fn check(preemptions: usize, strikes: u32, scene: impl Fn(&Remote) + Send + Sync
     model.check(move || {
         set_clock(strikes);
         let waker = Waker::default();
-        let remote = Remote::new(waker.clone(), Routes, Spin::Off);
+        let remote = Remote::new(waker.clone(), Routes);
         remote.helm().man(Io::new(remote.clone(), waker));
         let keeper = spawn(&remote, |remote| remote.helm().keep(remote));
         scene(&remote);

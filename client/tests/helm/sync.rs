@@ -12,7 +12,7 @@ use std::sync::{Arc, LockResult};
 use std::time::Duration;
 
 pub(crate) use loom::sync::MutexGuard;
-pub(crate) use loom::sync::atomic::{AtomicI32, AtomicU64};
+pub(crate) use loom::sync::atomic::AtomicU64;
 
 macro_rules! atomic {
     ($name:ident, $of:ty, $nothing:literal) => {

@@ -7,7 +7,8 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use larder_client::KeyError;
+use larder_client::{KeyError, Spin};
+use larder_transport::Luck;
 
 use crate::inbox::{Job, Remote};
 use crate::sync::{Condvar, Mutex, MutexGuard, Waker};
@@ -51,6 +52,7 @@ pub(crate) struct Routes;
 pub(crate) struct Ended;
 
 pub(crate) struct Io {
+    pub(crate) luck: Luck,
     remote: Remote,
     waker: Waker,
     jobs: Vec<Job>,
@@ -115,7 +117,8 @@ impl Drop for Leg {
 
 impl Io {
     pub(crate) fn new(remote: Remote, waker: Waker) -> Self {
-        Self { remote, waker, jobs: Vec::new(), flights: Vec::new(), cancelled: Vec::new() }
+        let luck = Luck::new(Spin::Off);
+        Self { luck, remote, waker, jobs: Vec::new(), flights: Vec::new(), cancelled: Vec::new() }
     }
 
     /// In the order of the real one: sleeps, takes jobs, reads replies.
