@@ -9,15 +9,15 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use larder_protocol::limits::{VERSION_MAX, VERSION_MIN};
-use larder_protocol::message::{Hello, Sharing};
+use larder_protocol::message::Sharing;
 use larder_protocol::view::{Member, MemberState, View};
 use larder_protocol::{Key, NamespaceSpec};
 use mio::{Poll, Token, Waker};
 
+use crate::bootstrap::hello;
 use crate::call::{Call, Outcome, Pending};
 use crate::completion::{Completion, CompletionQueue};
-use crate::config::GetOptions;
+use crate::config::{Config, GetOptions};
 use crate::error::{Error, KeyError};
 use crate::inbox::Remote;
 use crate::leg::Leg;
@@ -70,16 +70,7 @@ impl Probe {
             head: GetHead::new(&GetOptions::default(), Sharing::Never)?,
             now: Instant::now(),
         };
-        let hello = Hello {
-            version_min: VERSION_MIN,
-            version_max: VERSION_MAX,
-            shard: 0,
-            shard_count: 1,
-            capabilities: 0,
-            name: b"probe",
-            credential: b"",
-        };
-        probe.session.say_hello(&hello, probe.now);
+        probe.session.say_hello(&hello(&Config::default(), 0, 1), probe.now);
         probe.write(frames);
         Ok(probe)
     }
