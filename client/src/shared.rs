@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Instant;
 
-use larder_protocol::limits::{INLINE_BYTES_MAX, SHARED_REGIONS_MAX};
+use larder_protocol::limits::{INLINE_BYTES_MAX, REGION_SHARED_BYTES_MAX, SHARED_REGIONS_MAX};
 use larder_protocol::message::{Payload as Form, Put, PutItem, SharedRegion, Unshare};
 use larder_protocol::{Header, Opcode};
 use larder_transport::mapped::SHARED_BYTES_MAX;
@@ -356,6 +356,9 @@ impl Client {
         SharedMemory::new(bytes, &self.shared.memories)
     }
 }
+
+// What can be mapped can also be announced.
+const _: () = assert!(SHARED_BYTES_MAX <= REGION_SHARED_BYTES_MAX);
 
 /// After so many connections in a row ended on the offer, bytes are sent instead. A guess: one may
 /// end by accident, three hardly do.
