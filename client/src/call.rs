@@ -70,12 +70,18 @@ pub enum ShardValue {
 
 /// A call under way. It is a future, and it can be waited for by blocking.
 ///
+/// Objects in the memory of a node on this host are copied by whoever takes the answer. Who began to
+/// wait before the deadline is not kept past it: what is not copied by then is
+/// [`KeyError::DeadlineExceeded`]. Who comes only after it gets all that was answered in time.
+///
 /// Dropping it lets the call run to its end unobserved; [`Pending::cancel`] ends it early.
 #[must_use = "a call that nobody waits for ends unobserved"]
 pub struct Pending<T> {
     call: Arc<Call>,
     /// Legs that go out when somebody waits for them.
     unsent: Vec<Box<Leg>>,
+    /// When somebody began to wait for it.
+    awaited_since: Option<Instant>,
     finish: Finish<T>,
 }
 
@@ -148,13 +154,8 @@ impl Call {
         self.answer(|outcome| self.copies().extend(write(outcome)));
     }
 
-    /// Makes the copies that are left to be made, on the thread that takes the answer. No landing
-    /// is written any more when this returns; copies that nobody makes are dropped with the call.
-    fn complete(&self, outcome: Outcome) -> Outcome {
-        self.left(outcome).complete()
-    }
-
-    /// An answer, with what is left to be done for it.
+    /// An answer, with what is left to be done for it. Copies that nobody makes are dropped with
+    /// the call.
     fn left(&self, outcome: Outcome) -> Uncopied {
         let copies = std::mem::take(&mut *self.copies());
         Uncopied { outcome, copies, deadline: self.deadline }
@@ -265,17 +266,16 @@ impl Uncopied {
         !self.copies.is_empty()
     }
 
-    /// As [`Call::complete`].
-    pub(crate) fn complete(self) -> Outcome {
+    /// Makes the copies, on the thread that takes the answer and has waited for it since
+    /// `awaited_since`. No landing is written any more when this returns.
+    pub(crate) fn complete(self, awaited_since: Instant) -> Outcome {
         let Self { mut outcome, copies, deadline } = self;
-        let mut was_in_time = false;
+        // Who comes late is not in a hurry; who waits is not kept past the deadline.
+        let is_late = awaited_since >= deadline;
         for copy in copies {
-            // Who comes late is not in a hurry; who waits is not kept past the deadline.
-            let is_in_time = Instant::now() < deadline;
-            if was_in_time && !is_in_time {
+            if !is_late && Instant::now() >= deadline {
                 break;
             }
-            was_in_time = is_in_time;
             copy.finish(&mut outcome);
         }
         outcome
@@ -335,18 +335,18 @@ impl<T> Pending<T> {
         unsent: Vec<Box<Leg>>,
         finish: fn(&Call, Outcome) -> Result<T, Error>,
     ) -> Self {
-        Self { call, unsent, finish: Finish::Call(finish) }
+        Self { call, unsent, awaited_since: None, finish: Finish::Call(finish) }
     }
 
     pub(crate) const fn of_shards(
         call: Arc<Call>,
         finish: fn(&Call, Vec<ShardAnswer>) -> Result<T, Error>,
     ) -> Self {
-        Self { call, unsent: Vec::new(), finish: Finish::Shards(finish) }
+        Self { call, unsent: Vec::new(), awaited_since: None, finish: Finish::Shards(finish) }
     }
 
-    fn finish(&self, outcome: Outcome) -> Result<T, Error> {
-        match (&self.finish, self.call.complete(outcome)) {
+    fn finish(&self, outcome: Outcome, awaited_since: Instant) -> Result<T, Error> {
+        match (&self.finish, self.call.left(outcome).complete(awaited_since)) {
             (Finish::Call(finish), outcome) => finish(&self.call, outcome),
             (Finish::Shards(finish), Outcome::Shards(answers)) => finish(&self.call, answers),
             (Finish::Shards(_), other) => unreachable!("asked every shard, got {other:?}"),
@@ -367,12 +367,13 @@ impl<T> Pending<T> {
         if self.call.pid != process_id() {
             return Err(Error::Forked);
         }
+        let awaited_since = self.awaited_since.unwrap_or_else(Instant::now);
         if !self.unsent.is_empty() {
             let remote = &self.call.remote;
             remote.helm().steer(remote, &self.call, std::mem::take(&mut self.unsent));
         }
         let outcome = self.call.wait()?;
-        self.finish(outcome)
+        self.finish(outcome, awaited_since)
     }
 
     /// Ends the call early: keys without an answer get [`KeyError::Cancelled`].
@@ -411,7 +412,9 @@ impl<T> Future for Pending<T> {
         if self.call.pid != process_id() {
             return Poll::Ready(Err(Error::Forked));
         }
-        self.call.poll(context.waker()).map(|outcome| self.finish(outcome?))
+        let this = self.get_mut();
+        let awaited_since = *this.awaited_since.get_or_insert_with(Instant::now);
+        this.call.poll(context.waker()).map(|outcome| this.finish(outcome?, awaited_since))
     }
 }
 

@@ -75,14 +75,16 @@ impl CompletionQueue {
 
     /// All answers so far, oldest first. Never waits; what is left to be copied is copied now.
     pub fn drain(&self) -> Vec<Completion> {
-        self.queue.drain(self.queue.lock())
+        let now = Instant::now();
+        self.queue.drain(self.queue.lock(), now)
     }
 
     /// All answers so far; blocks up to `timeout` for the first.
     pub fn wait(&self, timeout: Duration) -> Vec<Completion> {
+        let now = Instant::now();
         let mut answers = self.queue.lock();
         if answers.list.is_empty() {
-            let until = Instant::now() + timeout;
+            let until = now + timeout;
             loop {
                 let left = until.saturating_duration_since(Instant::now());
                 if left.is_zero() {
@@ -97,7 +99,7 @@ impl CompletionQueue {
                 }
             }
         }
-        self.queue.drain(answers)
+        self.queue.drain(answers, now)
     }
 }
 
@@ -131,15 +133,21 @@ impl Sink for Queue {
 }
 
 impl Queue {
-    fn drain(&self, mut answers: MutexGuard<'_, Answers>) -> Vec<Completion> {
+    /// Takes all answers for a thread that has waited for them since `awaited_since`.
+    fn drain(
+        &self,
+        mut answers: MutexGuard<'_, Answers>,
+        awaited_since: Instant,
+    ) -> Vec<Completion> {
         if answers.is_polled && !answers.list.is_empty() {
             self.event.drain();
         }
         let list = std::mem::take(&mut answers.list);
         drop(answers);
-        let completed = list
-            .into_iter()
-            .map(|(token, outcome)| Completion { token, outcome: outcome.map(Uncopied::complete) });
+        let completed = list.into_iter().map(|(token, outcome)| Completion {
+            token,
+            outcome: outcome.map(|left: Uncopied| left.complete(awaited_since)),
+        });
         completed.collect()
     }
 

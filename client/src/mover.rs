@@ -30,6 +30,8 @@ pub(crate) struct Board {
     /// Somebody may have waited for a job that has finished.
     pub(crate) finished: Condvar,
     pub(crate) event: EventFd,
+    /// Before the deadlines of all jobs that are started: whoever submits one is waiting for it.
+    began: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -77,7 +79,7 @@ enum Task {
 impl Board {
     pub(crate) fn new(event: EventFd) -> Self {
         let (work, finished) = (Condvar::new(), Condvar::new());
-        Self { state: Mutex::default(), work, finished, event }
+        Self { state: Mutex::default(), work, finished, event, began: Instant::now() }
     }
 
     /// The life of a mover: until the jobs are closed and all have ended.
@@ -86,7 +88,9 @@ impl Board {
         while let Some(task) = self.next() {
             match task {
                 Task::Start(ask) => self.start(client, ask),
-                Task::Copy(job, uncopied) => self.finish(job, Ok(uncopied.complete())),
+                Task::Copy(job, uncopied) => {
+                    self.finish(job, Ok(uncopied.complete(self.began)));
+                }
             }
         }
         rescue.is_armed = false;
@@ -227,7 +231,7 @@ impl Sink for Board {
                 state.landed.push_back((job, uncopied));
                 self.wake_mover(&state);
             }
-            outcome => self.finish(job, outcome.map(Uncopied::complete)),
+            outcome => self.finish(job, outcome.map(|uncopied| uncopied.complete(self.began))),
         }
     }
 }

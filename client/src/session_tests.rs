@@ -3,6 +3,7 @@
 //! The node is a list of bytes to read. Whatever it says, an answer may be late or missing, but
 //! never another object's bytes.
 
+mod copies;
 mod host;
 mod on_host;
 mod puts_on_host;
