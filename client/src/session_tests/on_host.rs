@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use larder_protocol::limits::{HEADER_BYTES, SHARED_REGIONS_MAX};
-use larder_protocol::message::Payload as Form;
+use larder_protocol::message::{Get, Payload as Form, Sharing};
 use larder_protocol::wire::Write;
 use larder_protocol::{Code, Header, NamespaceSpec, Opcode, Status};
 use larder_transport::{Landing, SharedMemory};
@@ -289,6 +289,35 @@ fn memory_is_not_shared_where_it_was_not_agreed() {
     assert!(matches!(host.talk.receive(), Err(Broken::Decode(_))));
     host.talk.session.take_all().0.into_iter().for_each(|leg| leg.fail(&CORRUPT));
     assert!(answers(call)[0].is_err());
+}
+
+#[test]
+fn a_node_that_offers_no_memory_is_never_asked_for_a_lease() {
+    fn asked(talk: &mut Talk) -> Sharing {
+        let written = talk.write(usize::MAX);
+        let header = Header::decode(written.first_chunk().unwrap()).unwrap();
+        let end = HEADER_BYTES + header.body_bytes as usize;
+        assert!(header.opcode == Opcode::Get as u8 && written.len() == end);
+        Get::decode(&written[HEADER_BYTES..]).unwrap().sharing
+    }
+    let mut on_host = Host::unmet();
+    on_host.talk.greet_node_with(0);
+    for mut talk in [on_host.talk, Talk::new()] {
+        for sharing in [Sharing::LeaseOrInline, Sharing::LeaseOrBusy] {
+            let call = talk.call(Outcome::Get(vec![Err(CORRUPT)]));
+            let (head, keys) = (Host::head(sharing), Host::keys(&[b"k"]));
+            talk.submit(&call, |plan| plan.get(head, &keys, Vec::new()));
+            assert_eq!(asked(&mut talk), Sharing::Never);
+            // Wherever it goes from there, and back.
+            let mut legs = talk.session.take_all().0;
+            for shares in [true, false, true] {
+                let mut next = if shares { Host::new().talk } else { Talk::new() };
+                legs.into_iter().for_each(|leg| next.session.submit(leg, next.now));
+                assert_eq!(asked(&mut next), if shares { sharing } else { Sharing::Never });
+                legs = next.session.take_all().0;
+            }
+        }
+    }
 }
 
 #[test]

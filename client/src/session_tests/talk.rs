@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use larder_protocol::checksum::{Sealed, encode_parts, part_checksums, seal};
 use larder_protocol::limits::HEADER_BYTES;
-use larder_protocol::message::{Hello, HelloReply, Hit, Payload as Form};
+use larder_protocol::message::{CAPABILITY_SHARED, Hello, HelloReply, Hit, Payload as Form};
 use larder_protocol::view::{Member, MemberState, View};
 use larder_protocol::wire::Write;
 use larder_protocol::{Code, Generation, Header, Key, NamespaceSpec, Opcode, Status};
@@ -119,6 +119,11 @@ impl Talk {
 
     /// Says hello, opens the namespace. What it asks for is granted.
     pub(super) fn greet(&mut self) {
+        self.greet_node_with(CAPABILITY_SHARED);
+    }
+
+    /// As [`Talk::greet`], by a node that has these capabilities.
+    pub(super) fn greet_node_with(&mut self, capabilities: u64) {
         let hello = Hello {
             version_min: 1,
             version_max: 1,
@@ -131,10 +136,10 @@ impl Talk {
         self.session.say_hello(&hello, self.now);
         let said = self.write(usize::MAX);
         let asked = Header::decode(said.first_chunk().unwrap()).unwrap();
-        let capabilities = Hello::decode(&said[HEADER_BYTES..]).unwrap().capabilities;
+        let wanted = Hello::decode(&said[HEADER_BYTES..]).unwrap().capabilities;
         let reply = HelloReply {
             version: 1,
-            capabilities,
+            capabilities: capabilities & wanted,
             node_id: 1,
             incarnation: 1,
             shard: 0,
