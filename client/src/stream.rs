@@ -200,3 +200,90 @@ impl Wire for Socket {
 const KEEPALIVE_IDLE_S: u32 = 10;
 const KEEPALIVE_INTERVAL_S: u32 = 5;
 const KEEPALIVE_COUNT: u32 = 3;
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::{UnixListener, UnixStream as Peer};
+    use std::time::Duration;
+
+    use mio::{Events, Poll};
+
+    use super::*;
+
+    /// A connected socket, registered with a poll, and its other end.
+    struct Pair {
+        poll: Poll,
+        socket: Socket,
+        peer: Peer,
+    }
+
+    impl Pair {
+        fn new(name: &str) -> Self {
+            let name = format!("larder-stream-{name}-{}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            let _ = std::fs::remove_file(&path);
+            let (poll, listener) = (Poll::new().unwrap(), UnixListener::bind(&path).unwrap());
+            let socket = Socket::unix(&path, poll.registry(), TOKEN).unwrap();
+            let (peer, _) = listener.accept().unwrap();
+            std::fs::remove_file(path).unwrap();
+            Self { poll, socket, peer }
+        }
+
+        fn heed_room(&mut self, is_full: bool) {
+            self.socket.heed_room(is_full, self.poll.registry(), TOKEN).unwrap();
+        }
+
+        /// Whether a sleeper would be woken for bytes to read, and for room to write.
+        fn wakes(&mut self) -> (bool, bool) {
+            let mut events = Events::with_capacity(8);
+            self.poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+            let has = |what: fn(&mio::event::Event) -> bool| events.iter().any(what);
+            (has(mio::event::Event::is_readable), has(mio::event::Event::is_writable))
+        }
+
+        /// Writes until the socket is full; how many bytes that took.
+        fn fill(&self) -> usize {
+            let Stream::Unix(stream) = &self.socket.stream else { panic!("it is on this host") };
+            std::iter::from_fn(|| (&stream.socket).write(&[7; 10_000]).ok()).sum()
+        }
+
+        fn read(&mut self, bytes: usize) {
+            self.peer.read_exact(&mut vec![0; bytes]).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_sleeper_is_woken_for_room_only_where_there_was_none() {
+        let mut pair = Pair::new("room");
+        assert_eq!(pair.wakes(), (false, true), "connected");
+        pair.heed_room(false);
+        assert_eq!(pair.wakes(), (false, false));
+        for _ in 0..3 {
+            // A node reads a request.
+            let bytes = pair.fill();
+            pair.read(bytes);
+            assert_eq!(pair.wakes(), (false, false), "nobody waits for room");
+            let bytes = pair.fill();
+            pair.heed_room(true);
+            assert_eq!(pair.wakes(), (false, false), "there is none");
+            pair.read(bytes);
+            assert_eq!(pair.wakes(), (false, true));
+            pair.heed_room(false);
+        }
+        pair.peer.write_all(b"answer").unwrap();
+        assert_eq!(pair.wakes(), (true, false));
+    }
+
+    #[test]
+    fn room_that_came_before_it_was_waited_for_is_told() {
+        let mut pair = Pair::new("early");
+        pair.heed_room(false);
+        let bytes = pair.fill();
+        pair.read(bytes);
+        pair.heed_room(true);
+        assert_eq!(pair.wakes(), (false, true));
+    }
+
+    const TOKEN: Token = Token(3);
+}
