@@ -261,3 +261,18 @@ const YIELD_EVERY: u32 = 4;
 /// For so long the keeper leaves an empty helm to callers. A guess: far longer than a caller takes
 /// from one call to its next, far shorter than any deadline.
 const REST: Duration = Duration::from_millis(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_is_longer_the_more_was_put_up_to_a_limit() {
+        let us = Duration::from_micros;
+        assert_eq!((spin_max(0), spin_max(7)), (us(50), us(50)));
+        assert_eq!(spin_max(8000), us(51));
+        assert_eq!(spin_max(1 << 20), us(50) + Duration::from_nanos(131_072));
+        let longest = us(50) + Duration::from_nanos(262_144);
+        assert!([2 << 20, (2 << 20) + 8, u64::MAX].iter().all(|&put| spin_max(put) == longest));
+    }
+}
