@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use larder_client::{
-    Client, CompletionQueue, Config, GetOptions, Key, Namespace, NamespaceSpec, Outcome, PutObject,
-    PutOptions, Spin,
+    Client, CompletionQueue, Config, GetOptions, Key, KeyError, Namespace, NamespaceSpec, Outcome,
+    PutObject, PutOptions, Spin,
 };
+use larder_protocol::placement::{anchor_hash, owner_of};
 
 use crate::fake::{FakeNode, Mood};
 
@@ -107,4 +108,50 @@ fn a_deadline_is_kept_by_the_caller_that_is_at_the_helm() {
         assert!(took < Duration::from_secs(2), "not long after its deadline: {took:?}");
         node.set_mood(Mood::Good);
     }
+}
+
+#[test]
+fn others_are_served_while_a_caller_looks_for_its_answer() {
+    let nodes = FakeNode::cluster(2, 1);
+    let namespace = namespace(&connect(&nodes[0], Spin::Off));
+    // The caller never sleeps at the helm, and neither a deadline nor a suspicion ends its look.
+    let client = {
+        let ages = Duration::from_secs(60);
+        let (spin, deadline, suspect_after) = (Spin::For(ages), ages, ages);
+        let seed = Config::seed(nodes[0].address());
+        Client::connect(Config { spin, deadline, suspect_after, ..seed }).unwrap()
+    };
+    let view = client.view();
+    let keys_of = |node: &FakeNode| {
+        let owner = |key: &Key| owner_of(&view, anchor_hash(key.as_bytes())).unwrap();
+        let is_of_node = |key: &Key| view.members[owner(key)].id == node.member().id;
+        (0..).map(key).filter(is_of_node).take(3).collect::<Vec<_>>()
+    };
+    let (theirs, others) = (keys_of(&nodes[1]), keys_of(&nodes[0]));
+    nodes[1].set_mood(Mood::Silent);
+    std::thread::scope(|scope| {
+        let before = nodes[1].connection_count();
+        let caller = scope.spawn(|| client.get(&namespace, &theirs[..1], &GetOptions::default()));
+        // Once its connection is made it looks, and nothing is ever answered there.
+        while nodes[1].connection_count() == before {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let options =
+            GetOptions { deadline: Some(Duration::from_secs(20)), ..GetOptions::default() };
+        // To be connected first, and then to be asked.
+        for _ in 0..3 {
+            let found = client.start_get(&namespace, &others, &options).unwrap().wait().unwrap();
+            assert!(found.iter().all(|found| found.as_ref().is_err_and(KeyError::is_miss)));
+        }
+        // The deadlines of others pass too.
+        let deadline = Some(Duration::from_millis(20));
+        let soon = GetOptions { deadline, ..GetOptions::default() };
+        let late = client.start_get(&namespace, &theirs[1..], &soon).unwrap();
+        let queue = CompletionQueue::new().unwrap();
+        queue.watch(0, late);
+        assert_eq!(queue.wait(Duration::from_secs(20)).len(), 1);
+        assert!(!caller.is_finished(), "it still looks");
+        nodes[1].kill();
+        assert!(caller.join().unwrap().unwrap()[0].is_err());
+    });
 }
