@@ -66,10 +66,11 @@ impl Io {
 
     /// Ends legs whose deadline has passed, and draws conclusions about the peer.
     fn expire(&mut self, at: usize, now: Instant) {
-        let silent_since = self.conns[at].session.silent_since();
-        match self.conns[at].session.expire(now) {
+        let session = &mut self.conns[at].session;
+        // Silence says nothing about a node that maps memory of ours: that takes its time.
+        let silent_since = session.silent_since().filter(|_| !session.is_mapping());
+        match session.expire(now) {
             Ok(0) => {}
-            Ok(_) if self.conns[at].session.is_mapping() => {}
             Ok(_) => {
                 let Route { peer, shard } = self.conns[at].route;
                 let node = &mut self.nodes.all[peer];

@@ -1,6 +1,11 @@
 //! A node in a few threads that speaks the protocol, and can be told to misbehave.
 //!
-//! It stores objects in a map and checks nothing: what is under test is the client.
+//! It stores objects in a map and checks nothing: what is under test is the client. Its Unix socket
+//! is in `fake/near.rs`.
+
+mod near;
+
+pub(crate) use near::NearNode;
 
 use std::collections::HashMap;
 use std::io::{Read, Write as _};
@@ -14,8 +19,8 @@ use larder_client::{Code, Generation, Status};
 use larder_protocol::checksum::part_range;
 use larder_protocol::limits::HEADER_BYTES;
 use larder_protocol::message::{
-    Bump, Get, Hello, HelloReply, Hit, Match, MatchReplyWriter, Open, Payload, Put, Remove,
-    encode_stats, encode_statuses,
+    Bump, CAPABILITY_SHARED, Get, Hello, HelloReply, Hit, Match, MatchReplyWriter, Open, Payload,
+    Put, Remove, SocketPath, encode_stats, encode_statuses,
 };
 use larder_protocol::placement::{anchor_hash, shard_of};
 use larder_protocol::view::{Member, MemberState, View};
@@ -38,6 +43,10 @@ pub(crate) enum Mood {
     HangUp,
     /// Answers to another request than was asked.
     Desync,
+    /// Ends connections over its Unix socket at once.
+    Shut,
+    /// Is not done with mapping memory that it is given, and does nothing else on that connection.
+    Mapping,
 }
 
 #[derive(Clone)]
@@ -61,12 +70,14 @@ pub(crate) struct FakeNode {
 struct Shared {
     id: u64,
     shard_count: u16,
+    uds: SocketPath,
     incarnation: AtomicU64,
     mood: Mutex<Mood>,
     view: Mutex<View>,
     objects: Mutex<Objects>,
     generations: Mutex<HashMap<(u16, Vec<u8>), Generation>>,
     connections: AtomicUsize,
+    near_connections: AtomicUsize,
     is_down: AtomicBool,
     sockets: Mutex<Vec<TcpStream>>,
 }
@@ -74,17 +85,23 @@ struct Shared {
 impl FakeNode {
     /// A node of `shard_count` shards with a view of itself alone.
     pub(crate) fn start(id: u64, shard_count: u16) -> Self {
+        Self::start_with(id, shard_count, SocketPath::NONE)
+    }
+
+    fn start_with(id: u64, shard_count: u16, uds: SocketPath) -> Self {
         let listeners = listen(shard_count);
         let port = listeners[0].local_addr().unwrap().port();
         let shared = Arc::new(Shared {
             id,
             shard_count,
+            uds,
             incarnation: AtomicU64::new(1),
             mood: Mutex::new(Mood::Good),
             view: Mutex::default(),
             objects: Mutex::default(),
             generations: Mutex::default(),
             connections: AtomicUsize::new(0),
+            near_connections: AtomicUsize::new(0),
             is_down: AtomicBool::new(false),
             sockets: Mutex::default(),
         });
@@ -151,7 +168,8 @@ impl FakeNode {
         self.hang_up();
     }
 
-    fn hang_up(&self) {
+    /// Ends all connections.
+    pub(crate) fn hang_up(&self) {
         for socket in self.shared.sockets.lock().unwrap().drain(..) {
             let _ = socket.shutdown(std::net::Shutdown::Both);
         }
@@ -166,14 +184,20 @@ impl FakeNode {
                     sleep(Duration::from_millis(1));
                     continue;
                 };
-                socket.set_nonblocking(false).unwrap();
                 socket.set_nodelay(true).unwrap();
-                shared.sockets.lock().unwrap().push(socket.try_clone().unwrap());
                 shared.connections.fetch_add(1, Ordering::SeqCst);
-                let shared = Arc::clone(&shared);
-                std::thread::spawn(move || Talk { shard, shared, handles: Vec::new() }.run(socket));
+                shared.talk(shard, socket);
             }
         });
+    }
+}
+
+impl Shared {
+    fn talk(self: &Arc<Self>, shard: u16, socket: TcpStream) {
+        socket.set_nonblocking(false).unwrap();
+        self.sockets.lock().unwrap().push(socket.try_clone().unwrap());
+        let shared = Arc::clone(self);
+        std::thread::spawn(move || Talk { shard, shared, handles: Vec::new() }.run(socket));
     }
 }
 
@@ -227,6 +251,11 @@ impl Talk {
                     let wrong = Header { request_id: header.request_id + 7, ..header };
                     out = wrong.reply(Code::Ok).encode().to_vec();
                 }
+                Mood::Mapping if header.opcode == Opcode::Share as u8 => {
+                    while self.mood() == Mood::Mapping {
+                        sleep(Duration::from_millis(1));
+                    }
+                }
                 Mood::Corrupt if header.opcode == Opcode::Get as u8 => {
                     *out.last_mut().unwrap() ^= 1;
                 }
@@ -252,6 +281,7 @@ impl Talk {
             Opcode::Hello => reply.code = self.hello(body, &mut out),
             Opcode::View => self.shared.view.lock().unwrap().encode(&mut out),
             Opcode::Stats => encode_stats(|stat| stat as u64, &mut out),
+            Opcode::Share => {}
             Opcode::Open => {
                 let open = Open::decode(body).unwrap();
                 NamespaceSpec::decode(open.spec).unwrap();
@@ -289,13 +319,13 @@ impl Talk {
         let hello = Hello::decode(body).unwrap();
         let reply = HelloReply {
             version: 1,
-            capabilities: 0,
+            capabilities: hello.capabilities & CAPABILITY_SHARED,
             node_id: self.shared.id,
             incarnation: self.shared.incarnation.load(Ordering::SeqCst),
             shard: self.shard,
             shard_count: self.shared.shard_count,
             object_bytes_max: 64 << 20,
-            uds: larder_protocol::message::SocketPath::NONE,
+            uds: self.shared.uds,
         };
         reply.encode(out);
         let fits =
@@ -325,6 +355,10 @@ impl Talk {
         let put = Put::decode(asked.body, asked.payload.len() as u64).unwrap();
         let mut rest = asked.payload;
         let statuses = put.items.iter().map(|item| {
+            if !matches!(item.payload, Payload::Inline) {
+                // It cannot see memory that it was given.
+                return Status::NoRoom;
+            }
             let (bytes, behind) = rest.split_at(item.object_bytes as usize);
             rest = behind;
             let name = asked.name(item.key.as_bytes());

@@ -7,5 +7,6 @@ mod faults;
 mod helm;
 mod host;
 mod jobs;
+mod near;
 mod quiet;
 mod real;
