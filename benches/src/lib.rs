@@ -4,6 +4,7 @@
 //! runs of one machine differ by more than most claims.
 #![forbid(unsafe_code)]
 
+pub mod awake;
 pub mod cold;
 pub mod content;
 pub mod copy;

@@ -6,6 +6,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use larder_benches::awake::ping_pong;
 use larder_benches::copy::cold_copy_bytes_per_s;
 use larder_benches::latency::Latency;
 use larder_benches::machine::Machine;
@@ -17,11 +18,12 @@ use serde::Serialize;
 
 use super::{Failure, stream_server};
 
-/// Baselines of this machine: copying cold memory, a bare loopback stream, ping-pong
+/// Baselines of this machine: copying cold memory, a bare loopback stream, ping-pongs
 ///
 /// The stream asks with 64 bytes and gets 64 bytes and the object (get), or sends 64 bytes and the
 /// object and gets 64 bytes (put), as the protocol does, and does nothing else. Both ends use
-/// memory that is colder than the caches; CPU is that of both processes.
+/// memory that is colder than the caches; CPU is that of both processes. The Unix ping-pong asks
+/// with 100 bytes, answers with 110, as a lease does, and neither of its two threads ever sleeps.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  larder-bench limits\n  \
     larder-bench limits --size 4KiB,1MiB --inflight 1,8 --json limits.json")]
@@ -72,9 +74,16 @@ struct Baseline {
     what: &'static str,
     size: u32,
     inflight: u16,
-    /// `None` copies memory.
-    direction: Option<Direction>,
+    of: Of,
     rounds: Vec<Cost>,
+}
+
+/// What is measured.
+#[derive(Debug, Clone, Copy)]
+enum Of {
+    Memory,
+    Stream(Direction),
+    Awake,
 }
 
 impl Limits {
@@ -85,13 +94,14 @@ impl Limits {
         let mut baselines = self.baselines();
         for _ in 0..self.rounds {
             for baseline in &mut baselines {
-                let cost = match baseline.direction {
-                    Some(direction) => {
+                let cost = match baseline.of {
+                    Of::Stream(direction) => {
                         let inflight = usize::from(baseline.inflight);
                         let message_bytes = u64::from(baseline.size);
                         client.run(Shape { direction, message_bytes, inflight }, self.seconds)?
                     }
-                    None => copy(baseline.size, cold_bytes, self.seconds),
+                    Of::Memory => copy(baseline.size, cold_bytes, self.seconds),
+                    Of::Awake => ping_pong(ASK_BYTES, ANSWER_BYTES, self.seconds)?,
                 };
                 baseline.rounds.push(cost);
             }
@@ -105,16 +115,19 @@ impl Limits {
     }
 
     fn baselines(&self) -> Vec<Baseline> {
-        let new = |what, size, inflight, direction| {
+        let new = |what, size, inflight, of| {
             let rounds = Vec::new();
-            Baseline { what, size, inflight, direction, rounds }
+            Baseline { what, size, inflight, of, rounds }
         };
-        let mut all = vec![new("ping-pong", 0, 1, Some(Direction::Get))];
+        let mut all = vec![
+            new("ping-pong", 0, 1, Of::Stream(Direction::Get)),
+            new("unix ping-pong, awake", 0, 1, Of::Awake),
+        ];
         for &size in &self.size {
-            all.push(new("copy", size, 1, None));
+            all.push(new("copy", size, 1, Of::Memory));
             for &inflight in &self.inflight {
-                all.push(new("stream get", size, inflight, Some(Direction::Get)));
-                all.push(new("stream put", size, inflight, Some(Direction::Put)));
+                all.push(new("stream get", size, inflight, Of::Stream(Direction::Get)));
+                all.push(new("stream put", size, inflight, Of::Stream(Direction::Put)));
             }
         }
         all
@@ -141,6 +154,10 @@ impl Baseline {
         }
     }
 }
+
+/// A request for a lease, and its answer.
+const ASK_BYTES: usize = 100;
+const ANSWER_BYTES: usize = 110;
 
 fn copy(size: u32, cold_bytes: u64, duration: Duration) -> Cost {
     let bytes_per_s = cold_copy_bytes_per_s(size as usize, cold_bytes, duration);
