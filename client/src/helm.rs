@@ -19,8 +19,9 @@ use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Condvar, Mutex, MutexGuard};
 
 /// The I/O, and who is at it.
 pub(crate) struct Helm {
-    /// Nothing once it has ended.
+    /// Nothing once it has ended. Whoever has the lock is at the helm.
     io: Mutex<Option<Io>>,
+    /// Who that is: [`NOBODY`], [`KEEPER`] or [`CALLER`].
     at: AtomicU8,
     /// Whether a caller is at the helm, or about to be.
     is_wanted: AtomicBool,
@@ -28,7 +29,8 @@ pub(crate) struct Helm {
     is_busy: AtomicBool,
     /// How many calls were made from the helm.
     calls: AtomicU64,
-    keeper: Mutex<bool>,
+    /// Whether the keeper is to come back from its rest.
+    is_called: Mutex<bool>,
     called: Condvar,
 }
 
@@ -40,7 +42,7 @@ impl Helm {
             is_wanted: AtomicBool::new(false),
             is_busy: AtomicBool::new(false),
             calls: AtomicU64::new(0),
-            keeper: Mutex::new(false),
+            is_called: Mutex::new(false),
             called: Condvar::new(),
         }
     }
@@ -65,24 +67,20 @@ impl Helm {
 
     fn keep_until_end(&self, remote: &Remote) {
         loop {
-            let mut io = self.lock();
+            let mut helm = self.lock();
             self.at.store(KEEPER, Ordering::SeqCst);
+            let Some(io) = &mut *helm else { return };
             while !self.is_wanted.load(Ordering::SeqCst) {
-                let goes_on = io.as_mut().is_some_and(Io::turn);
-                if !goes_on {
-                    let ended = io.take();
+                if io.turn().is_err() {
+                    let ended = helm.take();
                     // Its end answers calls, whose callers may want the helm.
-                    drop(io);
+                    drop(helm);
                     drop(ended);
                     return;
                 }
-                let is_busy = io.as_ref().is_some_and(|io| io.is_busy());
-                self.is_busy.store(is_busy, Ordering::Relaxed);
+                self.is_busy.store(io.is_busy(), Ordering::Relaxed);
             }
-            if io.is_none() {
-                return;
-            }
-            drop(io);
+            drop(helm);
             self.rest(remote);
         }
     }
@@ -90,9 +88,9 @@ impl Helm {
     /// Sends `legs` and waits until `call` is answered, on this thread if nobody else needs the
     /// helm. If somebody does, or the I/O has ended, they are only sent.
     pub(crate) fn steer(&self, remote: &Remote, call: &Arc<Call>, legs: Vec<Box<Leg>>) {
-        let is_others =
+        let keeper_is_busy =
             self.at.load(Ordering::SeqCst) == KEEPER && self.is_busy.load(Ordering::Relaxed);
-        if is_others || self.is_wanted.swap(true, Ordering::SeqCst) {
+        if keeper_is_busy || self.is_wanted.swap(true, Ordering::SeqCst) {
             remote.submit(legs);
             return;
         }
@@ -111,17 +109,17 @@ impl Helm {
             return;
         };
         self.at.store(CALLER, Ordering::SeqCst);
-        let ended = self.sail(io, call, legs).is_err();
-        let is_busy = !ended && io.is_busy();
-        let ended = if ended { helm.take() } else { None };
+        let has_ended = sail(io, call, legs).is_err();
+        let is_busy = !has_ended && io.is_busy();
+        let ended = if has_ended { helm.take() } else { None };
         self.at.store(NOBODY, Ordering::SeqCst);
         // Not after the lock is free: a keeper that came in between would leave for nobody.
         self.is_wanted.store(false, Ordering::SeqCst);
+        // First, as the end answers calls, whose callers may want the helm.
         drop(helm);
-        let is_over = ended.is_some();
         drop(ended);
         self.calls.fetch_add(1, Ordering::Relaxed);
-        if is_busy || is_over || remote.has_jobs() {
+        if is_busy || has_ended || remote.has_jobs() {
             self.call_keeper();
         }
     }
@@ -132,63 +130,17 @@ impl Helm {
         self.is_wanted.load(Ordering::SeqCst) && self.at.load(Ordering::SeqCst) == KEEPER
     }
 
-    fn sail(&self, io: &mut Io, call: &Call, legs: Vec<Box<Leg>>) -> Result<(), Ended> {
-        let mut now = Instant::now();
-        let put_bytes = legs.iter().map(|leg| leg.payload_bytes).sum();
-        legs.into_iter().for_each(|leg| io.dispatch(leg, now));
-        io.flush_all(now);
-        let spin = io.luck.look_for(spin_max(put_bytes));
-        let (mut until, mut tick_at, mut looks) = (now + spin, now + TICK, 0_u32);
-        while !call.is_answered() {
-            now = Instant::now();
-            if now >= until.min(call.deadline) {
-                if spin > Duration::ZERO {
-                    io.luck.did_not_pay();
-                }
-                break;
-            }
-            if now >= tick_at {
-                // Other calls may be under way, and have deadlines; sockets may have room again.
-                if !io.turn_at_once() {
-                    return Err(Ended);
-                }
-                tick_at = now + TICK;
-            }
-            looks += 1;
-            if io.glance(now)? {
-                until = now + spin;
-                continue;
-            }
-            if looks.is_multiple_of(YIELD_EVERY) {
-                // The node may be waiting for this core.
-                std::thread::yield_now();
-            }
-            if io.luck.is_crowded(now.elapsed()) {
-                break;
-            }
-        }
-        if spin > Duration::ZERO && call.is_answered() {
-            io.luck.paid();
-        }
-        while !call.is_answered() {
-            if !io.turn() {
-                return Err(Ended);
-            }
-        }
-        Ok(())
-    }
-
     /// Has the keeper come back if nobody is at the helm.
     pub(crate) fn call_keeper(&self) {
         if self.at.load(Ordering::SeqCst) == NOBODY {
-            *self.keeper.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            *self.is_called.lock().unwrap_or_else(PoisonError::into_inner) = true;
             self.called.notify_one();
         }
     }
 
     /// The keeper's time off: until it is called, or no caller came for a while.
     fn rest(&self, remote: &Remote) {
-        let mut is_called = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut is_called = self.is_called.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if std::mem::take(&mut *is_called) {
                 return;
@@ -217,6 +169,60 @@ impl Helm {
     }
 }
 
+/// Sends `legs` and does the I/O until `call` is answered: looks for the answer while that is likely
+/// to pay, then sleeps.
+fn sail(io: &mut Io, call: &Call, legs: Vec<Box<Leg>>) -> Result<(), Ended> {
+    let now = Instant::now();
+    let put_bytes = legs.iter().map(|leg| leg.payload_bytes).sum();
+    legs.into_iter().for_each(|leg| io.dispatch(leg, now));
+    io.flush_all(now);
+    let look_for = io.luck.look_for(look_max(put_bytes));
+    if !look_for.is_zero() {
+        look(io, call, now, look_for)?;
+    }
+    while !call.is_answered() {
+        io.turn()?;
+    }
+    Ok(())
+}
+
+/// Looks for the answer to `call` without sleeping, until nothing has come for as long as
+/// `look_for`. Says how it ended to the I/O's luck.
+fn look(io: &mut Io, call: &Call, mut now: Instant, look_for: Duration) -> Result<(), Ended> {
+    let (mut until, mut tick_at, mut looks) = (now + look_for, now + TICK, 0_u32);
+    while !call.is_answered() {
+        now = Instant::now();
+        if now >= until.min(call.deadline) {
+            io.luck.did_not_pay();
+            return Ok(());
+        }
+        if now >= tick_at {
+            // Other calls may be under way, and have deadlines; sockets may have room again.
+            io.turn_at_once()?;
+            tick_at = now + TICK;
+        }
+        looks += 1;
+        if io.glance(now)? {
+            until = now + look_for;
+            continue;
+        }
+        if looks.is_multiple_of(YIELD_EVERY) {
+            // The node may be waiting for this core.
+            std::thread::yield_now();
+        }
+        if io.luck.is_crowded(now.elapsed()) {
+            return Ok(());
+        }
+    }
+    io.luck.paid();
+    Ok(())
+}
+
+/// How long to look for an answer if `put_bytes` bytes were put: the node has to read them first.
+fn look_max(put_bytes: u64) -> Duration {
+    LOOK + Duration::from_nanos(put_bytes.min(PUT_BYTES_MAX) / PUT_BYTES_PER_NS)
+}
+
 /// Ends the I/O if whoever is at the helm panics: nobody would ever answer its calls.
 struct Rescue<'a> {
     helm: &'a Helm,
@@ -240,22 +246,17 @@ impl fmt::Debug for Helm {
     }
 }
 
-/// How long to look for an answer if `put_bytes` bytes were put: the node has to read them first.
-fn spin_max(put_bytes: u64) -> Duration {
-    SPIN + Duration::from_nanos(put_bytes.min(SPIN_PUT_BYTES_MAX) / PUT_BYTES_PER_NS)
-}
-
 const NOBODY: u8 = 0;
 const KEEPER: u8 = 1;
 const CALLER: u8 = 2;
 /// How far past its deadline a call may get while another's answer is looked for.
 const TICK: Duration = Duration::from_millis(1);
 /// Twice what a small answer takes from a node that is awake, measured on two cores of a VM.
-const SPIN: Duration = Duration::from_micros(50);
+const LOOK: Duration = Duration::from_micros(50);
 /// A node that reads what is put does so at 10 to 20 bytes a nanosecond, measured on cold memory.
 const PUT_BYTES_PER_NS: u64 = 8;
 /// Above this the answer takes so long that a wake-up hardly adds to it. A guess: 10 %.
-const SPIN_PUT_BYTES_MAX: u64 = 2 << 20;
+const PUT_BYTES_MAX: u64 = 2 << 20;
 /// Looks between two times that the core is offered to other threads.
 const YIELD_EVERY: u32 = 4;
 /// For so long the keeper leaves an empty helm to callers. A guess: far longer than a caller takes
@@ -269,10 +270,10 @@ mod tests {
     #[test]
     fn a_look_is_longer_the_more_was_put_up_to_a_limit() {
         let us = Duration::from_micros;
-        assert_eq!((spin_max(0), spin_max(7)), (us(50), us(50)));
-        assert_eq!(spin_max(8000), us(51));
-        assert_eq!(spin_max(1 << 20), us(50) + Duration::from_nanos(131_072));
+        assert_eq!((look_max(0), look_max(7)), (us(50), us(50)));
+        assert_eq!(look_max(8000), us(51));
+        assert_eq!(look_max(1 << 20), us(50) + Duration::from_nanos(131_072));
         let longest = us(50) + Duration::from_nanos(262_144);
-        assert!([2 << 20, (2 << 20) + 8, u64::MAX].iter().all(|&put| spin_max(put) == longest));
+        assert!([2 << 20, (2 << 20) + 8, u64::MAX].iter().all(|&put| look_max(put) == longest));
     }
 }

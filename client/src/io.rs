@@ -4,6 +4,7 @@
 //! `helm.rs`). It never blocks but in `poll`, whose timeout is the nearest deadline. What fails is
 //! decided in `faults.rs`, this file is the way things go when all is well.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use mio::event::Event as Readiness;
 use mio::{Events, Poll, Token, Waker};
 
 use crate::bootstrap::{Learnt, hello, name_hosts, socket_path};
+use crate::call::Call;
 use crate::circuit::Patience;
 use crate::config::{Config, PathChoice};
 use crate::error::{Error, KeyError, Reason};
@@ -53,7 +55,8 @@ pub(crate) struct Io {
     pub(crate) luck: Luck,
 }
 
-/// Starts the thread.
+/// Makes the I/O and starts the keeper, whose thread ends when the I/O does. Answers the callers'
+/// end of it.
 ///
 /// # Errors
 /// [`Error::System`] if there is no thread or descriptor left.
@@ -103,18 +106,24 @@ pub(crate) fn start_io(config: Config, learnt: Learnt) -> Result<(Remote, JoinHa
 }
 
 impl Io {
-    /// Waits for something to do, at most until the next deadline, and does it. `false` if it was
-    /// asked to end.
-    pub(crate) fn turn(&mut self) -> bool {
+    /// Waits for something to do, at most until the next deadline, and does it.
+    ///
+    /// # Errors
+    /// [`Ended`] if it was asked to end, or cannot go on.
+    pub(crate) fn turn(&mut self) -> Result<(), Ended> {
         self.turn_and(self.readable.is_empty())
     }
 
-    /// As [`Io::turn`], of what there is to do now.
-    pub(crate) fn turn_at_once(&mut self) -> bool {
+    /// As [`Io::turn`], without waiting.
+    ///
+    /// # Errors
+    /// As [`Io::turn`].
+    pub(crate) fn turn_at_once(&mut self) -> Result<(), Ended> {
         self.turn_and(false)
     }
 
-    fn turn_and(&mut self, may_sleep: bool) -> bool {
+    fn turn_and(&mut self, may_sleep: bool) -> Result<(), Ended> {
+        // Taken out, since what is ready changes the rest; an empty list takes no memory.
         let mut readiness = std::mem::replace(&mut self.readiness, Events::with_capacity(0));
         let may_sleep = may_sleep && self.remote.may_sleep();
         let timeout = if may_sleep { self.pause() } else { Some(Duration::ZERO) };
@@ -122,13 +131,11 @@ impl Io {
             && error.kind() != std::io::ErrorKind::Interrupted
         {
             tracing::error!(%error, "poll failed, the client ends");
-            return false;
+            return Err(Ended);
         }
         self.remote.awake();
         let now = Instant::now();
-        if !self.take_jobs(now) {
-            return false;
-        }
+        self.take_jobs(now)?;
         for at in std::mem::take(&mut self.readable) {
             self.receive(at, now);
         }
@@ -141,16 +148,17 @@ impl Io {
         self.tick(now);
         self.mark_releases();
         self.flush_all(now);
-        true
+        Ok(())
     }
 
-    /// As [`Io::turn`], but only looks whether replies have come. Whether anything had.
+    /// As [`Io::turn_at_once`], but only takes jobs and reads where replies are to come: the kernel
+    /// is not asked for more, and deadlines are not kept. Whether anything had come.
     ///
     /// # Errors
     /// [`Ended`] if it was asked to end.
     pub(crate) fn glance(&mut self, now: Instant) -> Result<bool, Ended> {
-        if self.remote.has_jobs() && !self.take_jobs(now) {
-            return Err(Ended);
+        if self.remote.has_jobs() {
+            self.take_jobs(now)?;
         }
         let mut is_progress = false;
         for at in 0..self.conns.len() {
@@ -185,13 +193,13 @@ impl Io {
         [self.timeout(Instant::now()), releases].into_iter().flatten().min()
     }
 
-    fn take_jobs(&mut self, now: Instant) -> bool {
+    fn take_jobs(&mut self, now: Instant) -> Result<(), Ended> {
         let mut jobs = std::mem::take(&mut self.jobs);
         self.remote.take(&mut jobs);
-        let is_last = |job| !self.take_job(job, now);
-        let ends = jobs.drain(..).any(is_last);
+        let taken = jobs.drain(..).try_for_each(|job| self.take_job(job, now));
+        // The list keeps its memory.
         self.jobs = jobs;
-        !ends
+        taken
     }
 
     /// Whether anything is under way, so that somebody has to look after it. A deadline alone is
@@ -208,43 +216,49 @@ impl Io {
             || !self.misplaced.is_empty()
     }
 
-    /// Does a job; `false` if it was the last.
-    fn take_job(&mut self, job: Job, now: Instant) -> bool {
+    fn take_job(&mut self, job: Job, now: Instant) -> Result<(), Ended> {
         match job {
             Job::Leg(leg) => self.dispatch(leg, now),
-            Job::Cancel(call) => {
-                let cancelled = self.misplaced.extract_if(.., |leg| Arc::ptr_eq(&leg.call, &call));
-                cancelled.for_each(|leg| leg.fail(&KeyError::Cancelled));
-                for at in 0..self.conns.len() {
-                    if let Err(broken) = self.conns[at].session.cancel(&call) {
-                        self.broke(at, broken, now);
-                    }
-                }
-            }
-            Job::Resolved { slot, addresses } => {
-                self.nodes.all[slot].resolved(&addresses);
-                for at in 0..self.conns.len() {
-                    let is_waiting = matches!(self.conns[at].link, Link::Resolving);
-                    if self.conns[at].route.peer == slot && is_waiting {
-                        self.conns[at].link = Link::Down;
-                        if addresses.is_empty() {
-                            let kind = std::io::ErrorKind::AddrNotAvailable;
-                            self.unreachable(at, Reason::Connect(kind), now);
-                        } else {
-                            self.connect(at, now);
-                        }
-                    }
-                }
-            }
+            Job::Cancel(call) => self.cancel(&call, now),
+            Job::Resolved { slot, addresses } => self.resolved(slot, &addresses, now),
             Job::View(view) => {
                 self.is_learning = false;
                 if let Some(view) = view {
                     self.take_view(view, None, now);
                 }
             }
-            Job::Close => return false,
+            Job::Close => return Err(Ended),
         }
-        true
+        Ok(())
+    }
+
+    /// Ends the legs of a call.
+    fn cancel(&mut self, call: &Arc<Call>, now: Instant) {
+        let cancelled = self.misplaced.extract_if(.., |leg| Arc::ptr_eq(&leg.call, call));
+        cancelled.for_each(|leg| leg.fail(&KeyError::Cancelled));
+        for at in 0..self.conns.len() {
+            if let Err(broken) = self.conns[at].session.cancel(call) {
+                self.broke(at, broken, now);
+            }
+        }
+    }
+
+    /// Connects what waited for the name of node `slot` to be looked up.
+    fn resolved(&mut self, slot: usize, addresses: &[SocketAddr], now: Instant) {
+        self.nodes.all[slot].resolved(addresses);
+        for at in 0..self.conns.len() {
+            let conn = &mut self.conns[at];
+            if conn.route.peer != slot || !matches!(conn.link, Link::Resolving) {
+                continue;
+            }
+            conn.link = Link::Down;
+            if addresses.is_empty() {
+                let kind = std::io::ErrorKind::AddrNotAvailable;
+                self.unreachable(at, Reason::Connect(kind), now);
+            } else {
+                self.connect(at, now);
+            }
+        }
     }
 
     /// Gives a leg to the connection of its shard, which is made if there is none.
@@ -460,7 +474,7 @@ impl Drop for Io {
     }
 }
 
-/// The I/O was asked to end.
+/// The I/O was asked to end, or cannot go on.
 #[derive(Debug)]
 pub(crate) struct Ended;
 

@@ -122,32 +122,35 @@ impl Io {
     }
 
     /// In the order of the real one: sleeps, takes jobs, reads replies.
-    pub(crate) fn turn(&mut self) -> bool {
+    pub(crate) fn turn(&mut self) -> Result<(), Ended> {
         let may_sleep = self.remote.may_sleep();
         let is_readable = self.flights.iter().any(|leg| leg.when == When::Next);
         self.waker.listen(may_sleep && !is_readable);
         self.remote.awake();
         let replies = self.flights.extract_if(.., |leg| leg.when == When::Next);
         let replies: Vec<_> = replies.collect();
-        let goes_on = self.take_jobs();
+        let taken = self.take_jobs();
         replies.into_iter().for_each(|leg| leg.succeed());
-        goes_on
+        taken
     }
 
     /// For callers that look again and again, which the model's do not.
     pub(crate) fn glance(&mut self, _now: Instant) -> Result<bool, Ended> {
-        if self.remote.has_jobs() && !self.take_jobs() { Err(Ended) } else { Ok(false) }
+        if self.remote.has_jobs() {
+            self.take_jobs()?;
+        }
+        Ok(false)
     }
 
-    fn take_jobs(&mut self) -> bool {
+    fn take_jobs(&mut self) -> Result<(), Ended> {
         let mut jobs = std::mem::take(&mut self.jobs);
         self.remote.take(&mut jobs);
-        let goes_on = jobs.drain(..).all(|job| self.take_job(job));
+        let taken = jobs.drain(..).try_for_each(|job| self.take_job(job));
         self.jobs = jobs;
-        goes_on
+        taken
     }
 
-    fn take_job(&mut self, job: Job) -> bool {
+    fn take_job(&mut self, job: Job) -> Result<(), Ended> {
         match job {
             Job::Leg(leg) => self.dispatch(leg, Instant::now()),
             Job::Cancel(call) => {
@@ -157,10 +160,10 @@ impl Io {
                     None => self.cancelled.push(call),
                 }
             }
-            Job::Close => return false,
+            Job::Close => return Err(Ended),
             other => unreachable!("nobody asks for {other:?}"),
         }
-        true
+        Ok(())
     }
 
     pub(crate) fn dispatch(&mut self, leg: Box<Leg>, _now: Instant) {
@@ -179,7 +182,7 @@ impl Io {
     pub(crate) fn flush_all(&mut self, _now: Instant) {}
 
     /// For callers that look again and again.
-    pub(crate) fn turn_at_once(&mut self) -> bool {
+    pub(crate) fn turn_at_once(&mut self) -> Result<(), Ended> {
         self.turn()
     }
 }
