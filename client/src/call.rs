@@ -70,8 +70,8 @@ pub enum ShardValue {
 
 /// A call under way. It is a future, and it can be waited for by blocking.
 ///
-/// Objects in the memory of a node on this host are copied by whoever takes the answer. Who began to
-/// wait before the deadline is not kept past it: what is not copied by then is
+/// Objects in the memory of a node on this host are copied by whoever takes the answer. Who began
+/// to wait before the deadline is not kept past it: what is not copied by then is
 /// [`KeyError::DeadlineExceeded`]. Who comes only after it gets all that was answered in time.
 ///
 /// Dropping it lets the call run to its end unobserved; [`Pending::cancel`] ends it early.

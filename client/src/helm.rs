@@ -169,8 +169,8 @@ impl Helm {
     }
 }
 
-/// Sends `legs` and does the I/O until `call` is answered: looks for the answer while that is likely
-/// to pay, then sleeps.
+/// Sends `legs` and does the I/O until `call` is answered: looks for the answer while that is
+/// likely to pay, then sleeps.
 fn sail(io: &mut Io, call: &Call, legs: Vec<Box<Leg>>) -> Result<(), Ended> {
     let now = Instant::now();
     let put_bytes = legs.iter().map(|leg| leg.payload_bytes).sum();
