@@ -32,6 +32,7 @@ use crate::uds::Entry;
 pub(crate) async fn welcome(entry: Entry, core: Rc<Core>) {
     let mut bell = TcpStream::from(socket2::Socket::from(entry.bell));
     let mut burst = 0;
+    // It rings once for any number of guests; the hall knows how many.
     while let Ok(1..) = bell.read(&mut [0; 64]).await {
         let [denied, failed] = entry.hall.turned_away();
         core.count(Stat::UdsDenied, denied);
@@ -64,6 +65,7 @@ pub(crate) struct Near {
     arrived: Vec<OwnedFd>,
     /// Whether the latest receive left nothing, as far as one can tell.
     is_drained: bool,
+    /// Whether the process that made the connection is known to be dead.
     is_dead: bool,
 }
 
@@ -141,13 +143,13 @@ impl Near {
 
     /// The descriptors that came with this frame, if it is of a kind that may have one.
     pub(crate) fn descriptors_of(&mut self, header: &Header, behind: &[u8]) -> Vec<OwnedFd> {
-        if header.opcode == Opcode::Share as u8 {
-            // Those of the next frame may have come already, if that has.
-            let count = if behind.is_empty() { self.arrived.len() } else { 1 };
-            self.arrived.drain(..count.min(self.arrived.len())).collect()
-        } else {
-            Vec::new()
+        if header.opcode != Opcode::Share as u8 {
+            return Vec::new();
         }
+        // With nothing behind the frame all are its own, and refused if that is too many. Else
+        // those after the first may be of the next frame, as far as that is here.
+        let count = if behind.is_empty() { self.arrived.len() } else { 1 };
+        self.arrived.drain(..count.min(self.arrived.len())).collect()
     }
 
     /// Refuses descriptors that came with what was served. What was not may have some, as far as it
@@ -194,7 +196,7 @@ pub(crate) async fn hold_leases(wire: &mut Wire, core: &Core, patience: &Patienc
     if let Err(error) = socket::shutdown(&wire.stream, Shutdown::Write) {
         tracing::debug!(%error, "a peer with leases cannot be told that it was ended");
     }
-    // A draining node does not wait for it, nor does anybody else.
+    // No time ends it. It counts as idle, so a node that drains tells it to end at once.
     patience.idle(NEVER);
     let mut scrap = vec![0; SCRAP_BYTES];
     loop {
@@ -210,6 +212,7 @@ pub(crate) async fn hold_leases(wire: &mut Wire, core: &Core, patience: &Patienc
             Err(error) => match error.kind() {
                 io::ErrorKind::TimedOut if wire.is_peer_dead() => return true,
                 io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => return true,
+                // It was told to end, or sends descriptors: neither ends a lease.
                 io::ErrorKind::TimedOut | io::ErrorKind::InvalidData => {}
                 // That we cannot hear it does not mean that it has stopped reading.
                 _ => glommio::timer::sleep(DEAF_PAUSE).await,
@@ -220,6 +223,7 @@ pub(crate) async fn hold_leases(wire: &mut Wire, core: &Core, patience: &Patienc
 }
 
 impl Wire {
+    /// Closes descriptors that came and that no frame will take.
     pub(crate) fn drop_arrived(&mut self) {
         if let Some(near) = &mut self.near {
             near.arrived.clear();
@@ -231,7 +235,10 @@ impl Wire {
         self.near.as_ref().is_some_and(|near| near.is_dead)
     }
 
-    /// An error if descriptors came with bytes of a payload.
+    /// Refuses descriptors that came with bytes of a payload.
+    ///
+    /// # Errors
+    /// `InvalidData`; they are closed with the connection.
     pub(crate) fn refuse_arrived(&self) -> io::Result<()> {
         match &self.near {
             Some(near) if !near.arrived.is_empty() => Err(io::ErrorKind::InvalidData.into()),

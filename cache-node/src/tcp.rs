@@ -2,8 +2,9 @@
 //! for a Unix socket is in `shm.rs`.
 //!
 //! Bytes of a put go from the socket straight into their slot, bytes of a get from their slot to
-//! the socket. The shard is borrowed between awaits, never across one. A task that was not
-//! suspended for a while takes a *breath*: the runtime polls I/O only when no task is runnable.
+//! the socket. The shard is borrowed between awaits, never across one. What a reader would get
+//! wrong: an await is no turn for others. The runtime polls I/O only when no task is runnable, so
+//! a task that did not have to wait for a while takes a *breath*, which makes it wait.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -96,7 +97,7 @@ pub(crate) async fn connection(stream: TcpStream, core: Rc<Core>, near: Option<P
         std::process::abort();
     }
     core.shard(|shard| shard.forget(&mut peer));
-    let has_closed = matches!(served, Ok(Ok(()))) || wire.is_peer_dead();
+    let is_peer_gone = matches!(served, Ok(Ok(()))) || wire.is_peer_dead();
     match served {
         Ok(Ok(())) => {}
         Ok(Err(Ending::Malformed(reason))) => {
@@ -106,8 +107,12 @@ pub(crate) async fn connection(stream: TcpStream, core: Rc<Core>, near: Option<P
         Ok(Err(Ending::Io(error))) => tracing::debug!(%error, "connection ended"),
         Err(_) => core.count(Stat::Panics, 1),
     }
+    // Its replies go nowhere any more, and their slots must not wait for the end of its leases.
     drop(outbox);
-    if peer.holds_leases() && !has_closed && !shm::hold_leases(&mut wire, &core, &patience).await {
+    if !peer.holds_leases() || is_peer_gone {
+        return;
+    }
+    if !shm::hold_leases(&mut wire, &core, &patience).await {
         core.shard(|shard| shard.keep(&mut peer));
     }
 }
@@ -122,7 +127,9 @@ fn tune(stream: &TcpStream) {
 
 /// Why a connection ends before its peer closes it.
 pub(crate) enum Ending {
+    /// The peer said what may not be said, and is told so.
     Malformed(DecodeError),
+    /// The socket failed, or the connection was told to end.
     Io(io::Error),
 }
 
@@ -135,6 +142,7 @@ impl From<DecodeError> for Ending {
 impl From<io::Error> for Ending {
     fn from(error: io::Error) -> Self {
         match error.kind() {
+            // Sockets have no opinion on data; it is what is said of descriptors out of place.
             io::ErrorKind::InvalidData => Self::Malformed(shm::DESCRIPTORS),
             _ => Self::Io(error),
         }
@@ -153,6 +161,8 @@ async fn converse(
     let mut inbox = Inbox::default();
     let mut arrived_us = core.now_us();
     loop {
+        // Whether less than a request came; how many of the next requests were looked at ahead, and
+        // when: they share one reading of the clock.
         let (mut is_partial, mut seen_ahead, mut now_us) = (true, 0, 0);
         while let Some(header) = inbox.header(peer.is_greeted())? {
             let Some((body, behind)) = inbox.body(&header) else { break };
@@ -168,6 +178,7 @@ async fn converse(
             }
             let step = core.shard_at(now_us, |s| s.begin(peer, &header, body, late, outbox))?;
             patience.note_leases(peer.holds_leases());
+            // Of the inbox; a payload may have begun to arrive there.
             let mut used = HEADER_BYTES + body.len();
             if used > QUICK_BYTES_MAX || !matches!(step, Step::Replied) {
                 seen_ahead = 0;
@@ -274,7 +285,9 @@ pub(crate) struct Wire {
     pub(crate) near: Option<Near>,
     /// Who else is served by this core.
     stalls: Stalls,
+    /// Where small objects of a put are received many at a time, and what is thrown away.
     pub(crate) staging: Vec<u8>,
+    /// Requests served, and bytes moved, since this task last had to wait.
     requests: u32,
     pub(crate) bytes: u64,
     /// With how many bytes the socket counts as readable.
@@ -287,12 +300,16 @@ impl Wire {
         Self { stream, near, stalls, staging, requests: 0, bytes: 0, readable_bytes: 1 }
     }
 
-    /// Receives at least one byte; where it has to wait, it waits for `wanted` of them.
+    /// As [`Wire::read`]; where it has to wait, it waits for `wanted` bytes.
     pub(crate) async fn read_many(&mut self, into: &mut [u8], wanted: usize) -> io::Result<usize> {
         self.wait_for(wanted.min(READABLE_BYTES_MAX) as u32)?;
         self.receive(into).await
     }
 
+    /// Receives at least one byte; 0 is the end.
+    ///
+    /// # Errors
+    /// As the socket's; for a connection from this host also as [`Near::receive`].
     pub(crate) async fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.wait_for(1)?;
         self.receive(into).await
@@ -359,16 +376,15 @@ impl Wire {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let first = slices.iter().find(|s| !s.is_empty()).map_or(&[][..], |s| s);
-                    let (stream, spent) = (&mut self.stream, (&mut self.requests, &mut self.bytes));
-                    let near = &mut self.near;
+                    let Self { stream, near, requests, bytes, .. } = self;
                     poll_fn(|cx| {
                         let poll = Pin::new(&mut *stream).poll_write(cx, first);
-                        if poll.is_pending() {
-                            (*spent.0, *spent.1) = (0, 0);
-                            let near = near.as_mut();
-                            return near.map_or(poll, |near| near.told(cx).map_ok(|()| 0));
+                        if poll.is_ready() {
+                            return poll;
                         }
-                        poll
+                        (*requests, *bytes) = (0, 0);
+                        // A connection from this host is not cut, so it has to listen meanwhile.
+                        near.as_mut().map_or(poll, |near| near.told(cx).map_ok(|()| 0))
                     })
                     .await?
                 }
@@ -428,6 +444,7 @@ const QUICK_BYTES_MAX: usize = 512;
 const SLICES_MAX: usize = 130;
 /// A reader of a long payload is woken for this much: a wake-up costs as much as copying it.
 const READABLE_BYTES_MAX: usize = 256 << 10;
+/// What nobody wants is read by so much at a time.
 pub(crate) const SCRAP_BYTES: usize = 16 << 10;
 
 /// What all connections of a core may be served between two polls: 1 to 2 ms of work.
@@ -443,8 +460,10 @@ const ROOM_PAUSE: Duration = Duration::from_millis(1);
 
 /// Connections accepted in a row before those that were accepted run.
 pub(crate) const ACCEPT_BURST: u32 = 16;
+/// Between two tries where accepting fails, mostly for want of descriptors. A guess.
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How long a peer may take to read why its connection ends. A guess.
 const FAREWELL_MS: u64 = 1000;
 /// A peer that vanished without a word is noticed after 10 + 3 × 5 seconds.
 const KEEPALIVE_IDLE_S: u32 = 10;
