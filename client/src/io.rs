@@ -361,6 +361,7 @@ impl Io {
             }
         }
         let mut is_reshaped = false;
+        // A node of another shape than we thought refuses us, but is not broken.
         for event in events {
             match event {
                 Event::Reshaped(reply) => is_reshaped |= self.take_shape(at, &reply, now),
@@ -403,6 +404,7 @@ impl Io {
                 let id = node.peer.id;
                 self.take_view(view, Some(id), now);
             }
+            // Taken by `receive`, which knows what else came of that read.
             Event::Reshaped(_) => {}
             Event::Epoch => self.ask_view(at, now),
             Event::Again(leg, code) => self.ask_again(at, leg, code, now),
