@@ -369,8 +369,10 @@ impl Io {
             }
         }
         match received {
-            Ok(true) => self.readable.push(at),
-            Ok(false) => {}
+            Ok(true) if !self.readable.contains(&at) => self.readable.push(at),
+            Ok(true) => {}
+            // Else whoever leaves the helm would call the keeper for nothing.
+            Ok(false) => self.readable.retain(|&other| other != at),
             // Its connections are closed already, and perhaps being made anew.
             Err(_) if is_reshaped => {}
             Err(broken) => self.broke(at, broken, now),
