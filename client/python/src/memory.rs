@@ -1,0 +1,251 @@
+//! Registered memory: named once, then used by address.
+//!
+//! What a reader would get wrong: memory stays registered when the `Memory` that registering it
+//! answered is dropped; `unregister`, or closing the client, ends it. What keeps it is given back
+//! only when nothing is in flight, on the thread that asked for that.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use larder_client::SharedMemory;
+use larder_transport::{Registered, Source};
+use pyo3::prelude::*;
+use pyo3::types::PyInt;
+
+use crate::arguments::patience;
+use crate::buffer::{Keep, Loan, register};
+use crate::connection::Connection;
+use crate::desk::in_slices;
+use crate::errors::invalid;
+use crate::places::{Access, Found, find};
+use crate::view::{Access as ViewAccess, Keeper, memory_view};
+
+/// Memory that a client was told of, from which and into which it moves objects by their address.
+///
+/// Made by ``Client.register`` and ``Client.shared_memory``. Memory stays registered until it is
+/// unregistered or the client is closed, also when this object is gone. As a context manager it is
+/// unregistered at the end.
+#[pyclass(frozen, module = "larder")]
+pub(crate) struct Memory {
+    connection: Arc<Connection>,
+    entry: Arc<Entry>,
+}
+
+/// The memories of one client.
+#[derive(Default)]
+pub(crate) struct Memories {
+    /// By address, and those that begin at the same by length.
+    entries: RwLock<Vec<Arc<Entry>>>,
+}
+
+/// One registered memory.
+pub(crate) struct Entry {
+    registered: Registered,
+    /// The way to be written and seen, if it is ours.
+    shared: Option<Arc<SharedMemory>>,
+    keeps: Mutex<Vec<Keep>>,
+}
+
+impl Entry {
+    fn span(&self) -> (usize, usize) {
+        (self.registered.address(), self.registered.len())
+    }
+
+    fn keeps(&self) -> MutexGuard<'_, Vec<Keep>> {
+        self.keeps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn release_if_idle(&self) -> bool {
+        let is_idle = self.registered.in_flight() == 0;
+        if is_idle {
+            let keeps = std::mem::take(&mut *self.keeps());
+            drop(keeps);
+        }
+        is_idle
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if self.registered.in_flight() > 0 {
+            // Somebody may still write there: whatever it costs, it stays memory.
+            std::mem::forget(std::mem::take(&mut *self.keeps()));
+        }
+    }
+}
+
+impl Memories {
+    /// Registers, or finds what is registered just so.
+    fn add(&self, entry: Entry) -> Arc<Entry> {
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        match entries.binary_search_by_key(&entry.span(), |known| known.span()) {
+            Ok(at) => {
+                let known = Arc::clone(&entries[at]);
+                drop(entries);
+                drop(entry);
+                known
+            }
+            Err(at) => {
+                let entry = Arc::new(entry);
+                entries.insert(at, Arc::clone(&entry));
+                entry
+            }
+        }
+    }
+
+    fn remove(&self, entry: &Arc<Entry>) {
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|known| !Arc::ptr_eq(known, entry));
+    }
+
+    /// Forgets all of them. What is in flight stays where it is.
+    pub(crate) fn clear(&self) {
+        let entries =
+            std::mem::take(&mut *self.entries.write().unwrap_or_else(PoisonError::into_inner));
+        entries.iter().for_each(|entry| {
+            entry.release_if_idle();
+        });
+    }
+
+    /// Sees to it that each memory a loan uses is not idle until the loan is back.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, naming the first range that is not registered.
+    pub(crate) fn guard(&self, loan: &Loan) -> PyResult<Vec<Source>> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let mut used: Vec<usize> = Vec::new();
+        let mut last: Option<usize> = None;
+        for (at, ranges) in loan.places().enumerate() {
+            for (piece, &(address, bytes)) in ranges.iter().enumerate() {
+                if last.is_some_and(|last| entries[last].registered.contains(address, bytes)) {
+                    continue;
+                }
+                let upper = entries.partition_point(|entry| entry.registered.address() <= address);
+                let home =
+                    (0..upper).rev().find(|&i| entries[i].registered.contains(address, bytes));
+                let Some(home) = home else {
+                    return Err(invalid(format_args!(
+                        "ptrs[{at}][{piece}]: {bytes} bytes at {address:#x} are not registered"
+                    )));
+                };
+                last = Some(home);
+                if !used.contains(&home) {
+                    used.push(home);
+                }
+            }
+        }
+        // A source of no bytes counts as one in flight.
+        let guards = used.into_iter().map(|at| entries[at].registered.source(&[]));
+        guards.collect::<Result<_, _>>().map_err(invalid)
+    }
+}
+
+impl Memory {
+    /// Registers the memory of a Python object, or an address.
+    ///
+    /// # Errors
+    /// `InvalidArgument`.
+    pub(crate) fn register(
+        connection: &Arc<Connection>,
+        memory: &Bound<'_, PyAny>,
+        length: Option<usize>,
+        keep: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let mut keeps: Vec<Keep> =
+            keep.map(|keep| Keep::Object(keep.unbind())).into_iter().collect();
+        // Only an int is an address: a tensor of one number would turn into one as willingly.
+        let address = memory.cast::<PyInt>().ok().map(|address| address.extract::<usize>());
+        let (address, bytes) = match (address.transpose(), length) {
+            (Err(_), _) => return Err(invalid("memory: no address")),
+            (Ok(Some(address)), Some(length)) => (address, length),
+            (Ok(Some(_)), None) => return Err(invalid("length: an address needs one")),
+            (Ok(None), length) => {
+                let named = |why| invalid(format_args!("memory: {why}"));
+                let Found { keep, address, bytes } = find(memory, Access::Write).map_err(named)?;
+                keeps.push(keep);
+                let length = length.unwrap_or(bytes);
+                if length > bytes {
+                    return Err(invalid(format_args!("length: {length} of {bytes} bytes")));
+                }
+                (address, length)
+            }
+        };
+        if address == 0 || bytes == 0 || address.checked_add(bytes).is_none() {
+            return Err(invalid(format_args!("{bytes} bytes at {address:#x} are no memory")));
+        }
+        let registered = register(address, bytes, None);
+        let entry = Entry { registered, shared: None, keeps: Mutex::new(keeps) };
+        let entry = connection.memories()?.add(entry);
+        Ok(Self { connection: Arc::clone(connection), entry })
+    }
+
+    /// Registers memory that is shared with nodes on this host.
+    ///
+    /// # Errors
+    /// `Forked`, `Closed`.
+    pub(crate) fn shared(connection: &Arc<Connection>, mut memory: SharedMemory) -> PyResult<Self> {
+        let (address, bytes) = (memory.as_mut_ptr().expose_provenance(), memory.len());
+        let memory = Arc::new(memory);
+        let registered = register(address, bytes, Some(Arc::clone(&memory) as _));
+        let entry = Entry { registered, shared: Some(memory), keeps: Mutex::default() };
+        let entry = connection.memories()?.add(entry);
+        Ok(Self { connection: Arc::clone(connection), entry })
+    }
+}
+
+#[pymethods]
+impl Memory {
+    /// Where it begins.
+    #[getter]
+    fn address(&self) -> usize {
+        self.entry.registered.address()
+    }
+
+    /// How long it is, in bytes.
+    #[getter]
+    fn length(&self) -> usize {
+        self.entry.registered.len()
+    }
+
+    /// Ends the registration: from now on no call may name it. Waits until no call uses it.
+    ///
+    /// ``timeout`` is in seconds, ``None`` for as long as it takes. Answers whether nothing uses
+    /// the memory any more; if not, ask again before the memory is given up. Again is fine.
+    #[pyo3(signature = (timeout = None))]
+    fn unregister(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        self.connection.check_process()?;
+        let patience = patience(timeout)?;
+        self.connection.memories_even_if_closed().remove(&self.entry);
+        let registered = &self.entry.registered;
+        in_slices(py, patience, |slice| Ok(registered.wait_idle(slice).then_some(())))?;
+        Ok(self.entry.release_if_idle())
+    }
+
+    /// A writable ``memoryview`` of memory that ``Client.shared_memory`` made. It, and what is made
+    /// of it, keeps the memory. Shape: one dimension of bytes.
+    fn view<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.connection.check_process()?;
+        let Some(shared) = &self.entry.shared else {
+            return Err(invalid("only shared memory can be viewed: the rest was there before"));
+        };
+        let keeper = Keeper::new(Arc::clone(shared) as _);
+        memory_view(py, keeper, self.address(), self.length(), ViewAccess::Write)
+    }
+
+    fn __len__(&self) -> usize {
+        self.entry.registered.len()
+    }
+
+    const fn __enter__(this: Py<Self>) -> Py<Self> {
+        this
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, py: Python<'_>, _exception: Bound<'_, PyAny>) -> PyResult<()> {
+        self.unregister(py, None).map(drop)
+    }
+
+    fn __repr__(&self) -> String {
+        let (address, bytes) = self.entry.span();
+        format!("<larder.Memory of {bytes} bytes at {address:#x}>")
+    }
+}

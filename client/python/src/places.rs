@@ -1,0 +1,224 @@
+//! Where objects are in memory, as Python says it: buffers, tensors, addresses.
+//!
+//! Neither numpy nor torch is imported: their arrays are known by what they answer. What a reader
+//! would get wrong: a list or a tuple is never one buffer, it is the pieces of one object.
+
+use larder_transport::pieces::PIECES_MAX;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::arguments::{is_many, items, items_of};
+use crate::buffer::{Keep, Loan, View};
+use crate::errors::invalid;
+use crate::memory::Memories;
+
+/// What will be done to the memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+/// Memory of one Python object.
+pub(crate) struct Found {
+    pub(crate) keep: Keep,
+    pub(crate) address: usize,
+    pub(crate) bytes: usize,
+}
+
+/// One buffer for each of `count` keys, or a list or tuple of buffers.
+///
+/// # Errors
+/// `InvalidArgument`, saying which argument.
+pub(crate) fn from_buffers(
+    buffers: &Bound<'_, PyAny>,
+    count: usize,
+    access: Access,
+) -> PyResult<Loan> {
+    let mut loan = Loan::default();
+    for (at, object) in items_of(buffers, count, "buffers")?.iter().enumerate() {
+        if is_many(object) {
+            for (piece, object) in items(object, "buffers")?.iter().enumerate() {
+                let named = |why| invalid(format_args!("buffers[{at}][{piece}]: {why}"));
+                loan.add(find(object, access).map_err(named)?);
+            }
+        } else {
+            let named = |why| invalid(format_args!("buffers[{at}]: {why}"));
+            loan.add(find(object, access).map_err(named)?);
+        }
+        loan.end_place(at, "buffers")?;
+    }
+    loan.checked(access, "buffers")
+}
+
+/// One address and one length for each of `count` keys, or as many addresses as lengths; all of it
+/// registered.
+///
+/// # Errors
+/// `InvalidArgument`, saying which range.
+pub(crate) fn from_addresses(
+    addresses: &Bound<'_, PyAny>,
+    sizes: &Bound<'_, PyAny>,
+    count: usize,
+    access: Access,
+    memories: &Memories,
+) -> PyResult<Loan> {
+    let mut loan = Loan::default();
+    let addresses = items_of(addresses, count, "ptrs")?;
+    let sizes = items_of(sizes, count, "sizes")?;
+    for (at, (address, size)) in addresses.iter().zip(&sizes).enumerate() {
+        if let (Ok(address), Ok(size)) = (address.extract(), size.extract()) {
+            loan.ranges.push((address, size));
+        } else {
+            let addresses = numbers(address, at, "ptrs")?;
+            let sizes = numbers(size, at, "sizes")?;
+            if addresses.len() != sizes.len() {
+                let (found, others) = (addresses.len(), sizes.len());
+                return Err(invalid(format_args!("ptrs[{at}]: {found} for {others} sizes")));
+            }
+            loan.ranges.extend(addresses.into_iter().zip(sizes));
+        }
+        loan.end_place(at, "ptrs")?;
+    }
+    loan.registered = memories.guard(&loan)?;
+    loan.checked(access, "ptrs")
+}
+
+/// The memory of a buffer, a tensor or an array.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn find(object: &Bound<'_, PyAny>, access: Access) -> Result<Found, String> {
+    let (found, is_read_only) = match View::of(object) {
+        Ok(view) => of_view(object.py(), view)?,
+        // Some types of items have no letter in the buffer protocol, such as bfloat16.
+        Err(error) => match of_tensor(object).or_else(|| of_array(object)) {
+            Some(found) => found?,
+            None => return Err(error.map_or_else(|| not_memory(object), |e| e.to_string())),
+        },
+    };
+    if access == Access::Write && is_read_only {
+        return Err("is read-only".into());
+    }
+    Ok(found)
+}
+
+fn of_view(py: Python<'_>, view: View) -> Result<(Found, bool), String> {
+    if !view.is_contiguous(py) {
+        return Err("is not contiguous".into());
+    }
+    let (address, bytes, is_read_only) = (view.address(), view.bytes(), view.is_read_only());
+    Ok((Found { keep: Keep::View(view), address, bytes }, is_read_only))
+}
+
+/// A tensor, as torch has it: known by the names of its methods.
+fn of_tensor(object: &Bound<'_, PyAny>) -> Option<Result<(Found, bool), String>> {
+    let data_ptr = object.getattr_opt(intern!(object.py(), "data_ptr")).ok()??;
+    let said = || -> PyResult<Result<(Found, bool), String>> {
+        let py = object.py();
+        let device = object.getattr(intern!(py, "device"))?.getattr(intern!(py, "type"))?;
+        let device: String = device.extract()?;
+        if device != "cpu" {
+            return Ok(Err(format!("is in the memory of a device ({device})")));
+        }
+        if !object.call_method0(intern!(py, "is_contiguous"))?.is_truthy()? {
+            return Ok(Err("is not contiguous".into()));
+        }
+        let bytes: usize = match object.getattr_opt(intern!(py, "nbytes"))? {
+            Some(bytes) => bytes.extract()?,
+            None => {
+                let count: usize = object.call_method0(intern!(py, "numel"))?.extract()?;
+                let each: usize = object.call_method0(intern!(py, "element_size"))?.extract()?;
+                count.saturating_mul(each)
+            }
+        };
+        let keep = Keep::Object(object.clone().unbind());
+        Ok(Ok((Found { keep, address: data_ptr.call0()?.extract()?, bytes }, false)))
+    };
+    Some(said().unwrap_or_else(|error| Err(error.to_string())))
+}
+
+/// An array, as numpy and others describe theirs.
+fn of_array(object: &Bound<'_, PyAny>) -> Option<Result<(Found, bool), String>> {
+    let told = object.getattr_opt(intern!(object.py(), "__array_interface__")).ok()??;
+    let said = || -> PyResult<Result<(Found, bool), String>> {
+        let told = told.cast::<PyDict>()?;
+        let entry = |name: &str| Ok::<_, PyErr>(told.get_item(name)?.filter(|v| !v.is_none()));
+        let (Some(data), Some(shape), Some(typestr)) =
+            (entry("data")?, entry("shape")?, entry("typestr")?)
+        else {
+            return Ok(Err("describes no memory".into()));
+        };
+        let (address, is_read_only): (usize, bool) = data.extract()?;
+        let shape: Vec<usize> = shape.extract()?;
+        let typestr: String = typestr.extract()?;
+        let Some(each) = typestr.get(2..).and_then(|digits| digits.parse::<usize>().ok()) else {
+            return Ok(Err(format!("has items of a size that is not known ({typestr})")));
+        };
+        if let Some(strides) = entry("strides")? {
+            let strides: Vec<isize> = strides.extract()?;
+            if !is_dense(&shape, &strides, each) {
+                return Ok(Err("is not contiguous".into()));
+            }
+        }
+        let bytes = shape.iter().fold(each, |bytes, count| bytes.saturating_mul(*count));
+        let keep = Keep::Object(object.clone().unbind());
+        Ok(Ok((Found { keep, address, bytes }, is_read_only)))
+    };
+    Some(said().unwrap_or_else(|error| Err(error.to_string())))
+}
+
+/// Whether items of `each` bytes lie one behind the other, the last index moving first.
+fn is_dense(shape: &[usize], strides: &[isize], each: usize) -> bool {
+    if shape.len() != strides.len() {
+        return false;
+    }
+    let mut expected = each;
+    shape.iter().zip(strides).rev().all(|(&count, &stride)| {
+        let is_next = count <= 1 || usize::try_from(stride) == Ok(expected);
+        expected = expected.saturating_mul(count);
+        is_next
+    })
+}
+
+fn not_memory(object: &Bound<'_, PyAny>) -> String {
+    format!("neither a buffer nor a tensor nor an array, but {}", object.get_type())
+}
+
+fn numbers(list: &Bound<'_, PyAny>, at: usize, what: &str) -> PyResult<Vec<usize>> {
+    let list = items(list, what);
+    let list = list.and_then(|list| list.iter().map(|n| n.extract::<usize>()).collect());
+    list.map_err(|_| invalid(format_args!("{what}[{at}]: neither an integer nor integers")))
+}
+
+impl Loan {
+    fn add(&mut self, found: Found) {
+        self.keeps.push(found.keep);
+        self.ranges.push((found.address, found.bytes));
+    }
+
+    /// What was added since the last one is the memory of one object.
+    fn end_place(&mut self, at: usize, what: &str) -> PyResult<()> {
+        let found = self.ranges.len() - self.ends.last().copied().unwrap_or(0);
+        if found > PIECES_MAX {
+            return Err(invalid(format_args!("{what}[{at}]: {found} pieces, not {PIECES_MAX}")));
+        }
+        self.ends.push(self.ranges.len());
+        Ok(())
+    }
+
+    /// # Errors
+    /// `InvalidArgument` if one range would be written by two.
+    fn checked(self, access: Access, what: &str) -> PyResult<Self> {
+        let has_bytes = |&&(_, bytes): &&(usize, usize)| bytes > 0;
+        let mut sorted: Vec<_> = self.ranges.iter().filter(has_bytes).copied().collect();
+        // Mostly they are in order already, and then this is one look at each.
+        sorted.sort_unstable();
+        let overlaps = |pair: &[(usize, usize)]| pair[1].0 - pair[0].0 < pair[0].1;
+        if access == Access::Write && sorted.windows(2).any(overlaps) {
+            return Err(invalid(format_args!("{what}: memory of two of them overlaps")));
+        }
+        Ok(self)
+    }
+}
