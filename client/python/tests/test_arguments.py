@@ -1,0 +1,143 @@
+"""Arguments that make no sense are named, and nothing is sent."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+import larder
+from larder import InvalidArgument, Status
+
+
+class Tensor:
+    """What torch calls a tensor, as far as it is looked at."""
+
+    def __init__(self, array: Any, device: str = "cpu", contiguous: bool = True) -> None:
+        self.array, self.contiguous = array, contiguous
+        self.device = type("Device", (), {"type": device})
+
+    def data_ptr(self) -> int:
+        return int(self.array.ctypes.data)
+
+    def is_contiguous(self) -> bool:
+        return self.contiguous
+
+    def numel(self) -> int:
+        return int(self.array.size)
+
+    def element_size(self) -> int:
+        return int(self.array.itemsize)
+
+
+class Described:
+    """An array known by its description alone."""
+
+    def __init__(self, array: Any, **changed: Any) -> None:
+        self.array = array
+        self.__array_interface__ = {**array.__array_interface__, **changed}
+
+
+def test_arrays_and_tensors_are_memory(store: larder.Store) -> None:
+    source = np.arange(1000, dtype=np.float32).reshape(10, 100)
+    kinds = [source, Tensor(source), Described(source), Described(source, strides=(400, 4))]
+    assert store.put(["a", "b", "c", "d"], kinds) == [Status.OK] * 4
+    for make in (lambda array: array, Tensor, Described):
+        into = [np.zeros((10, 100), dtype=np.float32) for _ in range(4)]
+        assert store.get_into(["a", "b", "c", "d"], [make(array) for array in into]) == [4000] * 4
+        assert all(np.array_equal(array, source) for array in into)
+
+
+def test_a_torch_tensor_is_memory(store: larder.Store) -> None:
+    torch = pytest.importorskip("torch")
+    source = torch.arange(1000, dtype=torch.bfloat16).reshape(10, 100)
+    into = torch.zeros(10, 100, dtype=torch.bfloat16)
+    assert store.put(["a"], [source]) == [Status.OK]
+    assert store.get_into(["a"], [into]) == [2000] and torch.equal(source, into)
+    with pytest.raises(InvalidArgument, match="contiguous"):
+        store.put(["a"], [source.t()])
+
+
+@pytest.mark.parametrize(
+    ("buffers", "why"),
+    [
+        ([bytearray(1), b"read-only"], r"buffers\[1\]: is read-only"),
+        ([bytearray(1), [bytearray(1), b""]], r"buffers\[1\]\[1\]: is read-only"),
+        ([np.zeros(8)[::2], bytearray(1)], r"buffers\[0\]: is not contiguous"),
+        ([np.zeros((4, 4)).T, bytearray(1)], r"buffers\[0\]: is not contiguous"),
+        ([Described(np.zeros((4, 4)), strides=(8, 32)), bytearray(1)], "not contiguous"),
+        ([Described(np.zeros(4), data=(4096, True)), bytearray(1)], "is read-only"),
+        ([Tensor(np.zeros(8), device="cuda"), bytearray(1)], r"buffers\[0\]: .*device \(cuda\)"),
+        ([Tensor(np.zeros(8), contiguous=False), bytearray(1)], "not contiguous"),
+        ([bytearray(1), 17], r"buffers\[1\]: neither a buffer nor"),
+        ([bytearray(1), None], r"buffers\[1\]"),
+        ([bytearray(1)], r"buffers: 1 for 2 keys"),
+        (17, "buffers: not a sequence"),
+        ([[bytearray(1)] * 513, bytearray(1)], r"buffers\[0\]: 513 pieces"),
+        ([memoryview(bytearray(9))[:5]] * 2, "overlap"),
+    ],
+)
+def test_memory_that_cannot_be_filled_is_named(store: larder.Store, buffers: Any, why: str) -> None:
+    for call in (store.get_into, store.submit_batch_get):
+        with pytest.raises(InvalidArgument, match=why):
+            call(["a", "b"], buffers)
+    assert store.drain() == []
+
+
+def test_options_that_make_no_sense_are_named(store: larder.Store) -> None:
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"metas": [b"x" * 65]}, r"metas\[0\]: 65 bytes"),
+        ({"metas": []}, "metas: 0 for 1 keys"),
+        ({"metas": ["text"]}, r"metas\[0\]"),
+        ({"tags": [[1, 2, 3, 4, 5]]}, r"tags\[0\]: 5"),
+        ({"depths": [-1]}, r"depths\[0\]"),
+        ({"depths": [1 << 16]}, r"depths\[0\]"),
+        ({"class_hints": [256]}, r"class_hints\[0\]"),
+        ({"ttl": 0}, "ttl: 0 seconds"),
+        ({"ttl": -1}, "ttl"),
+        ({"ttl": "soon"}, "ttl"),
+        ({"timeout": -1}, "timeout"),
+        ({"timeout": math.nan}, "timeout"),
+    ]
+    for options, why in wrong:
+        for call in (store.put, store.submit_batch_set):
+            with pytest.raises(InvalidArgument, match=why):
+                call(["a"], [b"x"], **options)
+    with pytest.raises(TypeError, match="'colour'"):
+        store.put(["a"], [b"x"], colour="red")  # type: ignore[call-arg]
+    with pytest.raises(InvalidArgument, match="object 0"):
+        store.put(["a"], [bytes((64 << 20) + 1)])
+    assert store.get_one("a") is None
+
+
+def test_connecting_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    for options, why in [
+        ({"path": "rdma"}, "path"),
+        ({"spin": "fast"}, "spin"),
+        ({"spin": -1}, "spin"),
+        ({"deadline": 0}, "deadline"),
+        ({"connect_timeout": 0}, "connect_timeout"),
+        ({"name": "n" * 65}, "name"),
+        ({"credential": b"c" * 1025}, "credential"),
+    ]:
+        with pytest.raises(InvalidArgument, match=why):
+            larder.connect("127.0.0.1:1", **options)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument):
+        larder.connect([])
+    monkeypatch.setenv("LARDER_NODES", "127.0.0.1:1, 127.0.0.1:2")
+    with pytest.raises(larder.Unavailable, match=r"127\.0\.0\.1:2"):
+        larder.connect()
+
+
+def test_seeds_are_tried_in_order(node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = ["127.0.0.1:1", f"unix:{node.uds}"]
+    monkeypatch.setenv("LARDER_NODES", ",".join(seeds))
+    for client in (larder.connect(seeds, spin="off", name="n"), larder.connect(None, spin=1e-5)):
+        assert not client.closed
+        client.close()
+        client.close()
+        assert client.closed
+        with pytest.raises(larder.Closed):
+            client.namespace()
+        with pytest.raises(larder.Closed):
+            client.register(bytearray(1))

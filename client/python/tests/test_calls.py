@@ -1,0 +1,126 @@
+"""Calls that wait: what is stored is found, what is not is a status."""
+
+import array
+import hashlib
+
+import numpy as np
+import pytest
+
+import larder
+from larder import Status
+
+
+def test_what_was_put_is_got(store: larder.Store) -> None:
+    bodies = [b"one", bytearray(b"two" * 10_000), memoryview(b"3" * 300_000), array.array("d", [1.5])]
+    keys = [b"a", "b", b"c" * 64, "d" * 1000]
+    assert store.put(keys, bodies) == [Status.OK] * 4
+    assert store.get([*keys, "nobody"]) == [bytes(body) for body in bodies] + [None]
+    assert store.get_one("b") == bytes(bodies[1]) and store.get_one(b"nobody") is None
+    assert store.get([]) == [] and store.put([], []) == []
+
+
+def test_match_tells_what_is_there(store: larder.Store) -> None:
+    chain = [f"chain-{at}" for at in range(10)]
+    metas = [b"m%d" % at for at in range(10)]
+    store.put(chain[:3] + chain[5:6], [b"x" * 7] * 4, metas=metas[:3] + [None])
+    found = store.match(chain, with_meta=True)
+    assert (found.leading, len(found)) == (3, 10)
+    assert found.hits == [True] * 3 + [False] * 2 + [True] + [False] * 4
+    assert found.bitmap == bytes([0b100111, 0])
+    assert found.sizes == [7, 7, 7, 0, 0, 7, 0, 0, 0, 0]
+    assert found.metas[:4] == [b"m0", b"m1", b"m2", b""]
+    assert found.statuses == [Status.OK if hit else Status.MISS for hit in found.hits]
+    assert not any(wanted and hit for wanted, hit in zip(found.wanted, found.hits))
+    assert found.hits is found.hits, "made once"
+    assert store.batch_exists_prefix(chain) == 3 and store.touch(chain) == 4
+
+
+def test_objects_are_read_into_scattered_memory(store: larder.Store) -> None:
+    body = np.random.default_rng(1).integers(0, 255, 1 << 16, dtype=np.uint8)
+    assert store.put(["whole"], [body]) == [Status.OK]
+    pieces = [np.zeros(1 << 14, dtype=np.uint8) for _ in range(4)]
+    small = bytearray(100)
+    got = store.get_into(["whole", "nobody", "whole"], [pieces, bytearray(9), small])
+    assert got == [1 << 16, Status.MISS, Status.MISS_SIZE]
+    assert np.array_equal(np.concatenate(pieces), body)
+    assert store.put(["again"], [pieces]) == [Status.OK]
+    assert store.get_one("again") == body.tobytes()
+
+
+def test_options_of_puts_are_kept(store: larder.Store) -> None:
+    assert store.put(["k"], [b"new"], versions=[7], tags=[[1, 2]], depths=[3]) == [Status.OK]
+    assert store.put(["k"], [b"old"], versions=[6]) == [Status.OLDER_VERSION]
+    assert store.put(["k"], [b"more"], if_absent=True) == [Status.EXISTS]
+    assert store.get_one("k") == b"new"
+    said = {"cost_hints": [5], "class_hints": [255], "ttl": 60, "metas": [b"m" * 64], "timeout": 1}
+    assert store.put(["t"], [b"x"], **said) == [Status.OK]
+    assert store.put(["t", "u"], [b"x"] * 2, ttl=[None, 60.0], timeout=None) == [Status.OK] * 2
+
+
+def test_removed_objects_are_gone(store: larder.Store) -> None:
+    store.put(["a", "b"], [b"1", b"2"])
+    assert store.remove(["a", "c"]) == [Status.OK, Status.MISS]
+    assert store.get(["a", "b"]) == [None, b"2"]
+
+
+def test_a_bump_empties_the_namespace(store: larder.Store) -> None:
+    store.put(["a"], [b"1"])
+    fresh = store.bump()
+    assert fresh.generation > store.generation and fresh.spec == store.spec
+    assert fresh.get_one("a") is None
+    assert fresh.put(["a"], [b"2"]) == [Status.OK] and fresh.get_one("a") == b"2"
+    assert store.get_one("a") is None and store.match(["a"]).leading == 0
+
+
+def test_leases_are_read_in_place_until_the_last_view_is_gone(store: larder.Store) -> None:
+    body = np.random.default_rng(2).bytes(1 << 20)
+    store.put(["big", "small", "empty"], [body, b"abc", b""], metas=[b"meta", None, None], versions=[9, 0, 0])
+    big, none, small, empty = store.lease(["big", "nobody", "small", "empty"])
+    assert none == Status.MISS
+    assert isinstance(big, larder.Lease) and isinstance(small, larder.Lease)
+    assert (big.meta, big.version, len(big)) == (b"meta", 9, 1 << 20)
+    view = memoryview(big.view())
+    assert view.readonly and view == body and view.format == "B" and big.verify()
+    assert memoryview(small.view()) == b"abc"
+    assert isinstance(empty, larder.Lease) and memoryview(empty.view()) == b""
+    part = view[10:20]
+    with big:
+        pass
+    del view
+    with pytest.raises(larder.Closed):
+        big.view()
+    assert part == body[10:20]
+
+
+def test_names_become_keys(store: larder.Store) -> None:
+    assert larder.Store.key(b"x" * 64) == b"x" * 64 and store.key("é") == "é".encode()
+    assert store.key("y" * 65) == b"sha256:" + hashlib.sha256(b"y" * 65).digest()
+    store.put(["n" * 100], [b"1"])
+    assert store.get_one(store.key(b"n" * 100)) == b"1"
+    for wrong in (b"", "", "\ud800"):
+        with pytest.raises(larder.InvalidArgument):
+            store.key(wrong)
+    with pytest.raises(TypeError):
+        store.get([1])  # type: ignore[list-item]
+    for one in ("name", b"name"):
+        with pytest.raises(larder.InvalidArgument):
+            store.get(one)
+
+
+def test_a_store_knows_what_it_is(client: larder.Client) -> None:
+    fields = {"tenant": "t", "model": "m", "revision": "r", "dtype": "bf16", "layout": "l"}
+    store = client.namespace(**fields, rank="tp0/2", extra="e", part_bytes=4096)
+    assert store.spec == {**fields, "rank": "tp0/2", "extra": "e", "part_bytes": 4096}
+    assert store.generation >= 1 and store.object_bytes_max == 4096 * 256
+    assert store.client.namespace(**fields).spec != store.spec
+    with pytest.raises(larder.InvalidArgument, match="tenant"):
+        client.namespace(tenant="t" * 257)
+    with pytest.raises(larder.InvalidArgument):
+        client.namespace(threads=0)
+
+
+def test_stats_are_counted_by_shard(client: larder.Client, store: larder.Store) -> None:
+    store.put(["a"], [b"1"])
+    (shard,) = client.stats()
+    assert shard["error"] is None and shard["shard"] == 0 and shard["node_id"] > 0
+    assert shard["counters"]["objects"] >= 1 and ":" in shard["peer"]

@@ -1,0 +1,143 @@
+"""Registered memory: named by address, and given back when nothing uses it."""
+
+import gc
+import threading
+import time
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+
+import larder
+from larder import InvalidArgument, Status
+
+
+def test_registering_again_is_the_same(client: larder.Client) -> None:
+    region = np.zeros(4096, dtype=np.uint8)
+    first, second = client.register(region), client.register(region)
+    by_address = client.register(region.ctypes.data, 4096)
+    assert first.address == second.address == by_address.address == region.ctypes.data
+    assert first.length == len(second) == 4096
+    assert first.unregister() and second.unregister() and by_address.unregister(0)
+
+
+def test_what_is_not_registered_is_named(client: larder.Client, store: larder.Store) -> None:
+    region = np.zeros(4096, dtype=np.uint8)
+    at = region.ctypes.data
+    calls = [store.batch_get_into, store.batch_put_from, store.submit_get_ptrs, store.submit_put_ptrs]
+
+    def refused(ptrs: Any, sizes: Any, why: str) -> None:
+        for call in calls:
+            with pytest.raises(InvalidArgument, match=why):
+                call(["a", "b"], ptrs, sizes)
+
+    refused([at, at], [1, 1], r"ptrs\[0\]\[0\]: .*not registered")
+    with client.register(region, 4000) as memory:
+        refused([at, [at + 1, at + 3999]], [1, [2, 2]], r"ptrs\[1\]\[1\]: .*not registered")
+        refused([at, at - 1], [1, 1], r"ptrs\[1\]\[0\]: .*not registered")
+        refused([at, at], [1, [1]], r"ptrs\[1\]: neither an integer")
+        refused([[at, at + 1], at + 2], [[1], 1], r"ptrs\[0\]: 2 for 1 sizes")
+        refused([at], [1], r"ptrs: 1 for 2 keys")
+        refused([at, -1], [1, 1], r"ptrs\[1\]")
+        with pytest.raises(InvalidArgument, match="overlap"):
+            store.batch_get_into(["a", "b"], [at, at + 99], [100, 100])
+        assert store.batch_put_from(["a", "b"], [at, at + 99], [100, 100]) == [Status.OK] * 2
+        assert store.batch_get_into(["a", "b"], [at, at + 100], [100, 100]) == [100, 100]
+        assert "4000 bytes" in repr(memory)
+    refused([at, at], [1, 1], "not registered")
+
+
+def test_an_object_may_lie_in_several_memories(client: larder.Client, store: larder.Store) -> None:
+    """A layer each, as where a runtime allocates them one by one."""
+    layers = [np.full(512, at, dtype=np.uint8) for at in range(8)]
+    memories = [client.register(layer) for layer in layers]
+    ptrs, sizes = [[memory.address for memory in memories]], [[512] * 8]
+    assert store.batch_put_from(["a"], ptrs, sizes) == [Status.OK]
+    assert store.get_one("a") == b"".join(bytes([at]) * 512 for at in range(8))
+    for layer in layers:
+        layer[:] = 99
+    assert store.batch_get_into(["a"], ptrs, sizes) == [4096]
+    assert [layer[0] for layer in layers] == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ((b"read-only",), "read-only"),
+        ((4096,), "length: an address needs one"),
+        ((0, 10), "no memory"),
+        ((4096, 0), "no memory"),
+        ((2**64 - 8, 16), "no memory"),
+        ((-1, 16), "no address"),
+        ((bytearray(4), 5), "length: 5 of 4"),
+        ((np.int64(4096), 16), "read-only"),
+        (("text",), "neither a buffer"),
+    ],
+)
+def test_what_is_no_memory_is_refused(client: larder.Client, arguments: Any, why: str) -> None:
+    with pytest.raises(InvalidArgument, match=why):
+        client.register(*arguments)
+
+
+def test_memory_is_kept_until_it_is_unregistered(tcp_client: larder.Client) -> None:
+    class Owner:
+        pass
+
+    owner, region = Owner(), bytearray(100)
+    gone = weakref.ref(owner)
+    memory = tcp_client.register(region, keep=owner)
+    del owner
+    gc.collect()
+    assert gone() is not None
+    with pytest.raises(BufferError):
+        region.append(1)
+    assert memory.unregister()
+    region.append(1)
+    assert gone() is None
+    # A client that is closed lets go of everything.
+    tcp_client.register(region)
+    tcp_client.close()
+    region.append(1)
+
+
+def test_unregistering_waits_for_what_is_in_flight(own_node: Any) -> None:
+    with larder.connect(own_node.address, path="tcp", deadline=30.0) as client:
+        store = client.namespace(model="flight")
+        region = bytearray(100)
+        memory = client.register(region)
+        own_node.pause()
+        try:
+            job = store.submit_get_ptrs(["a"], [memory.address], [100])
+            assert not memory.unregister(0.05)
+            with pytest.raises(BufferError):
+                region.append(1)
+            threading.Timer(0.1, lambda: store.cancel(job)).start()
+            began = time.monotonic()
+            assert memory.unregister(10) and time.monotonic() - began < 5
+            region.append(1)
+        finally:
+            own_node.resume()
+
+
+def test_shared_memory_is_written_and_put(client: larder.Client, store: larder.Store) -> None:
+    memory = client.shared_memory(1 << 20)
+    view = memoryview(memory.view())
+    assert len(view) == memory.length == 1 << 20 and not view.readonly and view[0] == 0
+    view[:] = body = np.random.default_rng(4).bytes(1 << 20)
+    assert store.batch_put_from(["a"], [memory.address], [1 << 20]) == [Status.OK]
+    assert store.put(["b"], [view[: 1 << 19]]) == [Status.OK]
+    view[:] = bytes(1 << 20)
+    assert store.batch_get_into(["a"], [memory.address], [1 << 20]) == [1 << 20]
+    assert view == body and store.get_one("b") == body[: 1 << 19]
+    address = memory.address
+    assert memory.unregister()
+    del memory
+    gc.collect()
+    assert view[:10] == body[:10], "a view keeps the memory"
+    with pytest.raises(InvalidArgument):
+        store.batch_get_into(["a"], [address], [1 << 20])
+    with pytest.raises(InvalidArgument):
+        client.shared_memory(0)
+    with pytest.raises(InvalidArgument):
+        client.register(bytearray(1)).view()
