@@ -2,6 +2,7 @@
 //!
 //! Nothing exists before `connect`: to import the package starts nothing.
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,13 +121,15 @@ impl PyClient {
         layout: &str,
         rank: &str,
         extra: &str,
-        part_bytes: u32,
-        threads: u16,
+        part_bytes: i64,
+        threads: i64,
     ) -> PyResult<Store> {
         let client = self.connection.client()?;
-        if threads == 0 {
-            return Err(invalid("threads: at least 1"));
-        }
+        let wrong = |what| move |_| invalid(what);
+        let part_bytes = part_bytes.try_into().map_err(wrong("part_bytes: 0 to 64 MiB"))?;
+        let threads: NonZeroU16 = u16::try_from(threads)
+            .and_then(NonZeroU16::try_from)
+            .map_err(wrong("threads: 1 to 65535"))?;
         let spec = NamespaceSpec {
             tenant: tenant.into(),
             model: model.into(),
@@ -139,7 +142,7 @@ impl PyClient {
         };
         spec.check().map_err(invalid)?;
         let namespace = py.detach(|| client.namespace(spec)).map_err(raise)?;
-        Ok(Store::new(&self.connection, namespace, threads))
+        Ok(Store::new(&self.connection, namespace, threads.get()))
     }
 
     /// Registers memory for the calls that take addresses. The same again is the same memory.

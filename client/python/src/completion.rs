@@ -26,6 +26,9 @@ pub(crate) struct Completion {
     lists: [PyOnceLock<Py<PyList>>; 2],
 }
 
+/// As LMCache takes it: job, whether all is well, what concerned it as a whole, one bool a key.
+pub(crate) type Taken = (u64, bool, String, Option<Vec<bool>>);
+
 /// What a job does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Op {
@@ -75,8 +78,7 @@ impl Completion {
         }
     }
 
-    /// As LMCache takes it: job, whether all is well, what concerned it as a whole, one bool a key.
-    pub(crate) fn into_tuple(self) -> (u64, bool, String, Option<Vec<bool>>) {
+    pub(crate) fn into_taken(self) -> Taken {
         let each: Vec<bool> = self.statuses.iter().map(|&status| status == OK).collect();
         (self.job, each.iter().all(|&is_ok| is_ok), self.error, Some(each))
     }

@@ -11,7 +11,7 @@ use pyo3::types::PyDict;
 
 use crate::arguments::{deadline, match_options, patience};
 use crate::buffer::Loan;
-use crate::completion::{Completion, Op};
+use crate::completion::{Completion, Op, Taken};
 use crate::desk::Record;
 use crate::keys::keys;
 use crate::places::{Access, from_buffers};
@@ -92,9 +92,9 @@ impl Store {
     /// All completions so far, oldest first, each as ``(job, ok, error, bools)``: whether every key
     /// is ``OK``, what concerned the job as a whole or ``""``, and one bool for each key. Never
     /// waits.
-    fn drain_completions(&self) -> PyResult<Vec<(u64, bool, String, Option<Vec<bool>>)>> {
+    fn drain_completions(&self) -> PyResult<Vec<Taken>> {
         self.connection().check_process()?;
-        Ok(self.desk.drain()?.into_iter().map(Completion::into_tuple).collect())
+        Ok(self.desk.drain()?.into_iter().map(Completion::into_taken).collect())
     }
 
     /// All completions so far, oldest first, as ``larder.Completion``. Never waits.

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use larder_client::SharedMemory;
-use larder_transport::{Registered, Source};
+use larder_transport::{Registered, Source, process_id};
 use pyo3::prelude::*;
 use pyo3::types::PyInt;
 
@@ -43,9 +43,14 @@ pub(crate) struct Entry {
     /// The way to be written and seen, if it is ours.
     shared: Option<Arc<SharedMemory>>,
     keeps: Mutex<Vec<Keep>>,
+    pid: u32,
 }
 
 impl Entry {
+    fn new(registered: Registered, shared: Option<Arc<SharedMemory>>, keeps: Vec<Keep>) -> Self {
+        Self { registered, shared, keeps: Mutex::new(keeps), pid: process_id() }
+    }
+
     fn span(&self) -> (usize, usize) {
         (self.registered.address(), self.registered.len())
     }
@@ -66,9 +71,12 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        if self.registered.in_flight() > 0 {
-            // Somebody may still write there: whatever it costs, it stays memory.
-            std::mem::forget(std::mem::take(&mut *self.keeps()));
+        // In a forked child locks may be held for ever. Else somebody may still write there, and
+        // then, whatever it costs, it stays memory.
+        if (self.pid != process_id() || self.registered.in_flight() > 0)
+            && let Ok(keeps) = self.keeps.get_mut()
+        {
+            std::mem::forget(std::mem::take(keeps));
         }
     }
 }
@@ -173,7 +181,7 @@ impl Memory {
             return Err(invalid(format_args!("{bytes} bytes at {address:#x} are no memory")));
         }
         let registered = register(address, bytes, None);
-        let entry = Entry { registered, shared: None, keeps: Mutex::new(keeps) };
+        let entry = Entry::new(registered, None, keeps);
         let entry = connection.memories()?.add(entry);
         Ok(Self { connection: Arc::clone(connection), entry })
     }
@@ -186,7 +194,7 @@ impl Memory {
         let (address, bytes) = (memory.as_mut_ptr().expose_provenance(), memory.len());
         let memory = Arc::new(memory);
         let registered = register(address, bytes, Some(Arc::clone(&memory) as _));
-        let entry = Entry { registered, shared: Some(memory), keeps: Mutex::default() };
+        let entry = Entry::new(registered, Some(memory), Vec::new());
         let entry = connection.memories()?.add(entry);
         Ok(Self { connection: Arc::clone(connection), entry })
     }

@@ -68,7 +68,12 @@ class Node:
         self.process.wait(timeout=30)
 
     def pause(self) -> None:
+        """Has it stand still: when this returns, no thread of it runs."""
         os.kill(self.process.pid, signal.SIGSTOP)
+        states = Path(f"/proc/{self.process.pid}/task").glob("*/stat")
+        for state in states:
+            while state.read_text().rpartition(")")[2].split()[0] not in "tT":
+                time.sleep(0.001)
 
     def resume(self) -> None:
         os.kill(self.process.pid, signal.SIGCONT)

@@ -1,11 +1,13 @@
 """What a process may rely on: nothing starts at import, forks are noticed, others go on."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -162,6 +164,8 @@ def test_a_node_that_is_silent_or_gone_is_a_status(own_node: Any) -> None:
             own_node.resume()
         own_node.stop()
         into = bytearray(1)
+        with pytest.raises(larder.Unavailable):
+            client.namespace(model="gone too")
         assert store.get(["a"]) == [None] and store.lease(["a"])[0] == Status.UNAVAILABLE
         assert store.get_into(["a"], [into])[0] in (Status.UNAVAILABLE, Status.DEADLINE)
         assert store.put(["a"], [b"3"])[0] in (Status.UNAVAILABLE, Status.DEADLINE)
@@ -169,8 +173,39 @@ def test_a_node_that_is_silent_or_gone_is_a_status(own_node: Any) -> None:
         assert store.batch_exists_prefix(["a"]) == 0
         done = store.wait(store.submit_batch_get(["a"], [into]), 10)
         assert done is not None and done.statuses[0] in (Status.UNAVAILABLE, Status.DEADLINE)
+        into.append(0)
         (shard,) = client.stats()
         assert shard["error"] and shard["counters"] == {}
+
+
+CHECK_EXIT = """
+import sys, threading, larder
+client = larder.connect(sys.argv[1], path=sys.argv[2], deadline=30.0)
+store = client.namespace(model="exit")
+store.put(["a"], [b"x" * 100_000])
+memory, shared = client.register(bytearray(1000)), client.shared_memory(4096)
+leases, view = store.lease(["a"]), shared.view()
+print("ready", flush=True)
+sys.stdin.readline()
+jobs = [store.submit_batch_get(["a"], [bytearray(100_000)]) for _ in range(10)]
+jobs.append(store.submit_get_ptrs(["a"], [memory.address], [1000]))
+threading.Thread(target=store.get, args=(["a"],), daemon=True).start()
+"""
+
+
+@pytest.mark.parametrize("path", ["tcp", "shm"])
+def test_a_program_that_closes_nothing_ends(own_node: Any, path: str) -> None:
+    seed = own_node.address if path == "tcp" else f"unix:{own_node.uds}"
+    command = [sys.executable, "-X", "faulthandler", "-c", CHECK_EXIT, seed, path]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as program:
+        assert program.stdout is not None and program.stdout.readline() == b"ready\n"
+        own_node.pause()
+        try:
+            _, said = program.communicate(b"\n", timeout=20)
+        finally:
+            own_node.resume()
+    assert (program.returncode, said) == (0, b"")
 
 
 def test_ctrl_c_ends_a_wait(own_node: Any) -> None:
@@ -188,6 +223,14 @@ def test_ctrl_c_ends_a_wait(own_node: Any) -> None:
             assert time.monotonic() - began < 5
         finally:
             own_node.resume()
+
+
+def test_statuses_are_those_of_the_client() -> None:
+    """The numbers are an interface: one table for all languages."""
+    table = Path(__file__).resolve().parents[2] / "src" / "number.rs"
+    told = re.findall(r"pub const (\w+): i32 = (-?\d+);", table.read_text())
+    ours = [(status.name, str(int(status))) for status in Status]
+    assert ours == told[: len(ours)] and told[len(ours)][0] == "INVALID_ARGUMENT"
 
 
 def test_closing_a_client_ends_its_threads(node: Any) -> None:
