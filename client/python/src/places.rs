@@ -101,6 +101,9 @@ pub(crate) fn find(object: &Bound<'_, PyAny>, access: Access) -> Result<Found, S
     if access == Access::Write && is_read_only {
         return Err("is read-only".into());
     }
+    if found.address == 0 && found.bytes > 0 {
+        return Err("has a shape but no memory".into());
+    }
     Ok(found)
 }
 

@@ -69,6 +69,7 @@ def test_a_torch_tensor_is_memory(store: larder.Store) -> None:
         ([Described(np.zeros(4), data=(4096, True)), bytearray(1)], "is read-only"),
         ([Tensor(np.zeros(8), device="cuda"), bytearray(1)], r"buffers\[0\]: .*device \(cuda\)"),
         ([Tensor(np.zeros(8), contiguous=False), bytearray(1)], "not contiguous"),
+        ([Described(np.zeros(4), data=(0, False)), bytearray(1)], "no memory"),
         ([bytearray(1), 17], r"buffers\[1\]: neither a buffer nor"),
         ([bytearray(1), None], r"buffers\[1\]"),
         ([bytearray(1)], r"buffers: 1 for 2 keys"),
