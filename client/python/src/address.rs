@@ -14,13 +14,14 @@ impl Store {
     ///
     /// Args:
     ///     keys: the objects.
-    ///     ptrs: one address for each, or a list of addresses that are filled in order, at most 512.
+    ///     ptrs: one address for each, or a list of addresses that are filled in order, at most
+    ///         512.
     ///     sizes: bytes at each address, in the same shape.
     ///     timeout: seconds.
     ///
-    /// Answers the bytes written for each key, or a negative ``larder.Status``; memory of a key that
-    /// failed has unspecified contents. Raises InvalidArgument, naming the first range that is not
-    /// registered.
+    /// Answers the bytes written for each key, or a negative ``larder.Status``; memory of a key
+    /// that failed has unspecified contents. Raises InvalidArgument, naming the first range that is
+    /// not registered.
     #[pyo3(signature = (keys, ptrs, sizes, *, timeout = None))]
     fn batch_get_into(
         &self,

@@ -97,8 +97,8 @@ impl Store {
     /// Reads objects into memory: one writable buffer for each key, or a list of buffers that are
     /// filled in order, at most 512.
     ///
-    /// Answers the bytes written for each key, or a negative ``larder.Status``; memory of a key that
-    /// failed has unspecified contents.
+    /// Answers the bytes written for each key, or a negative ``larder.Status``; memory of a key
+    /// that failed has unspecified contents.
     #[pyo3(signature = (keys, buffers, *, timeout = None))]
     fn get_into(
         &self,
@@ -112,7 +112,8 @@ impl Store {
     }
 
     /// Stores objects: one buffer for each key, or a list of buffers that are one object together,
-    /// at most 512. Answers one ``larder.Status`` for each: ``OK`` means that a reader finds it now.
+    /// at most 512. Answers one ``larder.Status`` for each: ``OK`` means that a reader finds it
+    /// now.
     ///
     /// Args:
     ///     keys, buffers: the objects.

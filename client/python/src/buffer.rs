@@ -2,8 +2,8 @@
 //! sources.
 //!
 //! The limited API of Python 3.10 does not declare the buffer protocol, but every CPython has it,
-//! with the same struct: so the declarations are ours. What a reader would get wrong: a [`Loan`] may
-//! be dropped at any time, and then what is still in use is leaked, never given back; but that
+//! with the same struct: so the declarations are ours. What a reader would get wrong: a [`Loan`]
+//! may be dropped at any time, and then what is still in use is leaked, never given back; but that
 //! nobody else touches the memory meanwhile is the promise of the Python program, as for every
 //! library that reads into its buffers.
 

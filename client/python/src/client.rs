@@ -27,8 +27,8 @@ pub(crate) struct PyClient {
 /// Connects to a cluster: learns its members from the first seed that answers.
 ///
 /// Args:
-///     seeds: ``"host:port"`` or, on this host, ``"unix:PATH"``; one, or a sequence, tried in order.
-///         ``None`` takes the environment variable ``LARDER_NODES``, with commas between, or
+///     seeds: ``"host:port"`` or, on this host, ``"unix:PATH"``; one, or a sequence, tried in
+///         order. ``None`` takes the environment variable ``LARDER_NODES``, with commas between, or
 ///         ``127.0.0.1:7400`` if there is none.
 ///     path: how objects come and go: ``"auto"`` (shared memory on one host, else TCP), ``"tcp"``,
 ///         ``"shm"``.
@@ -36,8 +36,8 @@ pub(crate) struct PyClient {
 ///     connect_timeout: seconds that one attempt to connect may take.
 ///     name: what nodes call this client in their logs, up to 64 bytes.
 ///     credential: proof of who this is, where nodes ask for one.
-///     spin: how a thread that waits for an answer waits: ``"auto"``, ``"off"`` (sleeps at once), or
-///         how many seconds it looks before it sleeps.
+///     spin: how a thread that waits for an answer waits: ``"auto"``, ``"off"`` (sleeps at once),
+///         or how many seconds it looks before it sleeps.
 ///
 /// Raises:
 ///     Unavailable: no seed answered.
@@ -87,8 +87,8 @@ impl PyClient {
 impl PyClient {
     /// A namespace at its current generation: where keys of one meaning live.
     ///
-    /// Two that differ in any field share nothing. Put into them all that tells bytes apart and that
-    /// keys do not carry.
+    /// Two that differ in any field share nothing. Put into them all that tells bytes apart and
+    /// that keys do not carry.
     ///
     /// Args:
     ///     tenant: who owns the bytes.
@@ -176,10 +176,12 @@ impl PyClient {
         Memory::shared(&self.connection, memory)
     }
 
-    /// The counters of every shard of every node: a list of
-    /// ``{"peer": str, "node_id": int, "shard": int, "error": str | None, "counters": {name: int}}``.
+    /// The counters of every shard of every node: a list of dicts with ``"peer"`` (an address),
+    /// ``"node_id"``, ``"shard"``, ``"error"`` (text or ``None``), and ``"counters"``, which are
+    /// numbers by name.
     ///
-    /// A shard that could not be asked says so in ``error``. Raises InvalidArgument, Closed, Forked.
+    /// A shard that could not be asked says so in ``error``. Raises InvalidArgument, Closed,
+    /// Forked.
     #[pyo3(signature = (*, timeout = None))]
     fn stats<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyList>> {
         let client = self.connection.client()?;

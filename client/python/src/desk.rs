@@ -1,8 +1,8 @@
 //! A store's jobs, and the memory that each of them has on loan.
 //!
-//! A loan is given back on the thread that takes the job's completion, never on the client's. What a
-//! reader would get wrong: to give it back may run any Python code, which may come back here. So no
-//! lock is held then, and nobody waits for the interpreter's lock while holding one of these.
+//! A loan is given back on the thread that takes the job's completion, never on the client's. What
+//! a reader would get wrong: to give it back may run any Python code, which may come back here. So
+//! no lock is held then, and nobody waits for the interpreter's lock while holding one of these.
 
 use std::collections::HashMap;
 use std::os::fd::RawFd;

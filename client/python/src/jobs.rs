@@ -1,7 +1,7 @@
 //! Calls that nobody waits for: submitted at once, their completions taken later.
 //!
-//! The names are those that LMCache calls, and one queue serves all ways of taking completions: what
-//! one has taken, no other sees.
+//! The names are those that LMCache calls, and one queue serves all ways of taking completions:
+//! what one has taken, no other sees.
 
 use std::os::fd::RawFd;
 
@@ -19,8 +19,8 @@ use crate::store::Store;
 
 #[pymethods]
 impl Store {
-    /// A descriptor that is readable while completions wait. It is the store's: do not read or close
-    /// it.
+    /// A descriptor that is readable while completions wait. It is the store's: do not read or
+    /// close it.
     fn event_fd(&self) -> PyResult<RawFd> {
         self.desk.descriptor(&self.client()?)
     }
@@ -43,8 +43,8 @@ impl Store {
 
     /// As ``put``, without waiting. Answers the job.
     ///
-    /// The buffers are kept until the completion is taken; do not write them until then. Raises Busy
-    /// if 4096 jobs are under way.
+    /// The buffers are kept until the completion is taken; do not write them until then. Raises
+    /// Busy if 4096 jobs are under way.
     #[pyo3(
         signature = (keys, buffers, **options),
         text_signature = "($self, keys, buffers, *, timeout=None, if_absent=False, metas=None, \
@@ -116,8 +116,8 @@ impl Store {
         self.wait(py, job, Some(0.0))
     }
 
-    /// Has a job end soon: keys without an answer become ``CANCELLED``. Answers whether it was under
-    /// way. Its completion comes all the same, and only that says that its memory is free.
+    /// Has a job end soon: keys without an answer become ``CANCELLED``. Answers whether it was
+    /// under way. Its completion comes all the same, and only that says that its memory is free.
     fn cancel(&self, job: u64) -> PyResult<bool> {
         self.connection().check_process()?;
         self.desk.cancel(job)

@@ -1,9 +1,9 @@
 //! The Python package `larder`: its native half, `larder._native`.
 //!
 //! Thin on purpose: arguments become types of `larder-client`, the interpreter's lock is let go,
-//! and answers become lists. What a reader would get wrong: no thread of the client's ever needs the
-//! interpreter, so whatever holds Python objects (`loan`, `memory`) is dropped on Python's threads
-//! only, and memory that may still be written to is leaked rather than given back.
+//! and answers become lists. What a reader would get wrong: no thread of the client's ever needs
+//! the interpreter, so whatever holds Python objects (`buffer`, `memory`) is dropped on Python's
+//! threads only, and memory that may still be written to is leaked rather than given back.
 #![deny(unsafe_code)]
 
 mod address;

@@ -98,7 +98,8 @@ impl Store {
         Ok(told)
     }
 
-    /// The generation that it reads and writes. It never changes: after a bump there is a new store.
+    /// The generation that it reads and writes. It never changes: after a bump there is a new
+    /// store.
     #[getter]
     const fn generation(&self) -> u64 {
         self.namespace.generation().0
@@ -120,8 +121,8 @@ impl Store {
         Ok(Self::new(&self.connection, bumped, self.threads))
     }
 
-    /// The key of a name: ``bytes`` of 1 to 64 as they are, ``str`` as UTF-8; what is longer becomes
-    /// ``b"sha256:"`` and its digest, 39 bytes.
+    /// The key of a name: ``bytes`` of 1 to 64 as they are, ``str`` as UTF-8; what is longer
+    /// becomes ``b"sha256:"`` and its digest, 39 bytes.
     #[staticmethod]
     #[pyo3(name = "key")]
     fn key_of<'py>(name: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {

@@ -40,7 +40,8 @@ class Described:
 
 def test_arrays_and_tensors_are_memory(store: larder.Store) -> None:
     source = np.arange(1000, dtype=np.float32).reshape(10, 100)
-    kinds: list[Any] = [source, Tensor(source), Described(source), Described(source, strides=(400, 4))]
+    dense = Described(source, strides=(400, 4))
+    kinds: list[Any] = [source, Tensor(source), Described(source), dense]
     assert store.put(["a", "b", "c", "d"], kinds) == [Status.OK] * 4
     for make in (lambda array: array, Tensor, Described):
         into = [np.zeros((10, 100), dtype=np.float32) for _ in range(4)]

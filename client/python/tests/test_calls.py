@@ -12,7 +12,8 @@ from larder import Status
 
 
 def test_what_was_put_is_got(store: larder.Store) -> None:
-    bodies: list[Any] = [b"one", bytearray(b"two" * 10_000), memoryview(b"3" * 300_000), array.array("d", [1.5])]
+    bodies: list[Any] = [b"one", bytearray(b"two" * 10_000), memoryview(b"3" * 300_000)]
+    bodies.append(array.array("d", [1.5]))
     keys: list[bytes | str] = [b"a", "b", b"c" * 64, "d" * 1000]
     assert store.put(keys, bodies) == [Status.OK] * 4
     assert store.get([*keys, "nobody"]) == [bytes(body) for body in bodies] + [None]
@@ -56,7 +57,8 @@ def test_options_of_puts_are_kept(store: larder.Store) -> None:
     assert store.put(["k"], [b"old"], versions=[6]) == [Status.OLDER_VERSION]
     assert store.put(["k"], [b"more"], if_absent=True) == [Status.EXISTS]
     assert store.get_one("k") == b"new"
-    said: Any = {"cost_hints": [5], "class_hints": [255], "ttl": 60, "metas": [b"m" * 64], "timeout": 1}
+    said: Any = {"cost_hints": [5], "class_hints": [255], "metas": [b"m" * 64]}
+    said |= {"ttl": 60, "timeout": 1}
     assert store.put(["t"], [b"x"], **said) == [Status.OK]
     assert store.put(["t", "u"], [b"x"] * 2, ttl=[None, 60.0], timeout=None) == [Status.OK] * 2
 
@@ -78,7 +80,8 @@ def test_a_bump_empties_the_namespace(store: larder.Store) -> None:
 
 def test_leases_are_read_in_place_until_the_last_view_is_gone(store: larder.Store) -> None:
     body = np.random.default_rng(2).bytes(1 << 20)
-    store.put(["big", "small", "empty"], [body, b"abc", b""], metas=[b"meta", None, None], versions=[9, 0, 0])
+    said: Any = {"metas": [b"meta", None, None], "versions": [9, 0, 0]}
+    store.put(["big", "small", "empty"], [body, b"abc", b""], **said)
     big, none, small, empty = store.lease(["big", "nobody", "small", "empty"])
     assert none == Status.MISS
     assert isinstance(big, larder.Lease) and isinstance(small, larder.Lease)

@@ -61,7 +61,8 @@ def test_completions_tell_each_key(store: larder.Store) -> None:
     put = store.wait(store.submit_batch_set(["a", "b"], [b"x" * 10, b"y" * 20], metas=[b"", b"m"]))
     assert put is not None and (put.op, put.ok, put.error, put.bytes) == ("set", True, "", 30)
     assert put.statuses == [Status.OK] * 2 and put.sizes == [10, 20]
-    got = store.wait(store.submit_batch_get(["a", "b", "c"], [bytearray(10), bytearray(10), bytearray(1)]))
+    into = [bytearray(10), bytearray(10), bytearray(1)]
+    got = store.wait(store.submit_batch_get(["a", "b", "c"], into))
     assert got is not None and (got.op, got.ok, got.bytes) == ("get", False, 10)
     assert got.statuses == [Status.OK, Status.MISS_SIZE, Status.MISS] and got.sizes == [10, 0, 0]
     there = store.wait(store.submit_batch_exists(["b", "c"]))
