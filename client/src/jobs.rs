@@ -18,7 +18,7 @@ use crate::call::{Call, Outcome};
 use crate::client::Client;
 use crate::config::{GetOptions, MatchOptions, PutOptions};
 use crate::error::{Error, KeyError};
-use crate::mover::{Ask, Board, State, What};
+use crate::mover::{Ask, Board, Open, State, What};
 use crate::namespace::Namespace;
 use crate::object::{OwnedPlace, Payload, PutObject};
 
@@ -224,14 +224,7 @@ impl Jobs {
     /// [`Error::Forked`].
     pub fn drain_all(&self, timeout: Duration) -> Result<bool, Error> {
         let until = Instant::now().checked_add(timeout);
-        let mut state = self.crew.lock()?;
-        while !state.open.is_empty() {
-            let Some(woken) = self.crew.board.await_finished(state, until) else {
-                return Ok(false);
-            };
-            state = woken;
-        }
-        Ok(true)
+        Ok(self.crew.board.await_all(self.crew.lock()?, until))
     }
 
     /// Has job `job` end soon: keys without an answer get [`KeyError::Cancelled`]. Whether it was
@@ -241,7 +234,9 @@ impl Jobs {
     /// [`Error::Forked`].
     pub fn cancel(&self, job: u64) -> Result<bool, Error> {
         let mut state = self.crew.lock()?;
-        let Some(call) = state.open.get(&job).cloned() else { return Ok(false) };
+        let Some(open) = state.open.get_mut(&job) else { return Ok(false) };
+        open.is_cancelled = true;
+        let call = open.call.clone();
         if let Some(ask) = state.unstarted(job) {
             drop(state);
             let outcome = ask.what.unanswered(&KeyError::Cancelled);
@@ -256,6 +251,8 @@ impl Jobs {
     }
 
     /// Cancels everything, waits for it, and ends the movers. Answers can still be taken.
+    ///
+    /// Whose memory tells a mover to close, by being dropped, is not waited for.
     ///
     /// # Errors
     /// [`Error::Forked`].
@@ -278,7 +275,7 @@ impl Jobs {
         }
         state.last += 1;
         let (job, until) = (state.last, self.crew.client.until(deadline));
-        state.open.insert(job, None);
+        state.open.insert(job, Open::default());
         let is_quick = matches!(what, What::Match(..) | What::Remove(_));
         let ask = Ask { job, until, namespace: namespace.clone(), what };
         if is_quick { &mut state.quick } else { &mut state.bulk }.push_back(ask);
@@ -300,21 +297,26 @@ impl Crew {
         let mut state = self.lock()?;
         state.is_closed = true;
         let asks: Vec<Ask> = state.take_asks();
-        let calls: Vec<Arc<Call>> = state.open.values().flatten().cloned().collect();
+        let calls = state.calls();
+        let is_mover = state.movers.contains(&std::thread::current().id());
         drop(state);
         for ask in asks {
             self.board.finish(ask.job, Ok(ask.what.unanswered(&KeyError::Cancelled)));
         }
         calls.iter().for_each(Call::cancel);
         self.board.work.notify_all();
+        if is_mover {
+            // It would wait for itself: it closes because it let go of memory of its own job.
+            return Ok(());
+        }
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
-            if thread.thread().id() != std::thread::current().id() {
-                // If it panicked, that was reported, and its jobs were answered.
-                let _ = thread.join();
-            }
+            // If it panicked, that was reported, and its jobs were answered.
+            let _ = thread.join();
         }
+        // Whoever closes at the same time may have the threads, and be waiting for them.
+        self.board.await_all(self.lock()?, None);
         Ok(())
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use larder_protocol::Key;
@@ -42,16 +43,27 @@ pub(crate) struct State {
     /// Answers to be copied.
     pub(crate) landed: VecDeque<(u64, Uncopied)>,
     pub(crate) bulk: VecDeque<Ask>,
-    /// Jobs without an answer; with their call once that was made.
-    pub(crate) open: HashMap<u64, Option<Arc<Call>>>,
+    /// Jobs without an answer.
+    pub(crate) open: HashMap<u64, Open>,
     pub(crate) finished: VecDeque<Finished>,
     /// Movers that sleep, and callers.
     pub(crate) idle_movers: usize,
     pub(crate) waiters: usize,
+    /// Who the movers are: none of them may wait for all jobs, as its own is one.
+    pub(crate) movers: Vec<ThreadId>,
     pub(crate) is_polled: bool,
     pub(crate) is_closed: bool,
     /// A mover panicked: what comes is let go of, not copied.
     pub(crate) is_abandoned: bool,
+}
+
+/// A job without an answer.
+#[derive(Debug, Default)]
+pub(crate) struct Open {
+    /// Its call, once that was made.
+    pub(crate) call: Option<Arc<Call>>,
+    /// Whether its call is to be cancelled as soon as it is made.
+    pub(crate) is_cancelled: bool,
 }
 
 /// A job that no mover has begun.
@@ -84,8 +96,10 @@ impl Board {
 
     /// The life of a mover: until the jobs are closed and all have ended.
     pub(crate) fn serve(self: &Arc<Self>, client: &Client) {
-        let mut rescue = Rescue { board: self, is_armed: true };
+        self.lock().movers.push(std::thread::current().id());
+        let mut rescue = Rescue { board: self, job: None, is_armed: true };
         while let Some(task) = self.next() {
+            rescue.job = Some(task.job());
             match task {
                 Task::Start(ask) => self.start(client, ask),
                 Task::Copy(job, uncopied) => {
@@ -150,13 +164,14 @@ impl Board {
             Err(error) => return self.finish(job, Err(error)),
         };
         let mut state = self.lock();
-        let is_closed = state.is_closed;
-        if let Some(known) = state.open.get_mut(&job) {
-            *known = Some(Arc::clone(call.call()));
+        let mut is_unwanted = state.is_closed;
+        if let Some(open) = state.open.get_mut(&job) {
+            is_unwanted |= open.is_cancelled;
+            open.call = Some(Arc::clone(call.call()));
         }
         drop(state);
-        if is_closed {
-            // Whoever closed did not see it.
+        if is_unwanted {
+            // Whoever cancelled or closed did not see it.
             call.cancel();
         }
         call.deliver(Arc::clone(self) as Arc<dyn Sink>, job);
@@ -198,6 +213,19 @@ impl Board {
         state = woken.unwrap_or_else(PoisonError::into_inner).0;
         state.waiters -= 1;
         Some(state)
+    }
+
+    /// Waits until no job is under way; whether that is so before the time is over.
+    pub(crate) fn await_all(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        until: Option<Instant>,
+    ) -> bool {
+        while !state.open.is_empty() {
+            let Some(woken) = self.await_finished(state, until) else { return false };
+            state = woken;
+        }
+        true
     }
 
     pub(crate) fn wake_mover(&self, state: &State) {
@@ -248,6 +276,18 @@ impl State {
     pub(crate) fn take_asks(&mut self) -> Vec<Ask> {
         self.quick.drain(..).chain(self.bulk.drain(..)).collect()
     }
+
+    pub(crate) fn calls(&self) -> Vec<Arc<Call>> {
+        self.open.values().filter_map(|open| open.call.clone()).collect()
+    }
+}
+
+impl Task {
+    const fn job(&self) -> u64 {
+        match self {
+            Self::Start(Ask { job, .. }) | Self::Copy(job, _) => *job,
+        }
+    }
 }
 
 impl What {
@@ -267,9 +307,11 @@ impl What {
     }
 }
 
-/// Answers everybody if a mover panics: nobody else would.
+/// Has everybody answered if a mover panics: nobody else would.
 struct Rescue<'a> {
     board: &'a Board,
+    /// What the mover was doing last. Its memory was let go of on the way here.
+    job: Option<u64>,
     is_armed: bool,
 }
 
@@ -280,14 +322,20 @@ impl Drop for Rescue<'_> {
         }
         let mut state = self.board.lock();
         (state.is_closed, state.is_abandoned) = (true, true);
-        let asks = state.take_asks();
-        let landed = std::mem::take(&mut state.landed);
-        let calls: Vec<Arc<Call>> = state.open.values().flatten().cloned().collect();
-        // Without a call nobody has their memory; the others are answered when their calls are.
-        let mut over: Vec<u64> =
-            state.open.iter().filter_map(|(job, call)| call.is_none().then_some(*job)).collect();
+        let (asks, landed) = (state.take_asks(), std::mem::take(&mut state.landed));
+        let calls = state.calls();
+        let own = self.job.filter(|job| {
+            let call = state.open.get(job).and_then(|open| open.call.as_ref());
+            call.is_none_or(|call| call.is_answered())
+        });
         drop(state);
-        over.extend(landed.iter().map(|(job, _)| *job));
+        // Not those whose calls are under way or being made by other movers: they have memory.
+        let over: Vec<u64> = asks
+            .iter()
+            .map(|ask| ask.job)
+            .chain(landed.iter().map(|(job, _)| *job))
+            .chain(own)
+            .collect();
         drop((asks, landed));
         over.into_iter().for_each(|job| self.board.finish(job, Err(Error::Closed)));
         calls.iter().for_each(Call::cancel);
@@ -298,26 +346,50 @@ impl Drop for Rescue<'_> {
 mod tests {
     use super::*;
     use larder_protocol::NamespaceSpec;
+    use larder_protocol::view::View;
+
+    use crate::inbox::Remote;
+    use crate::router::Routes;
+
+    /// A call that was answered.
+    fn answered() -> Arc<Call> {
+        let poll = mio::Poll::new().unwrap();
+        let waker = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
+        let view = Arc::new(View::new(1, Vec::new()).unwrap());
+        let remote = Remote::new(waker, Routes::new(view, Vec::new()));
+        let call = Call::new(Outcome::Get(Vec::new()), Instant::now(), None, remote);
+        call.leg_ended();
+        call
+    }
 
     #[test]
     fn a_mover_that_panics_leaves_nobody_waiting() {
         let board = Arc::new(Board::new(EventFd::new().unwrap()));
         let namespace = Namespace::describe(NamespaceSpec::new("t", "m")).unwrap();
         let mut state = board.lock();
-        for job in 1..=2 {
-            state.open.insert(job, None);
-        }
-        // The first is being started by the one that panics.
+        // Nobody has begun the second, and another mover has the memory of the third.
+        (1..=3).for_each(|job| drop(state.open.insert(job, Open::default())));
         let until = Instant::now() + Duration::from_secs(60);
         state.quick.push_back(Ask { job: 2, until, namespace, what: What::Remove(Vec::new()) });
         drop(state);
-        drop(Rescue { board: &board, is_armed: true });
+        drop(Rescue { board: &board, job: Some(1), is_armed: true });
         let mut state = board.lock();
-        assert!(state.is_closed && state.open.is_empty() && state.quick.is_empty());
+        assert!(state.is_closed && state.open.contains_key(&3) && state.quick.is_empty());
         let mut ended: Vec<_> = state.finished.drain(..).map(|f| (f.job, f.outcome)).collect();
         ended.sort_by_key(|(job, _)| *job);
         assert_eq!(ended, [(1, Err(Error::Closed)), (2, Err(Error::Closed))]);
         drop(state);
+        board.finish(3, Err(Error::Closed));
+        assert!(board.next().is_none(), "other movers end");
+    }
+
+    #[test]
+    fn a_mover_that_panics_in_a_copy_answers_its_job() {
+        let board = Board::new(EventFd::new().unwrap());
+        let open = Open { call: Some(answered()), is_cancelled: false };
+        board.lock().open.insert(1, open);
+        drop(Rescue { board: &board, job: Some(1), is_armed: true });
+        assert_eq!(board.lock().finished[0].outcome, Err(Error::Closed));
         assert!(board.next().is_none(), "other movers end");
     }
 }

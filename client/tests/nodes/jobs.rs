@@ -1,11 +1,13 @@
 //! Jobs: submitted, forgotten, and taken when their answers are there.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use larder_client::{
     Client, Config, Error, GetOptions, Jobs, JobsConfig, Key, KeyError, Landing, MatchOptions,
     Namespace, NamespaceSpec, Outcome, OwnedPlace, PathChoice, Payload, PutObject, PutOptions,
-    Status,
+    Source, Status,
 };
 use larder_transport::lend;
 use mio::unix::SourceFd;
@@ -210,4 +212,131 @@ fn memory_is_free_when_the_last_clone_is_gone() {
     });
     assert!(began.elapsed() < LONG / 2, "not at the deadline");
     assert_eq!(memory, [0xee; 100]);
+}
+
+/// Bytes whose owner, asked for them once it is a source's, meets the test before it answers and
+/// again.
+struct Gated {
+    bytes: Vec<u8>,
+    asked: AtomicUsize,
+    gate: Arc<Barrier>,
+}
+
+impl AsRef<[u8]> for Gated {
+    fn as_ref(&self) -> &[u8] {
+        if self.asked.fetch_add(1, Ordering::Relaxed) == 1 {
+            self.gate.wait();
+            self.gate.wait();
+        }
+        &self.bytes
+    }
+}
+
+/// Submits a put that stays with a mover until the gate was passed twice; it was once.
+fn submit_gated(jobs: &Jobs, namespace: &Namespace) -> (u64, Arc<Barrier>) {
+    let gate = Arc::new(Barrier::new(2));
+    let (bytes, asked) = (object_of(1), AtomicUsize::new(0));
+    let owner = Gated { bytes, asked, gate: Arc::clone(&gate) };
+    let source = Source::from_owner(Arc::new(owner));
+    let options = PutOptions { deadline: Some(LONG), ..PutOptions::default() };
+    let objects = vec![PutObject::<Payload>::new(key(0), source)];
+    let job = jobs.submit_put(namespace, objects, &options).unwrap();
+    gate.wait();
+    (job, gate)
+}
+
+#[test]
+fn a_job_cancelled_while_its_call_is_made_ends_soon() {
+    let (_node, client, namespace) = silent();
+    let jobs = Jobs::new(&client, &JobsConfig::default()).unwrap();
+    let (job, gate) = submit_gated(&jobs, &namespace);
+    assert!(jobs.cancel(job).unwrap());
+    let began = Instant::now();
+    gate.wait();
+    assert_eq!(taken(&jobs, job), Outcome::Put(vec![Err(KeyError::Cancelled)]));
+    assert!(began.elapsed() < LONG / 2, "not at the deadline");
+}
+
+#[test]
+fn whoever_closes_waits_also_if_others_close() {
+    let (_node, client, namespace) = silent();
+    let jobs = Jobs::new(&client, &JobsConfig::default()).unwrap();
+    let (_, gate) = submit_gated(&jobs, &namespace);
+    std::thread::scope(|scope| {
+        let closers = [(); 3].map(|()| scope.spawn(|| jobs.close().unwrap()));
+        std::thread::sleep(Duration::from_millis(50));
+        let has_ended = closers.iter().any(|closer| closer.is_finished());
+        gate.wait();
+        assert!(!has_ended, "a mover has the job's memory");
+    });
+    assert!(jobs.drain_all(Duration::ZERO).unwrap());
+}
+
+/// Fails whoever reads the bytes of a source.
+struct Faulty(AtomicUsize);
+
+impl AsRef<[u8]> for Faulty {
+    fn as_ref(&self) -> &[u8] {
+        assert_eq!(self.0.fetch_add(1, Ordering::Relaxed), 0, "as planned");
+        b"only once"
+    }
+}
+
+#[test]
+fn a_mover_that_panics_ends_no_job_whose_memory_another_has() {
+    let (_node, client, namespace) = silent();
+    let jobs = Jobs::new(&client, &JobsConfig { threads: 2, ..JobsConfig::default() }).unwrap();
+    let (held, gate) = submit_gated(&jobs, &namespace);
+    let source = Source::from_owner(Arc::new(Faulty(AtomicUsize::new(0))));
+    let objects = vec![PutObject::<Payload>::new(key(1), source)];
+    let options = PutOptions { deadline: Some(LONG), ..PutOptions::default() };
+    let faulty = jobs.submit_put(&namespace, objects, &options).unwrap();
+    let finished = jobs.wait(faulty, LONG).unwrap().expect("it ends long before");
+    assert_eq!(finished.outcome, Err(Error::Closed));
+    std::thread::sleep(Duration::from_millis(20));
+    let is_held = jobs.poll(held).unwrap().is_none();
+    gate.wait();
+    assert!(is_held, "a mover has its memory");
+    assert_eq!(taken(&jobs, held), Outcome::Put(vec![Err(KeyError::Cancelled)]));
+    jobs.close().unwrap();
+}
+
+fn is_readable(fd: i32) -> bool {
+    let mut poll = mio::Poll::new().unwrap();
+    poll.registry().register(&mut SourceFd(&fd), mio::Token(0), mio::Interest::READABLE).unwrap();
+    let mut events = mio::Events::with_capacity(1);
+    poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+    !events.is_empty()
+}
+
+#[test]
+fn the_descriptor_says_the_truth_whoever_takes_what() {
+    let host = Host::new("jobs-truth", 1, 64 << 20);
+    let config = JobsConfig { threads: 2, ..JobsConfig::default() };
+    let jobs = Jobs::new(&host.client, &config).unwrap();
+    let fd = jobs.fd().unwrap();
+    let options = MatchOptions { deadline: Some(LONG), ..MatchOptions::default() };
+    let submit = || jobs.submit_match(&host.namespace, vec![key(0)], &options).unwrap();
+    let taken_by = |turn: usize| match turn % 4 {
+        0 => usize::from(jobs.wait(submit(), LONG).unwrap().is_some()),
+        1 => usize::from(jobs.poll(submit()).unwrap().is_some()),
+        2 => (submit(), jobs.drain().unwrap().len()).1,
+        _ => (submit(), usize::from(jobs.next().unwrap().is_some())).1,
+    };
+    for round in 0..60 {
+        let (threads, each) = (3, 8);
+        let taken: usize = std::thread::scope(|scope| {
+            let takers = (0..threads).map(|thread| {
+                let taken_by = &taken_by;
+                scope.spawn(move || (0..each).map(|turn| taken_by(round + thread + turn)).sum())
+            });
+            let takers: Vec<_> = takers.collect();
+            takers.into_iter().map(|taker| -> usize { taker.join().unwrap() }).sum()
+        });
+        assert!(jobs.drain_all(LONG).unwrap());
+        let is_told = is_readable(fd);
+        let left = jobs.drain().unwrap().len();
+        assert_eq!((taken + left, is_told), (threads * each, left > 0), "round {round}");
+        assert!(!is_readable(fd));
+    }
 }
