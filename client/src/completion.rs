@@ -84,9 +84,10 @@ impl CompletionQueue {
         let now = Instant::now();
         let mut answers = self.queue.lock();
         if answers.list.is_empty() {
-            let until = now + timeout;
+            let until = now.checked_add(timeout);
             loop {
-                let left = until.saturating_duration_since(Instant::now());
+                let left = until
+                    .map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
                 if left.is_zero() {
                     break;
                 }

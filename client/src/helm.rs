@@ -189,7 +189,8 @@ fn sail(io: &mut Io, call: &Call, legs: Vec<Box<Leg>>) -> Result<(), Ended> {
 /// Looks for the answer to `call` without sleeping, until nothing has come for as long as
 /// `look_for`. Says how it ended to the I/O's luck.
 fn look(io: &mut Io, call: &Call, mut now: Instant, look_for: Duration) -> Result<(), Ended> {
-    let (mut until, mut tick_at, mut looks) = (now + look_for, now + TICK, 0_u32);
+    let until_from = |at: Instant| at.checked_add(look_for).unwrap_or(call.deadline);
+    let (mut until, mut tick_at, mut looks) = (until_from(now), now + TICK, 0_u32);
     while !call.is_answered() {
         now = Instant::now();
         if now >= until.min(call.deadline) {
@@ -203,7 +204,7 @@ fn look(io: &mut Io, call: &Call, mut now: Instant, look_for: Duration) -> Resul
         }
         looks += 1;
         if io.glance(now)? {
-            until = now + look_for;
+            until = until_from(now);
             continue;
         }
         if looks.is_multiple_of(YIELD_EVERY) {

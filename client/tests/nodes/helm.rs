@@ -93,7 +93,7 @@ fn a_call_after_a_pause_finds_somebody_at_the_helm() {
 #[test]
 fn a_deadline_is_kept_by_the_caller_that_is_at_the_helm() {
     let node = FakeNode::start(1, 1);
-    for spin in [Spin::Off, Spin::Auto, Spin::For(Duration::from_secs(1))] {
+    for spin in [Spin::Off, Spin::Auto, Spin::For(Duration::MAX)] {
         let client = connect(&node, spin);
         let namespace = namespace(&client);
         node.set_mood(Mood::Silent);
@@ -149,7 +149,7 @@ fn others_are_served_while_a_caller_looks_for_its_answer() {
         let late = client.start_get(&namespace, &theirs[1..], &soon).unwrap();
         let queue = CompletionQueue::new().unwrap();
         queue.watch(0, late);
-        assert_eq!(queue.wait(Duration::from_secs(20)).len(), 1);
+        assert_eq!(queue.wait(Duration::MAX).len(), 1);
         assert!(!caller.is_finished(), "it still looks");
         nodes[1].kill();
         assert!(caller.join().unwrap().unwrap()[0].is_err());
