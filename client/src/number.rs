@@ -26,7 +26,7 @@ pub const OLDER_VERSION: i32 = -6;
 pub const BUSY: i32 = -7;
 /// Not stored: no room could be made.
 pub const NO_ROOM: i32 = -8;
-/// Not stored: above a limit.
+/// Above a limit.
 pub const TOO_LARGE: i32 = -9;
 /// The deadline passed first.
 pub const DEADLINE: i32 = -10;
@@ -34,7 +34,7 @@ pub const DEADLINE: i32 = -10;
 pub const UNAVAILABLE: i32 = -11;
 /// The caller cancelled it.
 pub const CANCELLED: i32 = -12;
-/// The client was closed.
+/// The client was closed, or its jobs were.
 pub const CLOSED: i32 = -13;
 /// Not allowed.
 pub const DENIED: i32 = -14;
