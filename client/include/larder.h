@@ -122,7 +122,8 @@ typedef struct larder_piece {
 /* One object of a get or a put. Set it to zeroes first. */
 typedef struct larder_object {
   larder_key key;
-  const larder_piece *pieces;   /* its bytes, or the place for them, in order */
+  const larder_piece *pieces;   /* its bytes, or the place for them, in order; places do not
+                                   overlap */
   size_t piece_count;
   /* The rest is for puts. */
   const void *meta;             /* up to 64 bytes that come back with it */
@@ -182,7 +183,7 @@ larder_completion *larder_wait(larder_store *store, int64_t job, uint32_t timeou
 int64_t larder_completion_job(const larder_completion *completion);
 /* LARDER_OK, or what concerned the job as a whole. */
 int64_t larder_completion_status(const larder_completion *completion);
-/* One result for each key, as the calls above give them. */
+/* One result for each key, as the calls above give them; none where the status is below 0. */
 const int64_t *larder_completion_results(const larder_completion *completion, size_t *count);
 void larder_completion_free(larder_completion *completion);
 

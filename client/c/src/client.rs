@@ -1,6 +1,7 @@
 //! `larder_client`, and what is said of errors.
 
 use std::ffi::c_char;
+use std::mem::offset_of;
 use std::time::Duration;
 
 use larder_client::number::ALL;
@@ -63,6 +64,10 @@ pub extern "C" fn larder_status_name(status: i64) -> *const c_char {
     let at = status.checked_neg().and_then(|at| usize::try_from(at).ok());
     at.and_then(|at| NAMES.get(at)).map_or(c"?", |name| *name).as_ptr()
 }
+
+// As the header has it; the program in `tests/` asserts the same of that.
+const _: () = assert!(size_of::<Config>() == 48);
+const _: () = assert!(offset_of!(Config, path) == 40);
 
 impl Config {
     /// # Safety

@@ -1,9 +1,10 @@
 //! Keys and objects as C has them, and as the client takes them.
 //!
-//! What a reader would get wrong: the structs are those of `larder.h`, field by field. The program
-//! in `tests/` compares their sizes and offsets with what a C compiler makes of the header.
+//! What a reader would get wrong: the structs are those of `larder.h`, field by field. Their sizes
+//! and offsets are asserted here, and the same ones of the header by the program in `tests/`.
 
 use std::ffi::c_void;
+use std::mem::offset_of;
 use std::time::Duration;
 
 use larder_client::{Bytes, Error, Landing, OwnedPlace, Payload, PutObject, Source};
@@ -45,6 +46,14 @@ pub struct Object {
     class_hint: u8,
     pub(crate) result: i64,
 }
+
+const _: () = assert!(size_of::<Key>() == 16 && offset_of!(Key, length) == 8);
+const _: () = assert!(size_of::<Piece>() == 16 && offset_of!(Piece, bytes) == 8);
+const _: () = assert!(size_of::<Object>() == 96 && align_of::<Object>() == 8);
+const _: () = assert!(offset_of!(Object, meta) == 32 && offset_of!(Object, tags) == 48);
+const _: () = assert!(offset_of!(Object, version) == 64 && offset_of!(Object, ttl_ms) == 72);
+const _: () = assert!(offset_of!(Object, cost_hint) == 76 && offset_of!(Object, depth) == 80);
+const _: () = assert!(offset_of!(Object, class_hint) == 82 && offset_of!(Object, result) == 88);
 
 impl Key {
     /// # Safety

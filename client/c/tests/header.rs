@@ -4,11 +4,18 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use larder_client::Key;
+use larder_client::number::ALL;
 use larder_node::config::Config;
 use larder_node::node::Node;
+use larder_transport::pieces::PIECES_MAX;
 
 fn folder() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn header() -> PathBuf {
+    folder().join("../include/larder.h")
 }
 
 /// Where cargo put the library: beside this program, or one folder up.
@@ -57,8 +64,37 @@ fn a_program_in_c_finds_everything_as_the_header_says() {
 }
 
 #[test]
+fn a_compiler_of_cpp_takes_the_header() {
+    let taken = Command::new(std::env::var_os("CXX").unwrap_or_else(|| "c++".into()))
+        .args(["-std=c++11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only"])
+        .args(["-x", "c++"])
+        .arg(header())
+        .output()
+        .unwrap();
+    assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
+}
+
+#[test]
+fn numbers_of_the_header_are_the_clients() {
+    let header = std::fs::read_to_string(header()).unwrap();
+    let told: Vec<(&str, i32)> = header
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("LARDER_")?.split_once(" = "))
+        .filter_map(|(name, rest)| {
+            let end = rest.find(|c: char| c != '-' && !c.is_ascii_digit());
+            Some((name, rest[..end.unwrap_or(rest.len())].parse().ok()?))
+        })
+        .collect();
+    assert_eq!(told, ALL);
+    let has = |limit: &str, is: usize| header.contains(&format!("#define {limit} {is}\n"));
+    assert!(has("LARDER_PIECES_MAX", PIECES_MAX));
+    let key_bytes_max = (1..).take_while(|&bytes| Key::new(&vec![0; bytes]).is_ok()).last();
+    assert!(has("LARDER_KEY_BYTES_MAX", key_bytes_max.unwrap()));
+}
+
+#[test]
 fn every_function_of_the_header_is_in_the_library_and_the_other_way_round() {
-    let header = std::fs::read_to_string(folder().join("../include/larder.h")).unwrap();
+    let header = std::fs::read_to_string(header()).unwrap();
     let mut told: Vec<&str> = header
         .split(|c: char| !c.is_alphanumeric() && c != '_' && c != '(')
         .filter_map(|word| word.split_once('(').map(|(name, _)| name))

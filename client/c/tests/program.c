@@ -1,6 +1,7 @@
 /* Uses everything in larder.h against a node whose address is the first argument; what is on this
  * host, by the second. Ends with 0 if all of it was as the header says. */
 #include <poll.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +9,20 @@
 #include <unistd.h>
 
 #include "larder.h"
+
+/* As the library asserts of its own structs. */
+_Static_assert(sizeof(larder_config) == 48 && offsetof(larder_config, path) == 40, "config");
+_Static_assert(sizeof(larder_namespace) == 64, "namespace");
+_Static_assert(sizeof(larder_key) == 16 && offsetof(larder_key, length) == 8, "key");
+_Static_assert(sizeof(larder_piece) == 16 && offsetof(larder_piece, bytes) == 8, "piece");
+_Static_assert(sizeof(larder_object) == 96 && _Alignof(larder_object) == 8, "object");
+_Static_assert(offsetof(larder_object, meta) == 32 && offsetof(larder_object, tags) == 48, "meta");
+_Static_assert(offsetof(larder_object, version) == 64, "version");
+_Static_assert(offsetof(larder_object, ttl_ms) == 72, "ttl_ms");
+_Static_assert(offsetof(larder_object, cost_hint) == 76, "cost_hint");
+_Static_assert(offsetof(larder_object, depth) == 80, "depth");
+_Static_assert(offsetof(larder_object, class_hint) == 82, "class_hint");
+_Static_assert(offsetof(larder_object, result) == 88, "result");
 
 #define CHECK(what)                                                                       \
   do {                                                                                    \
@@ -179,17 +194,54 @@ static void mistakes(larder_client *client, larder_store *store) {
   larder_completion_free(NULL);
 }
 
-static void forked(larder_store *store) {
-  larder_key asked = key(0);
+/* What a child closes stays open in its parent. */
+static void forked(larder_client *client, larder_store *store) {
+  larder_key asked = key(1);
+  larder_object object;
+  larder_piece pieces[PIECES];
+  larder_lease *lease;
   int64_t result;
   int status;
+  describe(&object, 1, sources[1], pieces);
+  CHECK(larder_put(store, &object, 1, 0, WAIT_MS) == LARDER_OK && object.result == LARDER_OK);
+  CHECK(larder_lease_get(store, &asked, 1, WAIT_MS, &lease, &result) == LARDER_OK && lease);
   pid_t child = fork();
   if (child == 0) {
     int is_told = larder_match(store, &asked, 1, 0, 0, &result) == LARDER_FORKED &&
-                  larder_submit_match(store, &asked, 1, 0, 0) == LARDER_FORKED;
+                  larder_submit_match(store, &asked, 1, 0, 0) == LARDER_FORKED &&
+                  larder_drain_all(store, 0) == LARDER_FORKED && larder_next(store) == NULL;
+    larder_lease_free(lease);
+    larder_store_close(store);
+    larder_client_close(client);
     _exit(is_told ? 0 : 1);
   }
   CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+  CHECK(memcmp(larder_lease_bytes(lease, NULL), sources[1], BYTES) == 0);
+  larder_lease_free(lease);
+  take(store, larder_submit_match(store, &asked, 1, 0, WAIT_MS), BYTES, 1);
+}
+
+/* Leases and completions outlive their store and client; a store, its client. */
+static void outlive(larder_client *client, larder_store *store) {
+  larder_key asked = key(1);
+  larder_object object;
+  larder_piece pieces[PIECES];
+  larder_lease *lease;
+  int64_t result;
+  describe(&object, 1, sources[1], pieces);
+  CHECK(larder_put(store, &object, 1, 0, WAIT_MS) == LARDER_OK && object.result == LARDER_OK);
+  CHECK(larder_lease_get(store, &asked, 1, WAIT_MS, &lease, &result) == LARDER_OK && lease);
+  larder_client_close(client);
+  int64_t job = larder_submit_put(store, &object, 1, 0, WAIT_MS);
+  larder_completion *completion = larder_wait(store, job, WAIT_MS);
+  for (int times = 0; times < 100; times++)
+    CHECK(larder_submit_put(store, &object, 1, 0, WAIT_MS) > 0);
+  larder_store_close(store);
+  size_t count = 0;
+  CHECK(larder_completion_results(completion, &count)[0] == LARDER_OK && count == 1);
+  larder_completion_free(completion);
+  CHECK(memcmp(larder_lease_bytes(lease, NULL), sources[1], BYTES) == 0);
+  larder_lease_free(lease);
 }
 
 int main(int argc, char **argv) {
@@ -217,12 +269,11 @@ int main(int argc, char **argv) {
     put_and_get(store);
     jobs(store);
     mistakes(client, store);
-    forked(store);
+    forked(client, store);
     larder_store *next = larder_bump(store, 2);
     CHECK(next != NULL && larder_generation(next) > 1);
-    larder_store_close(next);
     larder_store_close(store);
-    larder_client_close(client);
+    outlive(client, next);
   }
   puts("all as the header says");
   return 0;
