@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char};
+use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use larder_client::Error;
@@ -57,12 +58,13 @@ pub(crate) unsafe fn free<T>(thing: *mut T) {
 /// This thread's last error.
 pub(crate) fn last_error() -> *const c_char {
     // It is borrowed by C until the thread's next call, which is when it may change.
-    LAST_ERROR.with(|last| last.borrow().as_ptr())
+    LAST_ERROR.try_with(|last| last.borrow().as_ptr()).unwrap_or(c"".as_ptr())
 }
 
 fn set_last_error(text: String) {
     let text = CString::new(text.replace('\0', " ")).unwrap_or_default();
-    LAST_ERROR.with(|last| *last.borrow_mut() = text);
+    // A thread that is ending has none any more; who closes things then has to get by without.
+    let _ = LAST_ERROR.try_with(|last| *last.borrow_mut() = text);
 }
 
 /// What is wrong with which argument.
@@ -118,6 +120,20 @@ pub(crate) unsafe fn array_mut<'a, T>(
     }
     // SAFETY: the caller promised it of an array that is not null.
     Ok(unsafe { std::slice::from_raw_parts_mut(at, count) })
+}
+
+/// As [`array_mut`], where nothing has been written yet.
+///
+/// # Safety
+///
+/// It is null, or has room for `count` elements that nobody else uses while the slice lives.
+pub(crate) unsafe fn array_out<'a, T>(
+    at: *mut T,
+    count: usize,
+    what: &'static str,
+) -> Result<&'a mut [MaybeUninit<T>], Error> {
+    // SAFETY: the caller promised it; elements that may be anything are valid.
+    unsafe { array_mut(at.cast(), count, what) }
 }
 
 /// A string of C's; null is "".

@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use larder_client::number::OK;
 use larder_client::{GetOptions, Lease};
 
-use crate::edge::{answer, array_mut, free};
+use crate::edge::{answer, array_out, free};
 use crate::object::{Key, keys};
 use crate::store::{Store, deadline, store_of};
 
@@ -29,20 +29,21 @@ pub unsafe extern "C" fn larder_lease_get(
         // SAFETY: as above.
         let asked = unsafe { keys(asked, count)? };
         // SAFETY: as above.
-        let leases = unsafe { array_mut(leases, count, "leases that are NULL")? };
+        let leases = unsafe { array_out(leases, count, "leases that are NULL")? };
         // SAFETY: as above.
-        let results = unsafe { array_mut(results, count, "results that are NULL")? };
+        let results = unsafe { array_out(results, count, "results that are NULL")? };
         let options = GetOptions { deadline: deadline(timeout_ms), ..GetOptions::default() };
         let answers = store.client.lease(&store.namespace, &asked, &options)?;
         for ((answer, lease), result) in answers.into_iter().zip(leases).zip(results) {
-            (*lease, *result) = match answer {
-                Ok(held) => (Box::into_raw(Box::new(held)), 0),
+            let (held, number) = match answer {
+                Ok(held) => {
+                    let bytes = held.len() as i64;
+                    (Box::into_raw(Box::new(held)), bytes)
+                }
                 Err(error) => (std::ptr::null_mut(), error.number().into()),
             };
-            // SAFETY: it is null, or was made just now.
-            if let Some(held) = unsafe { lease.as_ref() } {
-                *result = held.len() as i64;
-            }
+            lease.write(held);
+            result.write(number);
         }
         Ok(OK.into())
     })

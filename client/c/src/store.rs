@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use larder_client::number::OK;
 use larder_client::{
-    Client, Error, GetOptions, Jobs, JobsConfig, KeyResult, MatchOptions, MatchResult,
+    Client, Error, GetOptions, Jobs, JobsConfig, KeyResult, Lease, MatchOptions, MatchResult,
     NamespaceSpec, PutOptions,
 };
 
-use crate::edge::{answer, array_mut, build, free, reference, text};
+use crate::edge::{answer, array_mut, array_out, build, free, reference, text};
+use crate::jobs::Completion;
 use crate::object::{Key, Object, keys};
 
 /// `larder_store`.
@@ -164,10 +165,12 @@ pub unsafe extern "C" fn larder_match(
         // SAFETY: as above.
         let asked = unsafe { keys(asked, count)? };
         // SAFETY: as above.
-        let results = unsafe { array_mut(results, count, "results that are NULL")? };
+        let results = unsafe { array_out(results, count, "results that are NULL")? };
         let options = matching(flags, timeout_ms);
         let found = store.client.match_chain(&store.namespace, &asked, &options)?;
-        results.copy_from_slice(&found_numbers(&found));
+        for (result, found) in results.iter_mut().zip(found_numbers(&found)) {
+            result.write(found);
+        }
         Ok(found.leading() as i64)
     })
 }
@@ -192,14 +195,24 @@ pub unsafe extern "C" fn larder_remove(
         let asked = unsafe { keys(asked, count)? };
         let wanted = if results.is_null() { 0 } else { count };
         // SAFETY: as above.
-        let results = unsafe { array_mut(results, wanted, "results")? };
+        let results = unsafe { array_out(results, wanted, "results")? };
         let removed = store.client.remove(&store.namespace, &asked, deadline(timeout_ms))?;
         for (result, removed) in results.iter_mut().zip(&removed) {
-            *result = number(removed, |()| OK.into());
+            result.write(number(removed, |()| OK.into()));
         }
         Ok(OK.into())
     })
 }
+
+// Any thread may use them at any time.
+const fn is_send_and_sync<T: Send + Sync>() {}
+const _: () = is_send_and_sync::<Store>();
+const _: () = is_send_and_sync::<Client>();
+const _: () = is_send_and_sync::<Lease>();
+const _: () = is_send_and_sync::<Completion>();
+
+// As the header has it; the program in `tests/` asserts the same of that.
+const _: () = assert!(size_of::<Namespace>() == 64);
 
 impl Store {
     fn new(
