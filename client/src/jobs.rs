@@ -33,7 +33,8 @@ pub struct JobsConfig {
 
 /// Does jobs. Cheap to clone; clones share the queue. Usable from any thread.
 ///
-/// When the last clone is dropped, what is under way is cancelled and waited for.
+/// When the last clone is dropped, what is under way is cancelled and waited for. So nothing that
+/// is dropped with a job's memory may own a clone: it would wait for itself.
 #[derive(Debug, Clone)]
 pub struct Jobs {
     crew: Arc<Crew>,
