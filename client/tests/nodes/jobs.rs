@@ -340,3 +340,29 @@ fn the_descriptor_says_the_truth_whoever_takes_what() {
         assert!(!is_readable(fd));
     }
 }
+
+#[test]
+fn jobs_of_a_node_that_dies_end_all() {
+    let (node, client, namespace) = silent();
+    let jobs = Jobs::new(&client, &JobsConfig { threads: 2, ..JobsConfig::default() }).unwrap();
+    for n in 0..40 {
+        jobs.submit_get(&namespace, places(1 + n % 4), &patient()).unwrap();
+        jobs.submit_remove(&namespace, vec![key(n)], Some(LONG)).unwrap();
+    }
+    submit_put(&jobs, &namespace, 4);
+    std::thread::sleep(Duration::from_millis(20));
+    drop(node);
+    assert!(jobs.drain_all(LONG / 2).unwrap(), "not at the deadline");
+    let ended = jobs.drain().unwrap();
+    assert_eq!(ended.len(), 81);
+    for finished in ended {
+        let is_told = match finished.outcome.unwrap() {
+            Outcome::GetInto(keys) => {
+                keys.iter().all(|key| key.as_ref().unwrap_err().is_unanswered())
+            }
+            Outcome::Put(keys) | Outcome::Remove(keys) => keys.iter().all(Result::is_err),
+            other => panic!("nobody asked for {other:?}"),
+        };
+        assert!(is_told, "job {}", finished.job);
+    }
+}
