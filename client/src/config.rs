@@ -21,7 +21,7 @@ pub struct Config {
     pub path: PathChoice,
     /// How long a call may take if it does not say so itself. Default 250 ms.
     pub deadline: Duration,
-    /// How long one attempt to connect may take. Default 1 s.
+    /// How long one attempt to connect may take, at most an hour. Default 1 s.
     pub connect_timeout: Duration,
     /// Most requests in flight on one connection; more wait on this side. Default 1,024.
     pub inflight_max: usize,
@@ -87,6 +87,9 @@ impl Config {
         if self.inflight_max == 0 || self.deadline.is_zero() {
             return Err(Error::InvalidArgument { what: "deadline and inflight_max must not be 0" });
         }
+        if self.connect_timeout > CONNECT_TIMEOUT_MAX {
+            return Err(Error::InvalidArgument { what: "connect_timeout of more than an hour" });
+        }
         within(self.name.len(), CLIENT_NAME_BYTES_MAX, "client name")?;
         within(self.credential.len(), CREDENTIAL_BYTES_MAX, "credential")
     }
@@ -140,6 +143,9 @@ pub struct MatchOptions {
     /// Brings the user metadata of each hit along.
     pub with_meta: bool,
 }
+
+/// So that a moment so far from now can be told.
+const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 pub(crate) const fn within(found: usize, limit: usize, what: &'static str) -> Result<(), Error> {
     if found > limit {

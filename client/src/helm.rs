@@ -176,9 +176,13 @@ fn sail(io: &mut Io, call: &Call, legs: Vec<Box<Leg>>) -> Result<(), Ended> {
     let put_bytes = legs.iter().map(|leg| leg.payload_bytes).sum();
     legs.into_iter().for_each(|leg| io.dispatch(leg, now));
     io.flush_all(now);
+    // Until it was asked nobody answers, and a look would not see that there is room to ask.
+    while io.awaits_room() && !call.is_answered() {
+        io.turn()?;
+    }
     let look_for = io.luck.look_for(look_max(put_bytes));
     if !look_for.is_zero() {
-        look(io, call, now, look_for)?;
+        look(io, call, look_for)?;
     }
     while !call.is_answered() {
         io.turn()?;
@@ -188,7 +192,8 @@ fn sail(io: &mut Io, call: &Call, legs: Vec<Box<Leg>>) -> Result<(), Ended> {
 
 /// Looks for the answer to `call` without sleeping, until nothing has come for as long as
 /// `look_for`. Says how it ended to the I/O's luck.
-fn look(io: &mut Io, call: &Call, mut now: Instant, look_for: Duration) -> Result<(), Ended> {
+fn look(io: &mut Io, call: &Call, look_for: Duration) -> Result<(), Ended> {
+    let mut now = Instant::now();
     let until_from = |at: Instant| at.checked_add(look_for).unwrap_or(call.deadline);
     let (mut until, mut tick_at, mut looks) = (until_from(now), now + TICK, 0_u32);
     while !call.is_answered() {

@@ -202,6 +202,11 @@ impl Io {
         taken
     }
 
+    /// Whether something is to be sent, and a socket is full.
+    pub(crate) fn awaits_room(&self) -> bool {
+        self.conns.iter().any(Conn::awaits_room)
+    }
+
     /// Whether anything is under way, so that somebody has to look after it. A deadline alone is
     /// nothing: it is remembered for a while after its call was answered.
     pub(crate) fn is_busy(&self) -> bool {

@@ -27,7 +27,7 @@ use crate::object::{OwnedPlace, Payload, PutObject};
 pub struct JobsConfig {
     /// Threads that start, check and copy. Default 1: it keeps up with a copy of memory.
     pub threads: u16,
-    /// Most jobs that were submitted and not finished. Default 4,096.
+    /// Most jobs that were submitted and whose answers were not taken. Default 4,096.
     pub jobs_max: usize,
 }
 
@@ -271,7 +271,7 @@ impl Jobs {
         if state.is_closed {
             return Err(Error::Closed);
         }
-        if state.open.len() >= self.crew.jobs_max {
+        if state.open.len() + state.finished.len() >= self.crew.jobs_max {
             return Err(Error::Busy);
         }
         state.last += 1;

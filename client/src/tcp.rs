@@ -168,6 +168,11 @@ impl Conn {
         }
     }
 
+    /// Whether the socket took less than it was offered.
+    pub(crate) const fn awaits_room(&self) -> bool {
+        matches!(self.link, Link::Up(_)) && !self.can_write
+    }
+
     /// Has us woken when there is room to write, if there was none.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! The kernel would say, but a system call for each request is more than the answer is worth. What
 //! a reader would get wrong: the id is kept only once the C library was asked to tell of forks, so
-//! that there is no moment in which a child takes itself for its parent.
+//! that no child takes itself for its parent; only other handlers of the fork itself still may.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 

@@ -36,6 +36,10 @@ impl Source {
     /// Bytes that others may be reading too: of a `bytes::Bytes`, a mapped file.
     ///
     /// The owner says the same bytes every time it is asked, else the put fails its check.
+    ///
+    /// # Panics
+    ///
+    /// Whoever reads the source does, if the owner says fewer than it said here.
     pub fn from_owner(owner: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
         let bytes = (*owner).as_ref().len();
         Self { memory: Memory::Shared { owner, bytes } }

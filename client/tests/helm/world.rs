@@ -179,6 +179,10 @@ impl Io {
         !self.flights.is_empty()
     }
 
+    pub(crate) const fn awaits_room(&self) -> bool {
+        false
+    }
+
     pub(crate) fn flush_all(&mut self, _now: Instant) {}
 
     /// For callers that look again and again.
