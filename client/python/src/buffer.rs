@@ -16,15 +16,15 @@ use larder_transport::{Landing, Registered, Source};
 use pyo3::ffi::{Py_ssize_t, PyObject};
 use pyo3::prelude::*;
 
-/// A view of an object's memory, which stays where it is until this is dropped.
-pub(crate) struct View {
+/// The memory that an object exports; it stays where it is until this is dropped.
+pub(crate) struct Export {
     /// Boxed: exporters may keep its address.
-    raw: Box<RawView>,
+    raw: Box<RawExport>,
 }
 
 /// `Py_buffer`, as it is since Python 3.0.
 #[repr(C)]
-struct RawView {
+struct RawExport {
     buf: *mut c_void,
     obj: *mut PyObject,
     len: Py_ssize_t,
@@ -39,12 +39,12 @@ struct RawView {
 }
 
 // SAFETY: it is only read, and released with the interpreter's lock held.
-unsafe impl Send for View {}
+unsafe impl Send for Export {}
 // SAFETY: as above.
-unsafe impl Sync for View {}
+unsafe impl Sync for Export {}
 
-impl View {
-    /// A view of whatever lies behind `object`, in any shape.
+impl Export {
+    /// What `object` exports, in any shape.
     ///
     /// # Errors
     /// The exporter's exception; `None` if the object is no buffer at all.
@@ -53,7 +53,7 @@ impl View {
         if unsafe { PyObject_CheckBuffer(object.as_ptr()) } == 0 {
             return Err(None);
         }
-        let mut raw = Box::new(RawView::EMPTY);
+        let mut raw = Box::new(RawExport::EMPTY);
         // SAFETY: the object is alive, the struct is ours to fill, and the lock is held.
         if unsafe { PyObject_GetBuffer(object.as_ptr(), &raw mut *raw, STRIDES) } != 0 {
             return Err(Some(PyErr::fetch(object.py())));
@@ -77,12 +77,12 @@ impl View {
 
     /// Whether its bytes lie in one piece, in the order of its items.
     pub(crate) fn is_contiguous(&self, _: Python<'_>) -> bool {
-        // SAFETY: the view was filled by its exporter, and the lock is held.
+        // SAFETY: it was filled by its exporter, and the lock is held.
         unsafe { PyBuffer_IsContiguous(&raw const *self.raw, b'C' as c_char) != 0 }
     }
 }
 
-impl Drop for View {
+impl Drop for Export {
     fn drop(&mut self) {
         let raw = &raw mut *self.raw;
         // Without an interpreter there is nothing to give back.
@@ -93,7 +93,7 @@ impl Drop for View {
     }
 }
 
-impl RawView {
+impl RawExport {
     const EMPTY: Self = Self {
         buf: null_mut(),
         obj: null_mut(),
@@ -112,7 +112,7 @@ impl RawView {
 /// What keeps a range of memory where it is.
 pub(crate) enum Keep {
     /// Its exporter.
-    View(#[expect(dead_code, reason = "is dropped")] View),
+    Export(#[expect(dead_code, reason = "is dropped")] Export),
     /// Whatever owns it.
     Object(#[expect(dead_code, reason = "is dropped")] Py<PyAny>),
 }
@@ -198,9 +198,9 @@ pub(crate) fn register(
 
 unsafe extern "C" {
     fn PyObject_CheckBuffer(object: *mut PyObject) -> c_int;
-    fn PyObject_GetBuffer(object: *mut PyObject, view: *mut RawView, flags: c_int) -> c_int;
-    fn PyBuffer_IsContiguous(view: *const RawView, order: c_char) -> c_int;
-    fn PyBuffer_Release(view: *mut RawView);
+    fn PyObject_GetBuffer(object: *mut PyObject, view: *mut RawExport, flags: c_int) -> c_int;
+    fn PyBuffer_IsContiguous(view: *const RawExport, order: c_char) -> c_int;
+    fn PyBuffer_Release(view: *mut RawExport);
 }
 
 /// `PyBUF_STRIDES`: any shape, and whether it may be written is for us to look at.

@@ -11,7 +11,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::errors::{Closed, forked};
-use crate::view::{Access, Keeper, memory_view};
+use crate::memoryview::{Keeper, memory_view};
+use crate::places::Access;
 
 /// An object, read in place: its bytes stay as they are until the lease and all its views are gone.
 ///

@@ -22,11 +22,11 @@ mod keys;
 mod lease;
 mod matched;
 mod memory;
+mod memoryview;
 mod places;
 mod puts;
 mod status;
 mod store;
-mod view;
 
 #[pyo3::pymodule]
 mod _native {

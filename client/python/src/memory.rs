@@ -16,8 +16,8 @@ use crate::buffer::{Keep, Loan, register};
 use crate::connection::Connection;
 use crate::desk::in_slices;
 use crate::errors::invalid;
+use crate::memoryview::{Keeper, memory_view};
 use crate::places::{Access, Found, find};
-use crate::view::{Access as ViewAccess, Keeper, memory_view};
 
 /// Memory that a client was told of, from which and into which it moves objects by their address.
 ///
@@ -236,7 +236,7 @@ impl Memory {
             return Err(invalid("only shared memory can be viewed: the rest was there before"));
         };
         let keeper = Keeper::new(Arc::clone(shared) as _);
-        memory_view(py, keeper, self.address(), self.length(), ViewAccess::Write)
+        memory_view(py, keeper, self.address(), self.length(), Access::Write)
     }
 
     fn __len__(&self) -> usize {

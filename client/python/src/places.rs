@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::arguments::{is_many, items, items_of};
-use crate::buffer::{Keep, Loan, View};
+use crate::buffer::{Export, Keep, Loan};
 use crate::errors::invalid;
 use crate::memory::Memories;
 
@@ -90,8 +90,8 @@ pub(crate) fn from_addresses(
 /// # Errors
 /// What is wrong with it.
 pub(crate) fn find(object: &Bound<'_, PyAny>, access: Access) -> Result<Found, String> {
-    let (found, is_read_only) = match View::of(object) {
-        Ok(view) => of_view(object.py(), view)?,
+    let (found, is_read_only) = match Export::of(object) {
+        Ok(export) => of_export(object.py(), export)?,
         // Some types of items have no letter in the buffer protocol, such as bfloat16.
         Err(error) => match of_tensor(object).or_else(|| of_array(object)) {
             Some(found) => found?,
@@ -107,12 +107,12 @@ pub(crate) fn find(object: &Bound<'_, PyAny>, access: Access) -> Result<Found, S
     Ok(found)
 }
 
-fn of_view(py: Python<'_>, view: View) -> Result<(Found, bool), String> {
-    if !view.is_contiguous(py) {
+fn of_export(py: Python<'_>, export: Export) -> Result<(Found, bool), String> {
+    if !export.is_contiguous(py) {
         return Err("is not contiguous".into());
     }
-    let (address, bytes, is_read_only) = (view.address(), view.bytes(), view.is_read_only());
-    Ok((Found { keep: Keep::View(view), address, bytes }, is_read_only))
+    let (address, bytes, is_read_only) = (export.address(), export.bytes(), export.is_read_only());
+    Ok((Found { keep: Keep::Export(export), address, bytes }, is_read_only))
 }
 
 /// A tensor, as torch has it: known by the names of its methods.

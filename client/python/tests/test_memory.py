@@ -25,7 +25,7 @@ def test_registering_again_is_the_same(client: larder.Client) -> None:
 def test_what_is_not_registered_is_named(client: larder.Client, store: larder.Store) -> None:
     region = np.zeros(4096, dtype=np.uint8)
     at = region.ctypes.data
-    calls = [store.batch_get_into, store.batch_put_from]
+    calls: list[Any] = [store.batch_get_into, store.batch_put_from]
     calls += [store.submit_get_ptrs, store.submit_put_ptrs]
 
     def refused(ptrs: Any, sizes: Any, why: str) -> None:

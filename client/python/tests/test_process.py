@@ -208,6 +208,77 @@ def test_a_program_that_closes_nothing_ends(own_node: Any, path: str) -> None:
     assert (program.returncode, said) == (0, b"")
 
 
+CHECK_FORK_EXIT = """
+import gc, os, sys, time, larder
+client = larder.connect(sys.argv[1], path=sys.argv[2], deadline=5.0)
+store = client.namespace(model="fork exit")
+store.put(["a"], [b"x" * 100_000])
+memory, shared = client.register(bytearray(100_000)), client.shared_memory(4096)
+leases, view = store.lease(["a"]), shared.view()
+children = []
+for turn in range(20):
+    jobs = [store.submit_batch_get(["a"], [bytearray(100_000)]) for _ in range(3)]
+    jobs.append(store.submit_get_ptrs(["a"], [memory.address], [100_000]))
+    child = os.fork()
+    if child == 0:
+        # Some drop everything, some leave that to the interpreter.
+        if turn % 2:
+            del client, store, memory, shared, leases, view
+            gc.collect()
+        sys.exit(7)
+    children.append(child)
+    assert store.drain_all(10) and all(done.ok for done in store.drain())
+for child in children:
+    until = time.monotonic() + 10
+    while (done := os.waitpid(child, os.WNOHANG))[0] == 0:
+        assert time.monotonic() < until, "a child hangs"
+        time.sleep(0.001)
+    assert os.waitstatus_to_exitcode(done[1]) == 7
+assert store.get_one("a") == b"x" * 100_000 and leases[0].verify()
+"""
+
+
+@pytest.mark.parametrize("path", ["tcp", "shm"])
+def test_forked_children_end_as_any_process_does(node: Any, path: str) -> None:
+    seed = node.address if path == "tcp" else f"unix:{node.uds}"
+    command = [sys.executable, "-W", "ignore", "-c", CHECK_FORK_EXIT, seed, path]
+    subprocess.run(command, check=True, timeout=60)
+
+
+def test_closing_while_others_call_raises_closed(node: Any) -> None:
+    ways: Any = [("tcp", node.address), ("shm", f"unix:{node.uds}")]
+    for path, seed in ways:
+        client = larder.connect(seed, path=path, deadline=5.0)
+        store = client.namespace(model="closing")
+        body = os.urandom(200_000)
+        store.put(["a"], [body])
+        ends: list[Any] = []
+
+        def call(which: int, store: larder.Store = store, body: bytes = body) -> None:
+            into = bytearray(len(body))
+            calls: list[Callable[[], Any]] = [
+                lambda: store.get_one("a") in (body, None),
+                lambda: store.get_into(["a"], [into])[0] == len(body) and into == body,
+                lambda: all(isinstance(it, int) or it.verify() for it in store.lease(["a"])),
+                lambda: store.wait(store.submit_batch_get(["a"], [into])) is not None,
+            ]
+            try:
+                while True:
+                    assert calls[which]() is not False
+            except larder.Error as end:
+                ends.append(type(end))
+
+        threads = [threading.Thread(target=call, args=(which % 4,)) for which in range(8)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.2)
+        client.close()
+        for thread in threads:
+            thread.join(10)
+            assert not thread.is_alive()
+        assert ends == [larder.Closed] * 8
+
+
 def test_ctrl_c_ends_a_wait(own_node: Any) -> None:
     import signal
 

@@ -13,17 +13,13 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyBytes;
 
+use crate::places::Access;
+
 /// Keeps memory for as long as Python has it.
 #[pyclass(frozen, module = "larder")]
 pub(crate) struct Keeper {
     kept: Option<Arc<dyn Any + Send + Sync>>,
     pid: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Access {
-    Read,
-    Write,
 }
 
 impl Keeper {
