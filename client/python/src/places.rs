@@ -68,7 +68,10 @@ pub(crate) fn from_addresses(
     let addresses = items_of(addresses, count, "ptrs")?;
     let sizes = items_of(sizes, count, "sizes")?;
     for (at, (address, size)) in addresses.iter().zip(&sizes).enumerate() {
-        if let (Ok(address), Ok(size)) = (address.extract(), size.extract()) {
+        // Asked first: an extraction that fails makes an exception.
+        if !is_many(address)
+            && let (Ok(address), Ok(size)) = (address.extract(), size.extract())
+        {
             loan.ranges.push((address, size));
         } else {
             let addresses = numbers(address, at, "ptrs")?;
