@@ -1,0 +1,177 @@
+"""Larder as an L2 adapter of LMCache's multi-process server, type `native_plugin`.
+
+A Store has the methods that LMCache calls under the names that it calls them, so nothing is between
+them: `Client` only opens one, and its methods *are* the store's. LMCache's keys name model and rank;
+they say nothing of weights, dtype or layout, so those belong into `adapter_params`.
+
+    lmcache server … --l2-adapter '{"type": "native_plugin", "module_path": "larder.lmcache",
+      "class_name": "Client", "adapter_params": {"endpoint": "127.0.0.1:7400", "revision": "…"}}'
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import select
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import larder
+from larder.opening import Opening
+
+__all__ = ["Client"]
+
+Drained = list[tuple[int, bool, str, "list[bool] | None"]]
+
+
+class Client:
+    """What LMCache's `NativeConnectorL2Adapter` wraps. Usable from any thread.
+
+    Strings and numbers only, as JSON has them; times are in seconds.
+
+    - `endpoint`: `"host:port"` or `"unix:PATH"`, several as a list or with commas between them;
+      `LARDER_NODES` if None.
+    - `revision`: of the weights, and whatever else an operator changes together with them.
+    - `tenant`, `model`, `dtype`, `layout`, `rank`, `extra`: more of what the bytes mean. Servers
+      share what agrees in all of them.
+    - `lookup_deadline`, `transfer_deadline`: a lookup or removal, and a load or store of a whole
+      batch; what is not there by then is a miss.
+    - `retry`: how often a node is looked for while there is none. Until then everything is a miss.
+
+    Raises `larder.InvalidArgument` and `larder.Denied`, never `larder.Unavailable`.
+    """
+
+    event_fd: Callable[[], int]
+    """A descriptor that is readable while completions wait."""
+    submit_batch_get: Callable[[Sequence[str], Sequence[Any]], int]
+    submit_batch_set: Callable[[Sequence[str], Sequence[Any]], int]
+    submit_batch_exists: Callable[[Sequence[str]], int]
+    submit_batch_delete: Callable[[Sequence[str]], int]
+    drain_completions: Callable[[], Drained]
+    """`(job, all keys ok, error or "", one bool per key)` of every job that ended; never blocks."""
+
+    def __init__(
+        self,
+        endpoint: str | Sequence[str] | None = None,
+        *,
+        revision: str,
+        tenant: str = "",
+        model: str = "",
+        dtype: str = "",
+        layout: str = "",
+        rank: str = "",
+        extra: str = "",
+        path: str = "auto",
+        name: str = "lmcache",
+        credential: str = "",
+        threads: int = 1,
+        connect_timeout: float = 1.0,
+        lookup_deadline: float = 0.25,
+        transfer_deadline: float = 5.0,
+        retry: float = 1.0,
+    ) -> None:
+        if not revision:
+            raise larder.InvalidArgument("revision: which weights? LMCache's keys do not say")
+        self._deadlines = (lookup_deadline, transfer_deadline)
+        seeds = endpoint.split(",") if isinstance(endpoint, str) else endpoint
+
+        def open_store() -> larder.Store:
+            client = larder.connect(
+                seeds,
+                path=path,
+                deadline=transfer_deadline,
+                connect_timeout=connect_timeout,
+                name=name,
+                credential=credential.encode(),
+            )
+            return client.namespace(
+                tenant=tenant,
+                model=model,
+                revision=revision,
+                dtype=dtype,
+                layout=f"lmcache {layout}".strip(),
+                rank=rank,
+                extra=extra,
+                threads=threads,
+            )
+
+        self._absent: _Absent | None = None
+        self._opening = Opening(open_store, retry=retry, opened=self._use)
+        if self._opening.store is None:
+            self._wait_for_store()
+            self._opening.keep_trying()
+
+    def close(self) -> None:
+        """Closes the store and its connections. What is under way ends as a miss."""
+        self._opening.close()
+        if self._absent is not None:
+            self._absent.close()
+
+    def _use(self, store: larder.Store) -> None:
+        """From now on jobs go to the store, with nothing of ours on their way."""
+        lookup, transfer = self._deadlines
+        partial = functools.partial
+        if self._absent is None:
+            self.event_fd = store.event_fd
+            self.drain_completions = store.drain_completions
+        else:
+            # LMCache asked for the descriptor once, so it has to stay the one it got.
+            self._absent.forward(store)
+        self.submit_batch_get = partial(store.submit_batch_get, timeout=transfer)
+        self.submit_batch_set = partial(store.submit_batch_set, timeout=transfer)
+        self.submit_batch_exists = partial(store.submit_batch_exists, timeout=lookup)
+        self.submit_batch_delete = partial(store.submit_batch_delete, timeout=lookup)
+
+    def _wait_for_store(self) -> None:
+        absent = self._absent = _Absent()
+        self.event_fd = absent.event_fd
+        self.drain_completions = absent.drain_completions
+        self.submit_batch_get = self.submit_batch_set = absent.submit
+        self.submit_batch_exists = self.submit_batch_delete = absent.submit
+
+
+class _Absent:
+    """Stands in while there is no store: every job ends at once, as a miss of every key.
+
+    Its jobs are numbered downwards from -1, so they are never taken for the store's. Its descriptor
+    also tells of the store that `forward` is given.
+    """
+
+    def __init__(self) -> None:
+        self._ready = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll = select.epoll()
+        self._poll.register(self._ready, select.EPOLLIN)
+        self._lock = threading.Lock()
+        self._ended: Drained = []
+        self._next = -1
+        self._store: larder.Store | None = None
+
+    def event_fd(self) -> int:
+        return self._poll.fileno()
+
+    def submit(self, keys: Sequence[str], buffers: Sequence[Any] = ()) -> int:
+        with self._lock:
+            job = self._next
+            self._next -= 1
+            self._ended.append((job, False, NO_NODE, [False] * len(keys)))
+            os.eventfd_write(self._ready, 1)
+        return job
+
+    def forward(self, store: larder.Store) -> None:
+        self._store = store
+        self._poll.register(store.event_fd(), select.EPOLLIN)
+
+    def drain_completions(self) -> Drained:
+        with self._lock:
+            ended, self._ended = self._ended, []
+            if ended:
+                os.eventfd_read(self._ready)
+        return ended + self._store.drain_completions() if self._store else ended
+
+    def close(self) -> None:
+        self._poll.close()
+        os.close(self._ready)
+
+
+NO_NODE = "larder: no node was reached yet"
