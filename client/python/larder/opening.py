@@ -48,6 +48,12 @@ class Opening:
         if self.store is None:
             threading.Thread(target=self._try_again, name="larder-opening", daemon=True).start()
 
+    def replace(self, store: larder.Store) -> None:
+        """Goes on with another store of the same client; calls under way end with the old one."""
+        with self._lock:
+            if not self._closed.is_set():
+                self.store = store
+
     def close(self) -> None:
         """Ends the attempts and closes the store, if there is one, with its client."""
         self._closed.set()

@@ -1,0 +1,265 @@
+"""Larder as a HiCache storage backend of SGLang: type `dynamic`, interface v1.
+
+One object holds one page: keys and values, all layers, wherever the host pool has them; Larder reads
+and writes the pool itself. SGLang's keys are hashes of tokens alone, and equally long pages of
+another layout or rank are well-formed and wrong, so all of that is in the namespace, and a page is
+taken only if it has every byte that the pool expects.
+
+    --enable-hierarchical-cache --hicache-mem-layout page_first --hicache-storage-backend dynamic
+    --hicache-storage-backend-extra-config '{"backend_name": "larder", "module_path": "larder.sglang",
+      "class_name": "LarderStorage", "interface_v1": 1, "endpoint": "…", "revision": "…"}'
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import larder
+from larder.opening import Opening
+
+if TYPE_CHECKING:
+    # SGLang has no types that a strict checker accepts.
+    torch: Any
+    HiCacheStorage = object
+    sglang_version: str
+else:
+    import torch
+    from sglang.srt.mem_cache.hicache_storage import HiCacheStorage
+    from sglang.version import __version__ as sglang_version
+
+__all__ = ["LarderStorage"]
+
+
+class LarderStorage(HiCacheStorage):
+    """One rank's view of the cache. Usable from any thread; calls block, up to their deadline.
+
+    `storage_config.extra_config` may say, besides what SGLang itself reads in it:
+
+    - `endpoint`: `"host:port"` or `"unix:PATH"`, or a list of them; `LARDER_NODES` if absent.
+    - `revision` (required): of the weights, and whatever is changed together with them.
+    - `dtype`: the KV's logical type; required where the pool holds plain bytes (fp8).
+    - `tenant`, `extra`, `extra_backend_tag`: more that readers must agree on with writers.
+    - `path`, `credential`, `connect_timeout`, `retry`: as in `larder.connect`; seconds between
+      attempts to reach a node, while there is none and everything is a miss.
+    - `lookup_deadline`, `transfer_deadline`: seconds, for a call of up to 128 pages.
+
+    Raises `larder.InvalidArgument` for a configuration under which bytes could be mistaken for
+    others, and for what v1 cannot store: pools of hybrid models, and KV shards of decode context
+    parallelism.
+    """
+
+    def __init__(self, storage_config: Any, kwargs: dict[str, Any] | None = None) -> None:
+        given = dict(storage_config.extra_config or {})
+        if not given.get("revision"):
+            raise larder.InvalidArgument("revision: which weights? Give it in the extra config")
+        if not given.get("interface_v1"):
+            raise larder.InvalidArgument('interface_v1: must be 1, pages are not copied in Python')
+        if getattr(storage_config, "dcp_size", 1) > 1:
+            raise larder.InvalidArgument("decode context parallelism is not supported")
+        if not storage_config.model_name:
+            raise larder.InvalidArgument("model_name: is empty")
+        self._config = storage_config
+        self._given = given
+        self._lookup = float(given.get("lookup_deadline", 0.25))
+        self._transfer = float(given.get("transfer_deadline", 5.0))
+        self._pool: Any = None
+        self._opening: Opening | None = None
+        self._memories: list[larder.Memory] = []
+        self._page_bytes = 0
+
+    def register_mem_pool_host(self, mem_pool_host: Any) -> None:
+        """Takes the host pool: registers its memory and opens the namespace of its pages."""
+        if not _buffers(mem_pool_host):
+            raise larder.InvalidArgument("pool: has no memory of its own (hybrid models need v2)")
+        self.mem_pool_host = self._pool = mem_pool_host
+        one_page = torch.zeros(mem_pool_host.page_size, dtype=torch.int64)
+        self._page_bytes = sum(mem_pool_host.get_page_buffer_meta(one_page)[1])
+        self._space = _namespace(self._config, self._given, mem_pool_host)
+        self._opening = Opening(self._open, retry=float(self._given.get("retry", 1.0)))
+        self._opening.keep_trying()
+
+    def register_mem_host_pool_v2(self, host_pool: Any, host_pool_name: Any) -> None:
+        """Refuses every pool but the KV pool, which `register_mem_pool_host` took already."""
+        if str(host_pool_name) != "kv":
+            raise larder.InvalidArgument(f"pool {host_pool_name}: only v1, the KV pool, is stored")
+
+    def batch_exists(self, keys: list[str], extra_info: Any = None) -> int:
+        """How many of `keys`, from the first on, are there as whole pages."""
+        store = self._store()
+        if store is None or not keys:
+            return 0
+        found = store.match(keys, timeout=self._lookup)
+        self._reopen_if_stale(found.statuses)
+        for index, (hit, size) in enumerate(zip(found.hits, found.sizes, strict=True)):
+            if not hit or size != self._page_bytes:
+                return index
+        return len(keys)
+
+    def batch_get_v1(self, keys: list[str], host_indices: Any, extra_info: Any = None) -> list[bool]:
+        """Fills the pages at `host_indices` (page_size of them a key); True where all bytes came.
+
+        Afterwards nothing writes to any of the pages, also to those that are False.
+        """
+        store = self._store()
+        if store is None or not keys:
+            return [False] * len(keys)
+        ptrs, sizes = self._pieces(keys, host_indices)
+        results = store.batch_get_into(keys, ptrs, sizes, timeout=self._transfer)
+        self._reopen_if_stale(results)
+        return [result == sum(want) for result, want in zip(results, sizes, strict=True)]
+
+    def batch_set_v1(self, keys: list[str], host_indices: Any, extra_info: Any = None) -> list[bool]:
+        """Stores the pages at `host_indices`; True where the cache now has the page.
+
+        SGLang gives up the rest of a backup at the first False. Ranks that hold a replica of what
+        another one writes store nothing.
+        """
+        store = self._store()
+        if store is None or not keys:
+            return [False] * len(keys)
+        if not self._config.is_storage_writer:
+            return [True] * len(keys)
+        found = store.match(keys, touch=True, timeout=self._lookup)
+        there = found.hits
+        missing = [index for index, hit in enumerate(there) if not hit]
+        if missing:
+            ptrs, sizes = self._pieces(keys, host_indices)
+            before = getattr(extra_info, "prefix_keys", None)
+            depths = None if before is None else [min(len(before) + i, DEPTH_MAX) for i in missing]
+            statuses = store.batch_put_from(
+                [keys[i] for i in missing],
+                [ptrs[i] for i in missing],
+                [sizes[i] for i in missing],
+                if_absent=True,
+                depths=depths,
+                timeout=self._transfer,
+            )
+            self._reopen_if_stale(statuses)
+            for index, status in zip(missing, statuses, strict=True):
+                there[index] = status in (larder.Status.OK, larder.Status.EXISTS)
+        return there
+
+    def clear(self) -> None:
+        """Lets nobody find a page of this namespace any more: a new generation, on every node."""
+        store = self._store()
+        if store is not None and self._opening is not None:
+            self._opening.replace(store.bump())
+
+    def close(self) -> None:
+        """Waits for what touches the pool, then gives up memory, store and connections."""
+        if self._opening is not None:
+            memories, self._memories = self._memories, []
+            for memory in memories:
+                memory.unregister(timeout=self._transfer)
+            self._opening.close()
+            self._opening = None
+
+    def exists(self, key: str) -> bool:
+        """Whether the page is there."""
+        return self.batch_exists([key]) == 1
+
+    # Abstract in the base class, and never called under `interface_v1`.
+
+    def get(self, *_: Any, **__: Any) -> NoReturn:
+        """Not part of v1."""
+        raise NotImplementedError(ONLY_V1)
+
+    batch_get = set = batch_set = get
+
+    def _open(self) -> larder.Store:
+        client = larder.connect(
+            self._given.get("endpoint"),
+            path=self._given.get("path", "auto"),
+            deadline=self._transfer,
+            connect_timeout=float(self._given.get("connect_timeout", 1.0)),
+            name="sglang",
+            credential=str(self._given.get("credential", "")).encode(),
+        )
+        store = client.namespace(**self._space)
+        self._memories = [client.register(buffer) for buffer in _buffers(self._pool)]
+        return store
+
+    def _store(self) -> larder.Store | None:
+        return self._opening.store if self._opening is not None else None
+
+    def _reopen_if_stale(self, statuses: Sequence[int]) -> None:
+        """Moves on to the generation that somebody else's `clear` has begun."""
+        store = self._store()
+        if store is not None and larder.Status.STALE in statuses and self._opening is not None:
+            self._opening.replace(store.client.namespace(**self._space))
+
+    def _pieces(self, keys: list[str], host_indices: Any) -> tuple[list[list[int]], list[list[int]]]:
+        """Addresses and lengths of every key's pieces: K and V, or K and V of each layer, or one."""
+        ptrs, sizes = self._pool.get_page_buffer_meta(host_indices)
+        each, rest = divmod(len(ptrs), len(keys))
+        if rest or len(sizes) != len(ptrs):
+            raise larder.InvalidArgument(f"host_indices: {len(ptrs)} pieces, {len(keys)} keys")
+        starts = range(0, len(ptrs), each)
+        return [ptrs[s : s + each] for s in starts], [sizes[s : s + each] for s in starts]
+
+
+def _buffers(pool: Any) -> list[Any]:
+    """The tensors that hold a pool's pages; none for a pool that is only an index of others."""
+    several = getattr(pool, "get_hybrid_pool_buffer", None)
+    found = several() if several is not None else getattr(pool, "kv_buffer", None)
+    tensors = found if isinstance(found, (list, tuple)) else [found]
+    return [tensor for tensor in tensors if tensor is not None and tensor.numel()]
+
+
+def _namespace(config: Any, given: dict[str, Any], pool: Any) -> dict[str, str]:
+    """What the bytes of a page depend on beyond its tokens, as the fields of a namespace."""
+    dtype = str(pool.dtype).removeprefix("torch.")
+    if pool.dtype.itemsize == 1:
+        # Pools keep every 8-bit format as bytes, and an e4m3 page read as e5m2 is a wrong answer.
+        if not given.get("dtype"):
+            raise larder.InvalidArgument(f"dtype: the pool holds {dtype}; say which 8-bit format")
+        dtype = f"{given['dtype']} in {dtype}"
+    shape = {name: getattr(pool, name, None) for name in POOL_SHAPE}
+    said = " ".join(f"{name}={value}" for name, value in shape.items() if value is not None)
+    layout = f"sglang {sglang_version} {type(pool).__name__} {said}"
+    rank = {"pp": (config.pp_rank, config.pp_size), "cp": (config.attn_cp_rank, config.attn_cp_size)}
+    if not config.is_mla_model:
+        # Latent attention has one KV for all tensor-parallel ranks, everything else a slice each.
+        rank["tp"] = (config.tp_rank, config.tp_size)
+    return {
+        "tenant": _field(given.get("tenant", "")),
+        "model": _field(config.model_name),
+        "revision": _field(given["revision"]),
+        "dtype": _field(dtype),
+        "layout": _field(layout),
+        "rank": " ".join(f"{name} {index}/{of}" for name, (index, of) in rank.items()),
+        "extra": _field(f"{given.get('extra', '')}{given.get('extra_backend_tag') or ''}"),
+    }
+
+
+def _field(text: Any) -> str:
+    """A field of a namespace: as it is, or hashed if it is longer than the protocol takes."""
+    encoded = str(text).encode()
+    if len(encoded) <= FIELD_BYTES_MAX:
+        return str(text)
+    return "sha256:" + hashlib.sha256(encoded).hexdigest()
+
+
+POOL_SHAPE = (
+    "layout",
+    "page_size",
+    "start_layer",
+    "end_layer",
+    "layer_num",
+    "head_num",
+    "head_dim",
+    "v_head_dim",
+    "kv_lora_rank",
+    "qk_rope_head_dim",
+    "kv_cache_dim",
+    "head_group_num",
+    "dsa_kv_cache_store_fp8",
+)
+"""Attributes of host pools that decide which byte of a page means what."""
+FIELD_BYTES_MAX = 256
+"""Longest field of a namespace, in bytes."""
+DEPTH_MAX = (1 << 16) - 1
+"""Deepest place in a chain that the protocol can say."""
+ONLY_V1 = "larder stores pages by address only (interface_v1)"
