@@ -13,7 +13,6 @@ taken only if it has every byte that the pool expects.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import larder
@@ -76,7 +75,7 @@ class LarderStorage(HiCacheStorage):
         self.mem_pool_host = self._pool = mem_pool_host
         one_page = torch.zeros(mem_pool_host.page_size, dtype=torch.int64)
         self._page_bytes = sum(mem_pool_host.get_page_buffer_meta(one_page)[1])
-        self._space = _namespace(self._config, self._given, mem_pool_host)
+        self._space: dict[str, str] = _namespace(self._config, self._given, mem_pool_host)
         self._opening = Opening(self._open, retry=float(self._given.get("retry", 1.0)))
         self._opening.keep_trying()
 
@@ -91,7 +90,6 @@ class LarderStorage(HiCacheStorage):
         if store is None or not keys:
             return 0
         found = store.match(keys, timeout=self._lookup)
-        self._reopen_if_stale(found.statuses)
         for index, (hit, size) in enumerate(zip(found.hits, found.sizes, strict=True)):
             if not hit or size != self._page_bytes:
                 return index
@@ -107,39 +105,26 @@ class LarderStorage(HiCacheStorage):
             return [False] * len(keys)
         ptrs, sizes = self._pieces(keys, host_indices)
         results = store.batch_get_into(keys, ptrs, sizes, timeout=self._transfer)
-        self._reopen_if_stale(results)
         return [result == sum(want) for result, want in zip(results, sizes, strict=True)]
 
     def batch_set_v1(self, keys: list[str], host_indices: Any, extra_info: Any = None) -> list[bool]:
         """Stores the pages at `host_indices`; True where the cache now has the page.
 
         SGLang gives up the rest of a backup at the first False. Ranks that hold a replica of what
-        another one writes store nothing.
+        another one writes store nothing. Somebody else's `clear` is noticed here, and only here: an
+        engine that just reads goes on with the old generation, in which nothing is found.
         """
         store = self._store()
         if store is None or not keys:
             return [False] * len(keys)
         if not self._config.is_storage_writer:
             return [True] * len(keys)
-        found = store.match(keys, touch=True, timeout=self._lookup)
-        there = found.hits
-        missing = [index for index, hit in enumerate(there) if not hit]
-        if missing:
-            ptrs, sizes = self._pieces(keys, host_indices)
-            before = getattr(extra_info, "prefix_keys", None)
-            depths = None if before is None else [min(len(before) + i, DEPTH_MAX) for i in missing]
-            statuses = store.batch_put_from(
-                [keys[i] for i in missing],
-                [ptrs[i] for i in missing],
-                [sizes[i] for i in missing],
-                if_absent=True,
-                depths=depths,
-                timeout=self._transfer,
-            )
-            self._reopen_if_stale(statuses)
-            for index, status in zip(missing, statuses, strict=True):
-                there[index] = status in (larder.Status.OK, larder.Status.EXISTS)
-        return there
+        statuses = self._set(store, keys, host_indices, extra_info)
+        if larder.Status.STALE in statuses and self._opening is not None:
+            store = store.client.namespace(**self._space)
+            self._opening.replace(store)
+            statuses = self._set(store, keys, host_indices, extra_info)
+        return [status in (larder.Status.OK, larder.Status.EXISTS) for status in statuses]
 
     def clear(self) -> None:
         """Lets nobody find a page of this namespace any more: a new generation, on every node."""
@@ -169,8 +154,9 @@ class LarderStorage(HiCacheStorage):
     batch_get = set = batch_set = get
 
     def _open(self) -> larder.Store:
+        seeds = self._given.get("endpoint")
         client = larder.connect(
-            self._given.get("endpoint"),
+            seeds.split(",") if isinstance(seeds, str) else seeds,
             path=self._given.get("path", "auto"),
             deadline=self._transfer,
             connect_timeout=float(self._given.get("connect_timeout", 1.0)),
@@ -184,11 +170,28 @@ class LarderStorage(HiCacheStorage):
     def _store(self) -> larder.Store | None:
         return self._opening.store if self._opening is not None else None
 
-    def _reopen_if_stale(self, statuses: Sequence[int]) -> None:
-        """Moves on to the generation that somebody else's `clear` has begun."""
-        store = self._store()
-        if store is not None and larder.Status.STALE in statuses and self._opening is not None:
-            self._opening.replace(store.client.namespace(**self._space))
+    def _set(
+        self, store: larder.Store, keys: list[str], host_indices: Any, extra_info: Any
+    ) -> list[int]:
+        """A status for each key; only pages that are not there yet are sent."""
+        there = store.match(keys, touch=True, timeout=self._lookup).hits
+        missing = [index for index, hit in enumerate(there) if not hit]
+        statuses = [int(larder.Status.OK)] * len(keys)
+        if missing:
+            ptrs, sizes = self._pieces(keys, host_indices)
+            before = getattr(extra_info, "prefix_keys", None)
+            depths = None if before is None else [min(len(before) + i, DEPTH_MAX) for i in missing]
+            answers = store.batch_put_from(
+                [keys[i] for i in missing],
+                [ptrs[i] for i in missing],
+                [sizes[i] for i in missing],
+                if_absent=True,
+                depths=depths,
+                timeout=self._transfer,
+            )
+            for index, status in zip(missing, answers, strict=True):
+                statuses[index] = status
+        return statuses
 
     def _pieces(self, keys: list[str], host_indices: Any) -> tuple[list[list[int]], list[list[int]]]:
         """Addresses and lengths of every key's pieces: K and V, or K and V of each layer, or one."""
