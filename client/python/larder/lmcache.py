@@ -1,8 +1,9 @@
 """Larder as an L2 adapter of LMCache's multi-process server, type `native_plugin`.
 
-A Store has the methods that LMCache calls under the names that it calls them, so nothing is between
-them: `Client` only opens one, and its methods *are* the store's. LMCache's keys name model and rank;
-they say nothing of weights, dtype or layout, so those belong into `adapter_params`.
+A Store has the methods that LMCache calls under the names that it calls them, so `Client` only opens
+one and hands its methods on. One answer differs: LMCache drops *every* hit of a lookup that is not
+`ok`, so here a lookup is `ok` if it was answered, not if all was found. LMCache's keys name model and
+rank; they say nothing of weights, dtype or layout, so those belong into `adapter_params`.
 
     lmcache server … --l2-adapter '{"type": "native_plugin", "module_path": "larder.lmcache",
       "class_name": "Client", "adapter_params": {"endpoint": "127.0.0.1:7400", "revision": "…"}}'
@@ -49,7 +50,7 @@ class Client:
     submit_batch_exists: Callable[[Sequence[str]], int]
     submit_batch_delete: Callable[[Sequence[str]], int]
     drain_completions: Callable[[], Drained]
-    """`(job, all keys ok, error or "", one bool per key)` of every job that ended; never blocks."""
+    """`(job, ok, error or "", one bool per key)` of every job that ended; never blocks."""
 
     def __init__(
         self,
@@ -109,12 +110,12 @@ class Client:
             self._absent.close()
 
     def _use(self, store: larder.Store) -> None:
-        """From now on jobs go to the store, with nothing of ours on their way."""
+        """From now on jobs go to the store."""
         lookup, transfer = self._deadlines
         partial = functools.partial
         if self._absent is None:
             self.event_fd = store.event_fd
-            self.drain_completions = store.drain_completions
+            self.drain_completions = partial(_drained, store)
         else:
             # LMCache asked for the descriptor once, so it has to stay the one it got.
             self._absent.forward(store)
@@ -167,11 +168,24 @@ class _Absent:
             ended, self._ended = self._ended, []
             if ended:
                 os.eventfd_read(self._ready)
-        return ended + self._store.drain_completions() if self._store else ended
+        return ended + _drained(self._store) if self._store else ended
 
     def close(self) -> None:
         self._poll.close()
         os.close(self._ready)
+
+
+def _drained(store: larder.Store) -> Drained:
+    """`drain_completions` of the store, but for what `ok` means of a lookup."""
+    return [
+        (
+            ended.job,
+            not ended.error if ended.op == "exists" else ended.ok,
+            ended.error,
+            [status == larder.Status.OK for status in ended.statuses],
+        )
+        for ended in store.drain()
+    ]
 
 
 NO_NODE = "larder: no node was reached yet"
