@@ -1,9 +1,9 @@
 """Larder as an L2 adapter of LMCache's multi-process server, type `native_plugin`.
 
-A Store has the methods that LMCache calls under the names that it calls them, so `Client` only opens
-one and hands its methods on. One answer differs: LMCache drops *every* hit of a lookup that is not
-`ok`, so here a lookup is `ok` if it was answered, not if all was found. LMCache's keys name model and
-rank; they say nothing of weights, dtype or layout, so those belong into `adapter_params`.
+A Store has the methods that LMCache calls under the names that it calls them, so `Client` only
+opens one and hands its methods on. One answer differs: LMCache drops *every* hit of a lookup that
+is not `ok`, so here a lookup is `ok` if it was answered, not if all was found. LMCache's keys name
+model and rank, not weights, dtype or layout, so those belong into `adapter_params`.
 
     lmcache server … --l2-adapter '{"type": "native_plugin", "module_path": "larder.lmcache",
       "class_name": "Client", "adapter_params": {"endpoint": "127.0.0.1:7400", "revision": "…"}}'
@@ -16,7 +16,7 @@ import os
 import select
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import larder
 from larder.opening import Opening
@@ -63,7 +63,7 @@ class Client:
         layout: str = "",
         rank: str = "",
         extra: str = "",
-        path: str = "auto",
+        path: Literal["auto", "tcp", "shm"] = "auto",
         name: str = "lmcache",
         credential: str = "",
         threads: int = 1,

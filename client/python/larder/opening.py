@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 class Opening:
     """Calls `open_store` now and, after `keep_trying`, every `retry` seconds until it succeeds.
 
-    `store` is None until then. `opened`, if given, is called with the store just before that is set,
-    in whichever thread it was.
+    `store` is None until then. `opened`, if given, is called with the store just before that is
+    set, in whichever thread it was.
     """
 
     def __init__(

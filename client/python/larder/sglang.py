@@ -1,13 +1,14 @@
 """Larder as a HiCache storage backend of SGLang: type `dynamic`, interface v1.
 
-One object holds one page: keys and values, all layers, wherever the host pool has them; Larder reads
-and writes the pool itself. SGLang's keys are hashes of tokens alone, and equally long pages of
-another layout or rank are well-formed and wrong, so all of that is in the namespace, and a page is
-taken only if it has every byte that the pool expects.
+One object holds one page: keys and values, all layers, wherever the host pool has them; Larder
+reads and writes the pool itself. SGLang's keys are hashes of tokens alone, and equally long pages
+of another layout or rank are well-formed and wrong, so all of that is in the namespace, and a page
+is taken only if it has every byte that the pool expects.
 
     --enable-hierarchical-cache --hicache-mem-layout page_first --hicache-storage-backend dynamic
-    --hicache-storage-backend-extra-config '{"backend_name": "larder", "module_path": "larder.sglang",
-      "class_name": "LarderStorage", "interface_v1": 1, "endpoint": "…", "revision": "…"}'
+    --hicache-storage-backend-extra-config '{"backend_name": "larder", "interface_v1": 1,
+      "module_path": "larder.sglang", "class_name": "LarderStorage",
+      "endpoint": "127.0.0.1:7400", "revision": "…"}'
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class LarderStorage(HiCacheStorage):
         if not given.get("revision"):
             raise larder.InvalidArgument("revision: which weights? Give it in the extra config")
         if not given.get("interface_v1"):
-            raise larder.InvalidArgument('interface_v1: must be 1, pages are not copied in Python')
+            raise larder.InvalidArgument("interface_v1: must be 1, pages are not copied in Python")
         if getattr(storage_config, "dcp_size", 1) > 1:
             raise larder.InvalidArgument("decode context parallelism is not supported")
         if not storage_config.model_name:
@@ -75,7 +76,7 @@ class LarderStorage(HiCacheStorage):
         self.mem_pool_host = self._pool = mem_pool_host
         one_page = torch.zeros(mem_pool_host.page_size, dtype=torch.int64)
         self._page_bytes = sum(mem_pool_host.get_page_buffer_meta(one_page)[1])
-        self._space: dict[str, str] = _namespace(self._config, self._given, mem_pool_host)
+        self._space = _namespace(self._config, self._given, mem_pool_host)
         self._opening = Opening(self._open, retry=float(self._given.get("retry", 1.0)))
         self._opening.keep_trying()
 
@@ -95,7 +96,9 @@ class LarderStorage(HiCacheStorage):
                 return index
         return len(keys)
 
-    def batch_get_v1(self, keys: list[str], host_indices: Any, extra_info: Any = None) -> list[bool]:
+    def batch_get_v1(
+        self, keys: list[str], host_indices: Any, extra_info: Any = None
+    ) -> list[bool]:
         """Fills the pages at `host_indices` (page_size of them a key); True where all bytes came.
 
         Afterwards nothing writes to any of the pages, also to those that are False.
@@ -107,7 +110,9 @@ class LarderStorage(HiCacheStorage):
         results = store.batch_get_into(keys, ptrs, sizes, timeout=self._transfer)
         return [result == sum(want) for result, want in zip(results, sizes, strict=True)]
 
-    def batch_set_v1(self, keys: list[str], host_indices: Any, extra_info: Any = None) -> list[bool]:
+    def batch_set_v1(
+        self, keys: list[str], host_indices: Any, extra_info: Any = None
+    ) -> list[bool]:
         """Stores the pages at `host_indices`; True where the cache now has the page.
 
         SGLang gives up the rest of a backup at the first False. Ranks that hold a replica of what
@@ -193,8 +198,10 @@ class LarderStorage(HiCacheStorage):
                 statuses[index] = status
         return statuses
 
-    def _pieces(self, keys: list[str], host_indices: Any) -> tuple[list[list[int]], list[list[int]]]:
-        """Addresses and lengths of every key's pieces: K and V, or K and V of each layer, or one."""
+    def _pieces(
+        self, keys: list[str], host_indices: Any
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """Addresses and lengths of each key's pieces: K and V, or those of each layer, or one."""
         ptrs, sizes = self._pool.get_page_buffer_meta(host_indices)
         each, rest = divmod(len(ptrs), len(keys))
         if rest or len(sizes) != len(ptrs):
@@ -211,7 +218,7 @@ def _buffers(pool: Any) -> list[Any]:
     return [tensor for tensor in tensors if tensor is not None and tensor.numel()]
 
 
-def _namespace(config: Any, given: dict[str, Any], pool: Any) -> dict[str, str]:
+def _namespace(config: Any, given: dict[str, Any], pool: Any) -> dict[str, Any]:
     """What the bytes of a page depend on beyond its tokens, as the fields of a namespace."""
     dtype = str(pool.dtype).removeprefix("torch.")
     if pool.dtype.itemsize == 1:
@@ -222,7 +229,10 @@ def _namespace(config: Any, given: dict[str, Any], pool: Any) -> dict[str, str]:
     shape = {name: getattr(pool, name, None) for name in POOL_SHAPE}
     said = " ".join(f"{name}={value}" for name, value in shape.items() if value is not None)
     layout = f"sglang {sglang_version} {type(pool).__name__} {said}"
-    rank = {"pp": (config.pp_rank, config.pp_size), "cp": (config.attn_cp_rank, config.attn_cp_size)}
+    rank = {
+        "pp": (config.pp_rank, config.pp_size),
+        "cp": (config.attn_cp_rank, config.attn_cp_size),
+    }
     if not config.is_mla_model:
         # Latent attention has one KV for all tensor-parallel ranks, everything else a slice each.
         rank["tp"] = (config.tp_rank, config.tp_size)

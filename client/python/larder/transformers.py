@@ -1,8 +1,8 @@
 """Keeps the attention KV of a prompt's prefix in Larder, and gives it back to `transformers`.
 
-A prefix is cut into runs of 128 tokens, one object a run. The key of a run hashes *all* tokens up to
-its end, so a run is found only behind the very prefix it was computed behind. What token ids do not
-say (images, adapters, a changed RoPE) must be in the namespace, as `extra`: the keys cannot know it.
+A prefix is cut into runs of 128 tokens, one object a run. The key of a run hashes *all* tokens up
+to its end, so a run is found only behind the very prefix it was computed behind. What token ids do
+not say (images, adapters, a changed RoPE) must be in the namespace, as `extra`: keys do not know.
 
     store = larder.transformers.namespace(client, model, revision="2026-11")
     cache, restored = larder.transformers.load_prefix(store, model, ids)
@@ -56,8 +56,8 @@ class Geometry(NamedTuple):
     def of_cache(cls, cache: Any) -> Geometry:
         """The geometry of a filled cache of one sequence.
 
-        Raises `larder.InvalidArgument` for an empty cache, a batch of several sequences, layers that
-        keep a window or a state instead of all tokens, and layers that differ in shape.
+        Raises `larder.InvalidArgument` for an empty cache, a batch of several sequences, layers
+        that keep a window or a state instead of all tokens, and layers that differ in shape.
         """
         layers = _layers(cache)
         if any(layer.keys is None for layer in layers):
@@ -74,7 +74,8 @@ class Geometry(NamedTuple):
     @property
     def token_bytes(self) -> int:
         """Bytes of KV that one token has in all layers."""
-        return 2 * self.layers * self.heads * self.head_dim * getattr(torch, self.dtype).itemsize
+        item_bytes: int = getattr(torch, self.dtype).itemsize
+        return 2 * self.layers * self.heads * self.head_dim * item_bytes
 
     @property
     def run_tokens(self) -> int:
@@ -146,8 +147,8 @@ def save_prefix(
 ) -> int:
     """Puts the full runs of `cache` that Larder does not have yet; returns the tokens it then has.
 
-    `cache` is a `DynamicCache` of one sequence whose first tokens are `token_ids`; what is longer of
-    the two is left out. The count is of the leading tokens only, for the rest is of no use. A run
+    `cache` is a `DynamicCache` of one sequence whose first tokens are `token_ids`; what one has
+    and the other has not is left out. The count is of the leading tokens only, for the rest is of no use. A run
     that finds no room or no node just is not counted: nothing of Larder's trouble is raised here.
     `timeout` is in seconds, for each call to Larder. `larder.InvalidArgument`: see
     `Geometry.of_cache`, and a cache of another dtype than the store's.
@@ -187,9 +188,10 @@ def load_prefix(
     """A `DynamicCache` with as much of `token_ids` as Larder has, and the number of tokens in it.
 
     Ready for `model.generate(token_ids, past_key_values=cache)`: at least one token is left to
-    compute. What is missing, late, damaged or unreachable ends the prefix there; with nothing at all
-    the cache is empty and the number 0. `model` is a model or its configuration; `device` is where
-    the tensors go (the model's own, else the CPU); `timeout` is in seconds, for each of two calls.
+    compute. What is missing, late, damaged or unreachable ends the prefix there; with nothing at
+    all the cache is empty and the number 0. `model` is a model or its configuration; `device` is
+    where the tensors go (the model's own, else the CPU); `timeout` is in seconds, for each of two
+    calls.
     `larder.InvalidArgument`: the model's layers do not keep all tokens, or its dtype is not the
     store's.
     """

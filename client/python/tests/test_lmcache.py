@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-larder = pytest.importorskip("larder")
+pytest.importorskip("larder")
 torch = pytest.importorskip("torch")
 os.environ.setdefault("LMCACHE_TRACK_USAGE", "false")
 l2_adapters = pytest.importorskip("lmcache.v1.distributed.l2_adapters")

@@ -158,12 +158,17 @@ def names(prefix: str, count: int) -> list[str]:
     return [f"{prefix}{index:04d}".ljust(64, "0") for index in range(count)]
 
 
+@pytest.mark.parametrize("path", ["tcp", "shm"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_pages_come_back_into_other_pages_of_another_process_pool(node: Node, layout: str) -> None:
+def test_pages_come_back_into_other_pages_of_another_pool(
+    node: Node, layout: str, path: str
+) -> None:
     source, target = mha_pool(layout), mha_pool(layout)
     target.kv_buffer.zero_()
-    writer, reader = attach(config(node), source), attach(config(node), target)
-    keys = names(layout, 8)
+    endpoint = node.endpoint if path == "tcp" else f"unix:{node.socket}"
+    writer = attach(config(node, path=path, endpoint=endpoint), source)
+    reader = attach(config(node, path=path, endpoint=endpoint), target)
+    keys = names(path + layout, 8)
     assert reader.batch_exists(keys) == 0
     assert writer.batch_set_v1(keys, indices(3, 8)) == [True] * 8
     assert reader.batch_exists([*keys, "absent"]) == 8

@@ -1,8 +1,8 @@
 """Shares the KV of a prompt's prefix between processes: run it twice against one node.
 
 The second run finds what the first one saved, and computes only the rest of the prompt. Without
-`--model` a tiny Llama with random weights is made, so it runs anywhere in seconds; then `--revision`
-and `--name` say what the weights are, because a made-up model has no commit on the hub.
+`--model` a tiny Llama with random weights is made, so it runs anywhere in seconds. The name and the
+revision say then what the weights are, because a made-up model has no commit on the hub.
 
     larder-node --memory 1GiB &
     pip install torch transformers
@@ -48,7 +48,8 @@ def main() -> None:
 
     if given.model:
         model = AutoModelForCausalLM.from_pretrained(given.model).eval()
-        ids = AutoTokenizer.from_pretrained(given.model)(given.prompt, return_tensors="pt").input_ids
+        tokenizer = AutoTokenizer.from_pretrained(given.model)
+        ids = tokenizer(given.prompt, return_tensors="pt").input_ids
         revision, name = given.revision, None
     else:
         model = tiny_model()
@@ -76,7 +77,8 @@ def main() -> None:
         )
     done = time.monotonic()
     print(f"restored {restored} of {ids.shape[1]} tokens in {(loaded - began) * 1e3:.1f} ms")
-    print(f"generated in {(done - loaded) * 1e3:.0f} ms: {out.sequences[0, ids.shape[1] :].tolist()}")
+    new_tokens = out.sequences[0, ids.shape[1] :].tolist()
+    print(f"generated in {(done - loaded) * 1e3:.0f} ms: {new_tokens}")
     if store is not None:
         saved = larder.transformers.save_prefix(store, out.past_key_values, out.sequences)
         print(f"Larder now has {saved} tokens of it")

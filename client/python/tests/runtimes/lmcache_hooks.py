@@ -1,7 +1,7 @@
-"""What the LMCache proof puts into LMCache's server and into vLLM; configured in the real ones' places.
+"""What the LMCache proof puts into LMCache's server and into vLLM, in the places of the real ones.
 
-What a reader would get wrong: `RecordingClient` runs in the server's process, `LMCacheMPConnector` in
-the engine's. What the first learns leaves by the file that LMCACHE_PROOF_RECORD names.
+What a reader would get wrong: `RecordingClient` runs in the server's process, `LMCacheMPConnector`
+in the engine's. What the first learns leaves by the file that LMCACHE_PROOF_RECORD names.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import larder.lmcache
 
 
 class RecordingClient(larder.lmcache.Client):
-    """Writes down each batch; kills the node before the first load if LMCACHE_PROOF_KILL says which."""
+    """Writes down each batch; kills the node LMCACHE_PROOF_KILL, if any, before the first load."""
 
     def _use(self, store: larder.Store) -> None:
         super()._use(store)

@@ -3,7 +3,7 @@
 The model has random weights, but large enough ones that attention decides the next token: the
 negative control (stored bytes replaced by zeros) must change the text, or the rest proves nothing.
 
-    python transformers_proof.py [--work DIR]      # a minute on two cores, no GPU; exit 1 on failure
+    python transformers_proof.py [--work DIR]    # two minutes on two cores; exit 1 on failure
 """
 
 from __future__ import annotations
@@ -181,7 +181,9 @@ def prove(work: pathlib.Path) -> int:
         proof.show("cold", holds and cold["saved"] == whole, f"saved {cold['saved']} tokens")
         fresh = proof.run("fresh", node.endpoint)
         holds = fresh["tokens"] == want and fresh["restored"] == whole
-        detail = f"restored {fresh['restored']} of {[len(prompt(n)) for n in range(PROMPTS)]} tokens"
+        detail = (
+            f"restored {fresh['restored']} of {[len(prompt(n)) for n in range(PROMPTS)]} tokens"
+        )
         detail += f", load {min(fresh['load']) * 1e3:.1f} ms"
         detail += f", generate {min(cold['generate']):.3f} → {min(fresh['generate']):.3f} s"
         proof.show("fresh process", holds, detail)
