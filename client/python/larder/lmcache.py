@@ -106,8 +106,9 @@ class Client:
     def close(self) -> None:
         """Closes the store and its connections. What is under way ends as a miss."""
         self._opening.close()
-        if self._absent is not None:
-            self._absent.close()
+        absent, self._absent = self._absent, None
+        if absent is not None:
+            absent.close()
 
     def _use(self, store: larder.Store) -> None:
         """From now on jobs go to the store."""

@@ -139,12 +139,13 @@ class LarderStorage(HiCacheStorage):
 
     def close(self) -> None:
         """Waits for what touches the pool, then gives up memory, store and connections."""
-        if self._opening is not None:
+        # From here on calls of other threads are misses, so nothing new touches the pool.
+        opening, self._opening = self._opening, None
+        if opening is not None:
             memories, self._memories = self._memories, []
             for memory in memories:
                 memory.unregister(timeout=self._transfer)
-            self._opening.close()
-            self._opening = None
+            opening.close()
 
     def exists(self, key: str) -> bool:
         """Whether the page is there."""

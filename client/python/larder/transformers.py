@@ -147,10 +147,11 @@ def save_prefix(
 ) -> int:
     """Puts the full runs of `cache` that Larder does not have yet; returns the tokens it then has.
 
-    `cache` is a `DynamicCache` of one sequence whose first tokens are `token_ids`; what one has
-    and the other has not is left out. The count is of the leading tokens only, for the rest is of no use. A run
-    that finds no room or no node just is not counted: nothing of Larder's trouble is raised here.
-    `timeout` is in seconds, for each call to Larder. `larder.InvalidArgument`: see
+    `cache` is a `DynamicCache` of one sequence whose first tokens are `token_ids`; what one has and
+    the other has not is left out. The count is of the leading tokens only, for the rest is of no
+    use. A run that finds no room or no node just is not counted: nothing of Larder's trouble is
+    raised here. `timeout` is in seconds, for each call: one for the lookup and one for every 64
+    MiB; the first that stores nothing is the last. `larder.InvalidArgument`: see
     `Geometry.of_cache`, and a cache of another dtype than the store's.
     """
     geometry = Geometry.of_cache(cache)
@@ -174,6 +175,8 @@ def save_prefix(
         )
         for index, status in zip(indices, statuses, strict=True):
             there[index] = status in (larder.Status.OK, larder.Status.EXISTS)
+        if not any(there[index] for index in indices):
+            break
     return _leading(there) * geometry.run_tokens
 
 
@@ -190,8 +193,8 @@ def load_prefix(
     Ready for `model.generate(token_ids, past_key_values=cache)`: at least one token is left to
     compute. What is missing, late, damaged or unreachable ends the prefix there; with nothing at
     all the cache is empty and the number 0. `model` is a model or its configuration; `device` is
-    where the tensors go (the model's own, else the CPU); `timeout` is in seconds, for each of two
-    calls.
+    where the tensors go (the model's own, else the CPU). `timeout` is in seconds, for each call:
+    one for the lookup and one for every 64 MiB; the first of these that fails is the last.
     `larder.InvalidArgument`: the model's layers do not keep all tokens, or its dtype is not the
     store's.
     """
@@ -207,9 +210,15 @@ def load_prefix(
     if not found:
         return cache, 0
     runs = torch.empty((found, *geometry.run_shape), dtype=dtype)
-    lengths = store.get_into(keys[:found], list(runs.unbind(0)), timeout=timeout)
-    # Not one of the bytes behind the first failure may be used, though later runs may have landed.
-    count = _leading([length == runs[0].nbytes for length in lengths])
+    count = 0
+    for indices in _batches(range(found), _runs_at_once(geometry)):
+        landings = [runs[index] for index in indices]
+        lengths = store.get_into([keys[index] for index in indices], landings, timeout=timeout)
+        # No byte behind the first failure may be used, though later runs may have landed.
+        whole = _leading([length == runs[0].nbytes for length in lengths])
+        count += whole
+        if whole < len(indices):
+            break
     if not count:
         return cache, 0
     device = device or getattr(model, "device", "cpu")
@@ -280,16 +289,16 @@ def _batches(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 
 
 def _runs_at_once(geometry: Geometry) -> int:
-    """How many runs are copied out of the cache before they are put."""
-    return max(1, PUT_BYTES_MAX // (geometry.run_tokens * geometry.token_bytes))
+    """How many runs are put or got with one call."""
+    return max(1, CALL_BYTES_MAX // (geometry.run_tokens * geometry.token_bytes))
 
 
 RUN_TOKENS = 128
 """Tokens of one object. A guess: a prompt loses half of it on average, and pays per object."""
 OBJECT_BYTES_MAX = 64 << 20
 """Longest object of the protocol, in bytes."""
-PUT_BYTES_MAX = 256 << 20
-"""Most bytes copied out of a cache at a time. A guess."""
+CALL_BYTES_MAX = 64 << 20
+"""Most bytes of one call, but for larger objects: so a deadline need not grow with the prompt."""
 DEPTH_MAX = (1 << 16) - 1
 """Deepest place in a chain that the protocol can say."""
 NAME_BYTES_MAX = 256
