@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,11 @@ import larder.lmcache
 class RecordingClient(larder.lmcache.Client):
     """Writes down each batch; kills the node LMCACHE_PROOF_KILL, if any, before the first load."""
 
+    def __init__(self, *args: Any, **params: Any) -> None:
+        began = time.monotonic()
+        super().__init__(*args, **params)
+        record(operation="open", keys=[], seconds=time.monotonic() - began)
+
     def _use(self, store: larder.Store) -> None:
         super()._use(store)
         for operation in ("get", "set", "exists"):
@@ -26,10 +32,15 @@ class RecordingClient(larder.lmcache.Client):
             setattr(self, name, _recorded(operation, getattr(self, name)))
 
 
+def record(**fields: Any) -> None:
+    """Appends a line for the driver."""
+    with open(os.environ["LMCACHE_PROOF_RECORD"], "a") as file:
+        file.write(json.dumps(fields) + "\n")
+
+
 def _recorded(operation: str, submit: Any) -> Any:
     def recorded(keys: Sequence[str], *buffers: Any) -> Any:
-        with open(os.environ["LMCACHE_PROOF_RECORD"], "a") as file:
-            file.write(json.dumps({"operation": operation, "keys": list(keys)}) + "\n")
+        record(operation=operation, keys=list(keys))
         if operation == "get" and (victim := int(os.environ.pop("LMCACHE_PROOF_KILL", "0"))):
             os.kill(victim, signal.SIGKILL)
         return submit(keys, *buffers)
