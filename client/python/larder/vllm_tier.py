@@ -1,0 +1,581 @@
+"""vLLM's KV offload tier over Larder: rows of vLLM's host memory go to nodes and come back.
+
+Configured by module path, see `examples/vllm`. What a reader would get wrong: everything here but
+`batch_lookup` runs on the scheduler's thread, inside a step, so nothing here waits. A row belongs to
+a job until the job is reported; the client promises that nothing writes to it after that.
+
+Works with vLLM 0.32 and 0.33 (`TieringOffloadingSpec`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import vllm
+from vllm.distributed.kv_transfer.kv_connector.v1.offloading.metrics import (
+    OffloadingConnectorStats,
+)
+from vllm.logger import init_logger
+from vllm.v1.kv_offload.base import (
+    Locality,
+    LookupResult,
+    Medium,
+    OffloadingCounterMetadata,
+    OffloadingEvent,
+    OffloadingGaugeMetadata,
+    OffloadingMetricMetadata,
+    OffloadKey,
+    ReqContext,
+    RequestOffloadingContext,
+    ScheduleEndContext,
+    get_offload_group_idx,
+)
+from vllm.v1.kv_offload.tiering.async_lookup import AsyncLookupManager, LookupPhase
+from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager, TransferJob
+from vllm.v1.metrics.cache_hit_source import CacheHitSource
+
+import larder
+from larder._link import Link, Settings, Stores, fit
+
+if TYPE_CHECKING:
+    from vllm.v1.kv_offload.base import OffloadingSpec
+    from vllm.v1.kv_offload.tiering.backpressure import BackpressureDetector
+
+# Under vLLM's logger, or nobody would see what is logged.
+logger = init_logger("vllm.larder.tier")
+
+# Of the protocol: what one object may hold.
+OBJECT_BYTES_MAX = 64 << 20
+
+KEYS = "vllm:larder_tier_keys"
+BYTES = "vllm:larder_tier_bytes"
+CONNECTED = "vllm:larder_tier_connected"
+
+# Their bytes are there and right, or were there already.
+STORED = frozenset((int(larder.Status.OK), int(larder.Status.EXISTS)))
+# The nodes said that these are gone, as opposed to not having said anything in time.
+GONE = frozenset((int(larder.Status.MISS), int(larder.Status.MISS_SIZE)))
+
+
+class LarderTier(SecondaryTierManager):
+    """One per engine (and data-parallel replica), in the scheduler's process.
+
+    Args:
+        offloading_spec, primary_kv_view, tier_type, backpressure_detector: from vLLM.
+        revision: which weights. Anything that changes when the weights do; vLLM knows no such thing,
+            and wrong text is the price of two revisions under one name.
+        endpoint: "host:port" or "unix:PATH", one or a list. None: the environment's LARDER_NODES.
+        tenant: who owns the bytes; tenants share nothing.
+        model: the model's name if paths differ between hosts. None: as vLLM was started.
+        path: "auto", "tcp" or "shm".
+        connect_timeout: seconds; holds up the engine's start by at most this (and half a second) if
+            no node answers.
+        lookup_timeout: seconds; a lookup that takes longer is a miss.
+        load_timeout: seconds; keys that take longer are recomputed.
+        store_timeout: seconds; keys that take longer are not stored.
+        ttl: seconds that stored keys live, None: until evicted.
+        on_reset: what a reset of vLLM's caches means for what was stored (sleep, pause, a weight
+            update: the tier cannot tell which). "leave" goes on in a namespace of this engine's own,
+            for the weights may be others now; "keep" goes on as before, which is right if weights
+            never change in place.
+        locality: "REMOTE" or "LOCAL", what KV events and per-request tier filters say.
+        enable_kv_events: emit KV events, if vLLM does.
+        credential: what the nodes ask for, if anything (UTF-8).
+
+    Raises:
+        ValueError: the configuration cannot work. Nodes that do not answer are not an error.
+    """
+
+    medium: ClassVar[Medium] = Medium.CPU
+    # Not HOST, which vLLM uses for its own memory: hits would be counted as local ones.
+    cache_hit_source: ClassVar[CacheHitSource] = CacheHitSource.EXTERNAL_UNSPECIFIED
+
+    def __init__(
+        self,
+        offloading_spec: OffloadingSpec,
+        primary_kv_view: memoryview,
+        tier_type: str,
+        backpressure_detector: BackpressureDetector | None = None,
+        *,
+        revision: str,
+        endpoint: str | list[str] | None = None,
+        tenant: str = "",
+        model: str | None = None,
+        path: str = "auto",
+        connect_timeout: float = 1.0,
+        lookup_timeout: float = 0.05,
+        load_timeout: float = 1.0,
+        store_timeout: float = 2.0,
+        ttl: float | None = None,
+        on_reset: str = "leave",
+        locality: str = "REMOTE",
+        enable_kv_events: bool = False,
+        credential: str = "",
+    ) -> None:
+        super().__init__(offloading_spec, primary_kv_view, tier_type, backpressure_detector)
+        if not revision:
+            raise ValueError("larder: revision must say which weights these are")
+        if on_reset not in ("leave", "keep"):
+            raise ValueError(f"larder: on_reset is leave or keep, not {on_reset!r}")
+        row_bytes = self._block_size_bytes
+        if row_bytes > OBJECT_BYTES_MAX:
+            raise ValueError(
+                f"larder: a chunk of {row_bytes} bytes is more than an object may hold "
+                f"({OBJECT_BYTES_MAX}); lower blocks_per_chunk"
+            )
+        self.locality = Locality(locality)
+        self._row_bytes = row_bytes
+        self._lookup_timeout = lookup_timeout
+        self._load_timeout = load_timeout
+        self._store_timeout = store_timeout
+        self._ttl = ttl
+        self._on_reset = on_reset
+        self._chunk_tokens = [
+            group.tokens_per_block * offloading_spec.config.cache.blocks_per_chunk
+            for group in offloading_spec.config.groups
+        ]
+        self._namespace = namespace(
+            offloading_spec,
+            row_bytes,
+            revision=revision,
+            tenant=tenant,
+            model=model,
+        )
+        self._events: list[OffloadingEvent] | None = None
+        if enable_kv_events and offloading_spec.kv_events_config.enable_kv_cache_events:
+            self._events = []
+
+        # Only the address: vLLM releases the view at shutdown, which fails while anybody holds it.
+        self._address = int(np.asarray(primary_kv_view).ctypes.data)
+        self._link = Link(
+            Settings(
+                endpoint=endpoint,
+                path=path,
+                deadline=max(lookup_timeout, load_timeout),
+                connect_timeout=connect_timeout,
+                credential=credential.encode(),
+            ),
+            self._namespace,
+            name=f"vllm-tier-{os.getpid()}",
+            logger=logger,
+            memory=(self._address, primary_kv_view.nbytes),
+        )
+        self._lookups = _Lookups(tier_type, self._link, row_bytes, lookup_timeout)
+        # Jobs by the number that their store gave them.
+        self._loads: dict[int, _Job] = {}
+        self._writes: dict[int, _Job] = {}
+        self._ended: list[JobResult] = []
+        self._counts: dict[tuple[str, str], int] = {}
+        self._moved = {"load": 0, "store": 0}
+        self._seen_hit = False
+
+    # What vLLM asks, in the order of a step.
+
+    def on_new_request(self, req_context: ReqContext) -> RequestOffloadingContext:
+        """Chunks are stored as they are made."""
+        return RequestOffloadingContext()
+
+    def lookup(self, key: OffloadKey, req_context: ReqContext) -> LookupResult:
+        """HIT or MISS, or RETRY as long as the nodes were not heard. MISS without nodes."""
+        if self._link.stores is None:
+            return LookupResult.MISS
+        found = self._lookups.lookup(key, req_context)
+        if found is None:
+            return LookupResult.RETRY
+        return LookupResult.HIT if found else LookupResult.MISS
+
+    def submit_load(self, job_metadata: TransferJob) -> None:
+        """Starts filling rows. Always reported, by `get_finished_jobs`."""
+        job = _Job.of(job_metadata)
+        stores = self._link.stores
+        try:
+            if stores is None:
+                raise larder.Closed("no node was reached yet")
+            number = stores.reads.submit_get_ptrs(
+                job.keys,
+                self._rows(job_metadata),
+                [self._row_bytes] * len(job.keys),
+                timeout=self._load_timeout,
+            )
+        except Exception as e:
+            # Nothing was started, so nothing touches the rows: the job may be reported.
+            logger.warning("Larder could not start a load of %d chunks: %s", len(job.keys), e)
+            self._fail_load(job, job.keys)
+            return
+        self._loads[number] = job
+
+    def submit_store(self, job_metadata: TransferJob) -> None:
+        """Starts storing rows. Always reported; what the nodes have already is not sent again."""
+        job = _Job.of(job_metadata)
+        stores = self._link.stores
+        if stores is None:
+            self._count("store", "unconnected", len(job.keys))
+            self._ended.append(JobResult(job.job_id, success=False))
+            return
+        try:
+            number = stores.writes.submit_put_ptrs(
+                job.keys,
+                self._rows(job_metadata),
+                [self._row_bytes] * len(job.keys),
+                timeout=self._store_timeout,
+                if_absent=True,
+                ttl=self._ttl,
+                depths=self._depths(job_metadata),
+            )
+        except Exception as e:
+            logger.warning("Larder could not start a store of %d chunks: %s", len(job.keys), e)
+            self._count("store", "failed", len(job.keys))
+            self._ended.append(JobResult(job.job_id, success=False))
+            return
+        self._writes[number] = job
+
+    def get_finished_jobs(self) -> Iterable[JobResult]:
+        """Each job once, when nothing touches its rows any more."""
+        stores = self._link.stores
+        if stores is not None:
+            self._collect(stores)
+        ended, self._ended = self._ended, []
+        return ended
+
+    def on_schedule_end(self, context: ScheduleEndContext) -> None:
+        """Sends the step's lookups off."""
+        self._lookups.flush()
+
+    def on_request_finished(self, req_context: ReqContext) -> None:
+        """Forgets what the request looked up."""
+        self._lookups.cleanup(req_context.req_id)
+
+    def touch(self, keys: Collection[OffloadKey], req_context: ReqContext) -> None:
+        """Keeps a prefix that vLLM finds in its own memory young on the nodes as well."""
+        self._link.touch(keys)
+
+    def drain_jobs(self) -> None:
+        """Blocks until nothing touches the rows; results wait for `get_finished_jobs`.
+
+        Bounded by the jobs' timeouts: transfers are not cut short.
+        """
+        stores = self._link.stores
+        if stores is None:
+            return
+        for store in stores.both():
+            while not store.drain_all(timeout=5.0):
+                logger.warning("Larder waits for jobs that are still in flight.")
+        self._collect(stores)
+        if self._on_reset == "leave":
+            own = fit(f"{self._namespace['extra']};since={os.urandom(16).hex()}")
+            before = self._link.reopen({**self._namespace, "extra": own})
+            if before is not None:
+                before.close()
+            logger.warning(
+                "vLLM's caches were reset, and the weights may have changed: Larder goes on in a "
+                "namespace of this engine alone (on_reset=keep if weights never change in place)."
+            )
+
+    def shutdown(self) -> None:
+        """Waits for what is in flight, then lets go of the rows and the nodes."""
+        self._lookups.shutdown()
+        self._link.close()
+
+    # What vLLM publishes.
+
+    def take_events(self) -> Iterable[OffloadingEvent]:
+        """What was stored, and what a load found to be gone."""
+        if self._events:
+            events, self._events = self._events, []
+            return events
+        return ()
+
+    def get_stats(self) -> OffloadingConnectorStats | None:
+        """Counts since the last call."""
+        stats = OffloadingConnectorStats()
+        hits, misses = self._lookups.take_counts()
+        for outcome, number in (("hit", hits), ("miss", misses)):
+            if number:
+                stats.increase_counter(KEYS, number, ("lookup", outcome))
+        for labels, number in self._counts.items():
+            stats.increase_counter(KEYS, number, labels)
+        self._counts = {}
+        for op, number in self._moved.items():
+            if number:
+                stats.increase_counter(BYTES, number, (op,))
+                self._moved[op] = 0
+        stats.set_gauge(CONNECTED, int(self._link.stores is not None))
+        return stats
+
+    @classmethod
+    def build_metric_definitions(
+        cls, extra_config: dict[str, Any]
+    ) -> dict[str, OffloadingMetricMetadata]:
+        """Keys by operation and outcome, bytes by operation, and whether nodes were reached."""
+        return {
+            KEYS: OffloadingCounterMetadata(
+                documentation="Keys that Larder looked up, loaded or stored, by outcome.",
+                labelnames=("op", "outcome"),
+            ),
+            BYTES: OffloadingCounterMetadata(
+                documentation="Bytes that came from or went to Larder.",
+                labelnames=("op",),
+            ),
+            CONNECTED: OffloadingGaugeMetadata(
+                documentation="1 once a Larder node was reached.",
+            ),
+        }
+
+    # Rows, and what became of them.
+
+    def _rows(self, job: TransferJob) -> list[int]:
+        """The addresses of a job's rows."""
+        chunks = np.asarray(job.chunk_ids, dtype=np.int64)
+        rows: list[int] = (self._address + chunks * self._row_bytes).tolist()
+        return rows
+
+    def _depths(self, job: TransferJob) -> list[int]:
+        """Places in the prefix, for eviction from the far end; 0 where vLLM does not know."""
+        depths = []
+        for key in job.keys:
+            end = job.req_context.get_offload_key_position(key)
+            tokens = self._chunk_tokens[get_offload_group_idx(key)]
+            depths.append(max(0, end // tokens - 1) if end else 0)
+        return depths
+
+    def _collect(self, stores: Stores) -> None:
+        """Takes completions and makes results of them."""
+        for completion in stores.reads.drain():
+            job = self._loads.pop(completion.job, None)
+            if job is not None:
+                self._loaded(job, completion)
+        for completion in stores.writes.drain():
+            job = self._writes.pop(completion.job, None)
+            if job is not None:
+                self._stored(job, completion)
+
+    def _loaded(self, job: _Job, completion: larder.Completion) -> None:
+        """A shorter object than a row leaves the row's end as it was, so it is a failure too."""
+        took = time.monotonic() - job.since
+        ok = int(larder.Status.OK)
+        came, failed, gone = [], [], []
+        for key, status, size in zip(job.keys, completion.statuses, completion.sizes):
+            if status == ok and size == self._row_bytes:
+                came.append(key)
+            else:
+                failed.append(key)
+                if status in GONE:
+                    gone.append(key)
+        failed += job.keys[len(came) + len(failed) :]
+        self._count("load", "loaded", len(came))
+        self._moved["load"] += len(came) * self._row_bytes
+        if not self._seen_hit and came:
+            self._seen_hit = True
+            logger.info(
+                "Larder: first hit, %d chunks of %d bytes in %.1f ms.",
+                len(came),
+                self._row_bytes,
+                took * 1e3,
+            )
+        if not failed:
+            self._ended.append(
+                JobResult(
+                    job.job_id,
+                    success=True,
+                    transfer_time=took,
+                    transfer_bytes=len(came) * self._row_bytes,
+                )
+            )
+            return
+        logger.info(
+            "Larder: %d of %d chunks did not come and are recomputed (%s).",
+            len(failed),
+            len(job.keys),
+            completion.error or _names(completion.statuses),
+        )
+        self._event(gone, removed=True)
+        self._fail_load(job, failed, came, took)
+
+    def _fail_load(
+        self, job: _Job, failed: list[OffloadKey], came: Sequence[OffloadKey] = (), took: float = 0.0
+    ) -> None:
+        """Reports, and makes sure that vLLM does not ask for the failed keys for ever."""
+        self._lookups.mark_miss(failed)
+        self._count("load", "failed", len(failed))
+        self._ended.append(
+            JobResult(
+                job.job_id,
+                success=False,
+                successful_keys=tuple(came) or None,
+                transfer_time=took,
+                transfer_bytes=len(came) * self._row_bytes,
+            )
+        )
+
+    def _stored(self, job: _Job, completion: larder.Completion) -> None:
+        """A key that another engine stored meanwhile counts as stored: same key, same bytes."""
+        took = time.monotonic() - job.since
+        new = sum(status == larder.Status.OK for status in completion.statuses)
+        there = [k for k, status in zip(job.keys, completion.statuses) if status in STORED]
+        lost = len(job.keys) - len(there)
+        self._count("store", "stored", new)
+        self._count("store", "present", len(there) - new)
+        self._count("store", "failed", lost)
+        self._moved["store"] += new * self._row_bytes
+        if lost:
+            logger.debug(
+                "Larder: %d of %d chunks were not stored (%s).",
+                lost,
+                len(job.keys),
+                completion.error or _names(completion.statuses),
+            )
+        self._event(there, removed=False)
+        self._ended.append(
+            JobResult(
+                job.job_id,
+                success=not lost,
+                transfer_time=took,
+                transfer_bytes=len(there) * self._row_bytes,
+            )
+        )
+
+    def _event(self, keys: list[OffloadKey], *, removed: bool) -> None:
+        if self._events is not None and keys:
+            self._events.append(
+                OffloadingEvent(
+                    keys=keys,
+                    medium=self.medium,
+                    removed=removed,
+                    locality=self.locality,
+                    ownership=self.tier_type,
+                )
+            )
+
+    def _count(self, op: str, outcome: str, number: int) -> None:
+        if number:
+            labels = (op, outcome)
+            self._counts[labels] = self._counts.get(labels, 0) + number
+
+
+@dataclasses.dataclass
+class _Job:
+    """A transfer in flight, as vLLM numbers it."""
+
+    job_id: int
+    keys: list[OffloadKey]
+    since: float
+
+    @classmethod
+    def of(cls, job: TransferJob) -> _Job:
+        return cls(job.job_id, list(job.keys), time.monotonic())
+
+
+class _Lookups(AsyncLookupManager):
+    """vLLM's lookup thread, asking nodes: one match for a request's keys of one step."""
+
+    def __init__(self, tier_type: str, link: Link, row_bytes: int, timeout: float) -> None:
+        self._link = link
+        self._row_bytes = row_bytes
+        self._timeout = timeout
+        # Only the lookup thread writes these, only the scheduler's those below.
+        self._hits = 0
+        self._misses = 0
+        self._hits_told = 0
+        self._misses_told = 0
+        super().__init__(tier_type=tier_type)
+
+    def batch_lookup(self, keys: list[OffloadKey], req_context: ReqContext) -> Iterable[bool]:
+        """Which keys are there, at their full length. On the lookup thread."""
+        stores = self._link.stores
+        if stores is None:
+            return [False] * len(keys)
+        # Touching makes it unlikely that they go before the load comes, some steps later.
+        match = stores.reads.match(keys, touch=True, timeout=self._timeout)
+        found = [hit and size == self._row_bytes for hit, size in zip(match.hits, match.sizes)]
+        hits = sum(found)
+        self._hits += hits
+        self._misses += len(keys) - hits
+        return found
+
+    def mark_miss(self, keys: Collection[OffloadKey]) -> None:
+        """Makes verdicts that a load has refuted misses.
+
+        0.32 also overrules probes that are on their way, and then stops the engine by an assertion
+        when their answer comes; 0.33 does it as here.
+        """
+        for key in keys:
+            state = self._lookup_state.get(key)
+            if state is not None and state.phase is LookupPhase.RESOLVED:
+                state.result = False
+
+    def take_counts(self) -> tuple[int, int]:
+        """Hits and misses since the last call."""
+        hits, misses = self._hits, self._misses
+        counts = (hits - self._hits_told, misses - self._misses_told)
+        self._hits_told, self._misses_told = hits, misses
+        return counts
+
+
+def namespace(
+    spec: OffloadingSpec,
+    row_bytes: int,
+    *,
+    revision: str,
+    tenant: str,
+    model: str | None,
+) -> dict[str, Any]:
+    """Everything that vLLM's block hashes lack, as fields of `larder.Client.namespace`.
+
+    Rows hold rank after rank, so bytes of one topology are wrong in another: only a canonical layout
+    that vLLM certifies as free of it may leave the topology out. The row's length is always in.
+    """
+    config = spec.config
+    parallel = config.parallel
+    layout = str(config.kv_cache_layout)
+    if config.canonical_layout:
+        from vllm.distributed.kv_transfer.kv_connector.v1.offloading.canonical_mapping import (
+            canonical_format_id,
+        )
+
+        layout = f"canonical {canonical_format_id(layout)}"
+    if config.canonical_layout and parallel.is_parallelism_agnostic:
+        rank = "all"
+    else:
+        rank = (
+            f"tp{parallel.tp_size} pp{parallel.pp_size} pcp{parallel.pcp_size} "
+            f"dcp{parallel.dcp_size} of {parallel.world_size}"
+        )
+    if spec.replicated_layout:
+        rank += " replicated"
+    groups = [[group.tokens_per_block, list(group.layer_names)] for group in config.groups]
+    digest = hashlib.sha256(json.dumps(groups).encode()).hexdigest()[:32]
+    return {
+        "tenant": tenant,
+        "model": fit(model or config.model.name),
+        "revision": fit(revision),
+        "dtype": config.model.dtype,
+        "layout": fit(f"vllm {vllm.__version__} tier {layout}"),
+        "rank": rank,
+        "extra": (
+            f"hash={hash_algorithm()};tokens_per_hash={config.cache.tokens_per_hash};"
+            f"blocks_per_chunk={config.cache.blocks_per_chunk};row={row_bytes};groups={digest}"
+        ),
+    }
+
+
+def hash_algorithm() -> str:
+    """vLLM's block hash if this process can tell; hashes of two algorithms never meet anyway."""
+    from vllm.config.vllm import get_current_vllm_config_or_none
+
+    config = get_current_vllm_config_or_none()
+    if config is None:
+        return "any"
+    return str(config.cache_config.prefix_caching_hash_algo)
+
+
+def _names(statuses: Iterable[int]) -> str:
+    """The statuses other than OK, each once."""
+    names = {larder.Status(status).name for status in statuses if status != larder.Status.OK}
+    return ", ".join(sorted(names)) or "too short"
