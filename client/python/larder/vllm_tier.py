@@ -530,6 +530,8 @@ def namespace(
 
     Rows hold rank after rank, so bytes of one topology are wrong in another: only a canonical layout
     that vLLM certifies as free of it may leave the topology out. The row's length is always in.
+
+    The hash algorithm is not in: vLLM does not tell a tier, and keys of two algorithms differ anyway.
     """
     config = spec.config
     parallel = config.parallel
@@ -559,20 +561,10 @@ def namespace(
         "layout": fit(f"vllm {vllm.__version__} tier {layout}"),
         "rank": rank,
         "extra": (
-            f"hash={hash_algorithm()};tokens_per_hash={config.cache.tokens_per_hash};"
+            f"tokens_per_hash={config.cache.tokens_per_hash};"
             f"blocks_per_chunk={config.cache.blocks_per_chunk};row={row_bytes};groups={digest}"
         ),
     }
-
-
-def hash_algorithm() -> str:
-    """vLLM's block hash if this process can tell; hashes of two algorithms never meet anyway."""
-    from vllm.config.vllm import get_current_vllm_config_or_none
-
-    config = get_current_vllm_config_or_none()
-    if config is None:
-        return "any"
-    return str(config.cache_config.prefix_caching_hash_algo)
 
 
 def _names(statuses: Iterable[int]) -> str:
