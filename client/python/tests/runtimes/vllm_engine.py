@@ -7,7 +7,8 @@ can carry anything from one to the next.
 
 A batch has "prompts" (numbers of prompts) or "images" (numbers of image prompts), and may have
 "fault" (see vllm_hooks.py, set before it), "command" (run before it: ["path", "args", …], left
-running, its process id is reported) and "wait_connected" (seconds to wait for the tier's nodes).
+running, its process id is reported), "pause_seconds" (after that) and "wait_connected" (seconds to
+wait for the tier's nodes).
 The answer is the last line of standard output, behind ANSWER.
 """
 
@@ -132,6 +133,7 @@ def main() -> None:
                 file.write(batch["fault"])
         if batch.get("command"):
             extra["pid"] = subprocess.Popen(batch["command"], start_new_session=True).pid
+        time.sleep(batch.get("pause_seconds", 0.3))
         if batch.get("wait_connected"):
             extra["connected"] = wait_connected(llm, batch["wait_connected"])
         began = time.monotonic()

@@ -1,0 +1,176 @@
+"""What the vLLM proofs share: engines in fresh processes, what they recorded, and a table of claims.
+
+What a reader would get wrong: a claim that does not hold does not stop a proof, it makes it fail at
+its end. An engine that does not answer stops it.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import glob
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import larder
+
+HERE = pathlib.Path(__file__).resolve().parent
+# Of one engine's life. Most take one minute on an idle core; machines are shared.
+ENGINE_SECONDS_MAX = 900
+
+
+class Proof:
+    """A runtime's claims, and the engines that support them."""
+
+    def __init__(self, runtime: str, model: pathlib.Path, work: pathlib.Path) -> None:
+        self.runtime = runtime
+        self.model = model
+        self.work = work
+        self.failed = 0
+        self._began = time.monotonic()
+        work.mkdir(parents=True, exist_ok=True)
+
+    def claim(self, what: str, holds: bool, detail: str = "") -> None:
+        """Prints a row of the table."""
+        self.failed += not holds
+        mark = "ok  " if holds else "FAIL"
+        print(f"{mark} {self.runtime:<10} {what:<58} {detail}", flush=True)
+
+    def end(self) -> int:
+        """The exit status."""
+        took = time.monotonic() - self._began
+        print(f"---- {self.runtime}: {took:.0f} s, {self.failed} claims failed", flush=True)
+        return 1 if self.failed else 0
+
+    def engine(
+        self,
+        name: str,
+        job: dict[str, Any],
+        *,
+        node_pid: int = 0,
+        endpoint: str = "",
+        processes: bool = False,
+    ) -> Answer:
+        """Runs `vllm_engine.py` to its end in a process of its own."""
+        directory = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.work))
+        environment = {
+            **os.environ,
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if processes else "0",
+            "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
+            "PROOF_RECORD": str(directory / "record"),
+            "PROOF_FAULT_FILE": str(directory / "fault"),
+            "PROOF_NODE_PID": str(node_pid),
+            "PROOF_ENDPOINT": endpoint,
+        }
+        command = [sys.executable, str(HERE / "vllm_engine.py"), json.dumps(job)]
+        regions = set(glob.glob("/dev/shm/vllm_offload_*"))
+        began = time.monotonic()
+        with open(directory / "log", "w") as log:
+            engine = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+            try:
+                code = engine.wait(ENGINE_SECONDS_MAX)
+            except subprocess.TimeoutExpired:
+                code = -1
+            finally:
+                # Its session is its own: whatever it left running goes with it.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(engine.pid, signal.SIGKILL)
+                engine.wait()
+                # A killed engine leaves its rows in /dev/shm.
+                for path in set(glob.glob("/dev/shm/vllm_offload_*")) - regions:
+                    os.unlink(path)
+        text = (directory / "log").read_text(errors="replace")
+        answers = [line for line in text.splitlines() if line.startswith("ANSWER ")]
+        if code != 0 or not answers:
+            print(text[-6000:], file=sys.stderr)
+            raise SystemExit(f"{self.runtime}: engine {name!r} ended with {code}: {directory}/log")
+        took = time.monotonic() - began
+        print(f"     {self.runtime:<10} engine {name!r} took {took:.0f} s", flush=True)
+        return Answer(json.loads(answers[-1][len("ANSWER ") :]), directory / "record", text)
+
+
+class Answer:
+    """What an engine answered and what its hooks recorded."""
+
+    def __init__(self, answer: dict[str, Any], record: pathlib.Path, log: str) -> None:
+        self.batches: list[dict[str, Any]] = answer["batches"]
+        self.log = log
+        self.events: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
+        if record.exists():
+            for line in record.read_text().splitlines():
+                event = json.loads(line)
+                self.events[event.pop("event")].append(event)
+
+    def texts(self, batch: int = 0) -> list[tuple[list[int], float]]:
+        """Tokens and cumulative logprob of each prompt."""
+        return [(a["tokens"], a["logprob"]) for a in self.batches[batch]["answers"]]
+
+    def tokens(self, batch: int = 0) -> list[list[int]]:
+        return [a["tokens"] for a in self.batches[batch]["answers"]]
+
+    def cached(self, batch: int = 0) -> list[int]:
+        """Prompt tokens that were not computed, of each prompt."""
+        return [a["cached"] for a in self.batches[batch]["answers"]]
+
+    def keys(self, event: str) -> list[bytes]:
+        """All keys of an event's records, each once, in order."""
+        keys = (bytes.fromhex(k) for e in self.events[event] for k in e["keys"])
+        return list(dict.fromkeys(keys))
+
+
+@contextlib.contextmanager
+def opened(endpoint: str, namespace: dict[str, Any]) -> Iterator[larder.Store]:
+    """The namespace that an engine used, for the driver's own hands."""
+    with larder.connect(endpoint, connect_timeout=5.0, deadline=5.0, name="proof") as client:
+        store = client.namespace(**namespace)
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+class Objects:
+    """What lies under some keys, to be replaced by zeros and put back."""
+
+    def __init__(self, endpoint: str, namespace: dict[str, Any], keys: list[Any]) -> None:
+        self._endpoint, self._namespace, self._keys = endpoint, namespace, keys
+        with opened(endpoint, namespace) as store:
+            self._values = store.get(keys)
+            self._metas = store.match(keys, with_meta=True).metas
+        assert None not in self._values, "what was stored is not there"
+
+    def put_zeros(self) -> None:
+        self._put([bytes(len(value or b"")) for value in self._values])
+
+    def put_back(self, endpoint: str | None = None) -> None:
+        self._put([value or b"" for value in self._values], endpoint)
+
+    def _put(self, values: list[bytes], endpoint: str | None = None) -> None:
+        with opened(endpoint or self._endpoint, self._namespace) as store:
+            statuses = store.put(self._keys, values, metas=self._metas)
+        assert all(status == larder.Status.OK for status in statuses), statuses
+
+
+def counters(endpoint: str) -> collections.Counter[str]:
+    """What the shards of a node have counted, added up."""
+    total: collections.Counter[str] = collections.Counter()
+    with larder.connect(endpoint, connect_timeout=5.0, name="proof") as client:
+        for shard in client.stats():
+            total.update(shard["counters"])
+    return total
