@@ -88,7 +88,12 @@ class Engine:
             kv_events_config=OffloadingKVEventsConfig(True, False),
         )
         options = {"revision": "1", "enable_kv_events": True, "lookup_timeout": 2.0, **tier}
-        self.tier = LarderTier(spec, self.view, "LarderTier", endpoint=endpoint, **options)
+        try:
+            self.tier = LarderTier(spec, self.view, "LarderTier", endpoint=endpoint, **options)
+        except Exception:
+            del self.view
+            primary.shutdown()
+            raise
         self.manager = TieringOffloadingManager(primary, [self.tier])
 
     def step(self) -> None:
@@ -147,13 +152,19 @@ class Engine:
         return values + [None] * (len(keys) - len(hits))
 
     def close(self) -> None:
-        self.view = None
+        del self.view
         self.manager.shutdown()
 
 
 def contents(count: int, seed: int = 0) -> dict[OffloadKey, bytes]:
     keys = [make_offload_key(bytes([seed, i]) * 16, 0) for i in range(count)]
     return {key: bytes([seed + 1, i + 1]) * (ROW_BYTES // 2) for i, key in enumerate(keys)}
+
+
+def stored(node: Node, chunks: dict[OffloadKey, bytes], **options: Any) -> None:
+    engine = Engine(node.endpoint, **options)
+    engine.store(chunks)
+    engine.close()
 
 
 def test_another_engine_loads_what_one_stored(node: Node) -> None:
@@ -183,7 +194,7 @@ def test_unknown_keys_are_misses(node: Node) -> None:
 def test_key_gone_between_lookup_and_load_fails_alone(node: Node) -> None:
     chunks = contents(6)
     keys = list(chunks)
-    Engine(node.endpoint).store(chunks)
+    stored(node, chunks)
     engine = Engine(node.endpoint)
     context = engine.request(keys)
     # Answers are in, but vLLM has not seen them: its next look starts the load.
@@ -203,7 +214,7 @@ def test_key_gone_between_lookup_and_load_fails_alone(node: Node) -> None:
 def test_node_killed_between_lookup_and_load_is_a_miss(node: Node) -> None:
     chunks = contents(6)
     keys = list(chunks)
-    Engine(node.endpoint).store(chunks)
+    stored(node, chunks)
     engine = Engine(node.endpoint, load_timeout=0.5)
     context = engine.request(keys)
     for key in keys:
@@ -240,7 +251,7 @@ def test_without_a_node_all_is_a_miss_until_there_is_one(node: Node) -> None:
 
 def test_another_topology_revision_or_tenant_shares_nothing(node: Node) -> None:
     chunks = contents(3)
-    Engine(node.endpoint).store(chunks)
+    stored(node, chunks)
     for others in (
         {"settings": config(tp=2)},
         {"revision": "2"},
@@ -257,7 +268,7 @@ def test_another_topology_revision_or_tenant_shares_nothing(node: Node) -> None:
 def test_canonical_rows_are_shared_between_topologies(node: Node) -> None:
     chunks = contents(3)
     canonical = [dataclasses.replace(config(tp=tp), canonical_layout=True) for tp in (1, 2)]
-    Engine(node.endpoint, settings=canonical[0]).store(chunks)
+    stored(node, chunks, settings=canonical[0])
     engine = Engine(node.endpoint, settings=canonical[1])
     assert engine.load(list(chunks)) == list(chunks.values())
     engine.close()
@@ -278,7 +289,6 @@ def test_reset_leaves_the_namespace_unless_told(node: Node, on_reset: str, hits:
     # And it goes on storing, wherever it is.
     more = contents(2, seed=5)
     engine.store(more)
-    engine.manager.reset_cache() if on_reset == "keep" else None
     engine.close()
 
 
