@@ -1,8 +1,8 @@
 """An adapter's way to its nodes: made in the background, never waited for inside a step.
 
 What a reader would get wrong: `stores` is None until the first connect worked, which may be never.
-Adapters answer "not there" meanwhile. Once it is set it stays, and nodes that go away after that are
-the client's affair: it answers with statuses and reconnects by itself.
+Adapters answer "not there" meanwhile. Once it is set it stays, and nodes that go away after that
+are the client's affair: it answers with statuses and reconnects by itself.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import hashlib
 import logging
 import threading
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import larder
 
-# Between two attempts to connect, doubling from the first to the second. Guessed: long enough not to
-# matter to a node that is down, short enough that a restarted fleet is warm within seconds.
+PathChoice = Literal["auto", "tcp", "shm"]
+
+# Between two attempts to connect, doubling from the first to the second. Guessed: long enough not
+# to matter to a node that is down, short enough that a restarted fleet is warm within seconds.
 RETRY_SECONDS_MIN = 0.5
 RETRY_SECONDS_MAX = 10.0
 # Keys that wait to be touched. More are forgotten: touching is advice.
@@ -35,13 +37,13 @@ class Settings:
         endpoint: "host:port" or "unix:PATH", one or several. None: the environment's LARDER_NODES.
         path: "auto", "tcp" or "shm".
         deadline: of a request that names none, in seconds.
-        connect_timeout: of one attempt to connect, in seconds. Also how long an engine's start may be
-            held up by nodes that do not answer.
+        connect_timeout: of one attempt to connect, in seconds. Also how long an engine's start may
+            be held up by nodes that do not answer.
         credential: what the nodes ask for, if anything.
     """
 
     endpoint: str | Sequence[str] | None = None
-    path: str = "auto"
+    path: PathChoice = "auto"
     deadline: float = 0.25
     connect_timeout: float = 1.0
     credential: bytes = b""

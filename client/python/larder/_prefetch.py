@@ -1,8 +1,8 @@
 """Fetches objects into staged memory ahead of their use, and knows which lie there.
 
-What a reader would get wrong: `ready` says "do not wait", not "there". What is there is what `holds`
-says, and having said so it keeps the bytes until the workers have copied them, or until the step in
-which it was asked is over without a use.
+What a reader would get wrong: `ready` says "do not wait", not "there". What is there is what
+`holds` says, and having said so it keeps the bytes until the workers have copied them, or until the
+step in which it was asked is over without a use.
 """
 
 from __future__ import annotations

@@ -8,19 +8,19 @@ host's memory, checked, and that stay there until every worker has copied them. 
 Works with vLLM 0.32 and 0.33.
 """
 
+# vLLM and torch are not there where this is checked.
+# mypy: disable-error-code="import-not-found", allow-subclassing-any
+
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
 import queue
 import struct
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-import vllm
 from vllm.distributed.ec_transfer.ec_connector.base import (
     ECConnectorBase,
     ECConnectorMetadata,
@@ -29,10 +29,11 @@ from vllm.distributed.ec_transfer.ec_connector.base import (
 from vllm.logger import init_logger
 
 import larder
-from larder._link import Link, Settings, fit
+from larder._link import Link, PathChoice, Settings
 from larder._prefetch import Item, Prefetch, Wanted
 from larder._staging import HEADER_BYTES, Staging
 from larder.vllm_ec_stats import LarderECStats, build_prom_metrics
+from larder.vllm_namespace import encoder_namespace
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -68,8 +69,8 @@ class LarderEncoderCache(ECConnectorBase):
         revision (required): which weights. Anything that changes when the weights do.
         endpoint: "host:port" or "unix:PATH", one or a list; else the environment's LARDER_NODES.
         tenant, model, path, connect_timeout, credential: as of `larder.vllm_tier.LarderTier`.
-        fetch_timeout: seconds, default 0.25. A request waits for its items no longer than twice this
-            (asking, then fetching); then its encoder runs.
+        fetch_timeout: seconds, default 0.25. A request waits for its items no longer than twice
+            this (asking, then fetching); then its encoder runs.
         store_timeout: seconds, default 2; outputs that take longer are not stored.
         ttl: seconds that outputs live, default until evicted.
         staging_bytes: of /dev/shm for items on their way to workers, default 256 MiB.
@@ -88,7 +89,8 @@ class LarderEncoderCache(ECConnectorBase):
         parallel = vllm_config.parallel_config
         # Encoders run where embeddings go in: in the first stage of a pipeline.
         ranks = max(1, parallel.world_size // parallel.pipeline_parallel_size)
-        name = f"larder_ec_{vllm_config.instance_id}_{transfer.engine_id}_{parallel.data_parallel_index}"
+        engine = f"{vllm_config.instance_id}_{transfer.engine_id}"
+        name = f"larder_ec_{engine}_{parallel.data_parallel_index}"
         staging_bytes = int(extra.get("staging_bytes", STAGING_BYTES))
         self._staging: Staging | None = None
         self._scheduler: _Scheduler | None = None
@@ -193,19 +195,15 @@ class _Scheduler:
     def __init__(self, config: VllmConfig, extra: dict[str, Any], staging: Staging) -> None:
         self._staging = staging
         self._named = True
+        self._reaches_all()
         self.link = _link(config, extra, (staging.address, staging.length))
         timeout = float(extra.get("fetch_timeout", 0.25))
         self.prefetch = Prefetch(self.link, staging, shape_of, timeout, logger)
 
     def ensure(self, request: Request, computed: int) -> bool:
         """A dictionary look-up for each item that is not yet behind the request."""
-        done = self._staging.done_by_all()
-        if done < 0:
-            # A worker on another host, or none at all: nothing staged here would reach it.
+        if not self._reaches_all():
             return True
-        if self._named:
-            self._named = False
-            self._staging.unlink()
         ready = True
         for index, feature in enumerate(request.mm_features):
             position = feature.mm_position
@@ -213,6 +211,18 @@ class _Scheduler:
                 rows = request.get_num_encoder_embeds(index)
                 ready &= self.prefetch.ready(Wanted(feature.identifier, rows))
         return ready
+
+    def _reaches_all(self) -> bool:
+        """False with a worker on another host, or none: nothing staged here would reach it.
+
+        vLLM makes its workers first, so this is settled when the scheduler is made.
+        """
+        if self._staging.done_by_all() < 0:
+            return False
+        if self._named:
+            self._named = False
+            self._staging.unlink()
+        return True
 
     def close(self) -> None:
         self.prefetch.close()
@@ -361,39 +371,15 @@ def shape_of(meta: bytes, length: int) -> tuple[tuple[int, int], str] | None:
 MAGIC = b"LEC1"
 
 
-def namespace(config: VllmConfig, extra: dict[str, Any]) -> dict[str, Any]:
-    """What identifiers lack: they hash the item and its processor's options, not the encoder."""
-    model = config.model_config
-    multimodal = model.multimodal_config
-    options = {
-        "quantization": model.quantization,
-        "hf_overrides": model.hf_overrides,
-        "processor": getattr(multimodal, "mm_processor_kwargs", None),
-        "media": getattr(multimodal, "media_io_kwargs", None),
-        "hasher": getattr(multimodal, "mm_hasher_algorithm", None),
-        "normalize": getattr(multimodal, "mm_device_do_normalize", None),
-    }
-    digest = hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()
-    return {
-        "tenant": str(extra.get("tenant", "")),
-        "model": fit(str(extra.get("model") or model.model)),
-        "revision": fit(str(extra["revision"])),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "layout": fit(f"vllm {vllm.__version__} encoder outputs"),
-        "rank": "all",
-        "extra": f"options={digest[:32]}",
-    }
-
-
 def _link(config: VllmConfig, extra: dict[str, Any], memory: tuple[int, int] | None) -> Link:
     return Link(
         Settings(
             endpoint=extra.get("endpoint"),
-            path=str(extra.get("path", "auto")),
+            path=cast(PathChoice, extra.get("path", "auto")),
             connect_timeout=float(extra.get("connect_timeout", 1.0)),
             credential=str(extra.get("credential", "")).encode(),
         ),
-        namespace(config, extra),
+        encoder_namespace(config, extra),
         name=f"vllm-ec-{os.getpid()}",
         logger=logger,
         memory=memory,

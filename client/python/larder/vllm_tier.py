@@ -1,24 +1,24 @@
 """vLLM's KV offload tier over Larder: rows of vLLM's host memory go to nodes and come back.
 
 Configured by module path, see `examples/vllm`. What a reader would get wrong: everything here but
-`batch_lookup` runs on the scheduler's thread, inside a step, so nothing here waits. A row belongs to
-a job until the job is reported; the client promises that nothing writes to it after that.
+`batch_lookup` runs on the scheduler's thread, inside a step, so nothing here waits. A row belongs
+to a job until the job is reported; the client promises that nothing writes to it after that.
 
 Works with vLLM 0.32 and 0.33 (`TieringOffloadingSpec`).
 """
 
+# vLLM and torch are not there where this is checked.
+# mypy: disable-error-code="import-not-found", allow-subclassing-any
+
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
 import time
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import vllm
 from vllm.distributed.kv_transfer.kv_connector.v1.offloading.metrics import (
     OffloadingConnectorStats,
 )
@@ -37,12 +37,13 @@ from vllm.v1.kv_offload.base import (
     ScheduleEndContext,
     get_offload_group_idx,
 )
-from vllm.v1.kv_offload.tiering.async_lookup import AsyncLookupManager, LookupPhase
 from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager, TransferJob
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
 import larder
-from larder._link import Link, Settings, Stores, fit
+from larder._link import Link, PathChoice, Settings, Stores, fit
+from larder.vllm_lookups import Lookups
+from larder.vllm_namespace import tier_namespace
 
 if TYPE_CHECKING:
     from vllm.v1.kv_offload.base import OffloadingSpec
@@ -69,8 +70,8 @@ class LarderTier(SecondaryTierManager):
 
     Args:
         offloading_spec, primary_kv_view, tier_type, backpressure_detector: from vLLM.
-        revision: which weights. Anything that changes when the weights do; vLLM knows no such thing,
-            and wrong text is the price of two revisions under one name.
+        revision: which weights. Anything that changes when the weights do; vLLM knows no such
+            thing, and wrong text is the price of two revisions under one name.
         endpoint: "host:port" or "unix:PATH", one or a list. None: the environment's LARDER_NODES.
         tenant: who owns the bytes; tenants share nothing.
         model: the model's name if paths differ between hosts. None: as vLLM was started.
@@ -82,9 +83,9 @@ class LarderTier(SecondaryTierManager):
         store_timeout: seconds; keys that take longer are not stored.
         ttl: seconds that stored keys live, None: until evicted.
         on_reset: what a reset of vLLM's caches means for what was stored (sleep, pause, a weight
-            update: the tier cannot tell which). "leave" goes on in a namespace of this engine's own,
-            for the weights may be others now; "keep" goes on as before, which is right if weights
-            never change in place.
+            update: the tier cannot tell which). "leave" goes on in a namespace of this engine's
+            own, for the weights may be others now; "keep" goes on as before, which is right if
+            weights never change in place.
         locality: "REMOTE" or "LOCAL", what KV events and per-request tier filters say.
         enable_kv_events: emit KV events, if vLLM does.
         credential: what the nodes ask for, if anything (UTF-8).
@@ -108,7 +109,7 @@ class LarderTier(SecondaryTierManager):
         endpoint: str | list[str] | None = None,
         tenant: str = "",
         model: str | None = None,
-        path: str = "auto",
+        path: PathChoice = "auto",
         connect_timeout: float = 1.0,
         lookup_timeout: float = 0.05,
         load_timeout: float = 1.0,
@@ -141,7 +142,7 @@ class LarderTier(SecondaryTierManager):
             group.tokens_per_block * offloading_spec.config.cache.blocks_per_chunk
             for group in offloading_spec.config.groups
         ]
-        self._namespace = namespace(
+        self._namespace = tier_namespace(
             offloading_spec,
             row_bytes,
             revision=revision,
@@ -167,7 +168,7 @@ class LarderTier(SecondaryTierManager):
             logger=logger,
             memory=(self._address, primary_kv_view.nbytes),
         )
-        self._lookups = _Lookups(tier_type, self._link, row_bytes, lookup_timeout)
+        self._lookups = Lookups(tier_type, self._link, row_bytes, lookup_timeout)
         # Jobs by the number that their store gave them.
         self._loads: dict[int, _Job] = {}
         self._writes: dict[int, _Job] = {}
@@ -399,7 +400,11 @@ class LarderTier(SecondaryTierManager):
         self._fail_load(job, failed, came, took)
 
     def _fail_load(
-        self, job: _Job, failed: list[OffloadKey], came: Sequence[OffloadKey] = (), took: float = 0.0
+        self,
+        job: _Job,
+        failed: list[OffloadKey],
+        came: Sequence[OffloadKey] = (),
+        took: float = 0.0,
     ) -> None:
         """Reports, and makes sure that vLLM does not ask for the failed keys for ever."""
         self._lookups.mark_miss(failed)
@@ -470,101 +475,6 @@ class _Job:
     @classmethod
     def of(cls, job: TransferJob) -> _Job:
         return cls(job.job_id, list(job.keys), time.monotonic())
-
-
-class _Lookups(AsyncLookupManager):
-    """vLLM's lookup thread, asking nodes: one match for a request's keys of one step."""
-
-    def __init__(self, tier_type: str, link: Link, row_bytes: int, timeout: float) -> None:
-        self._link = link
-        self._row_bytes = row_bytes
-        self._timeout = timeout
-        # Only the lookup thread writes these, only the scheduler's those below.
-        self._hits = 0
-        self._misses = 0
-        self._hits_told = 0
-        self._misses_told = 0
-        super().__init__(tier_type=tier_type)
-
-    def batch_lookup(self, keys: list[OffloadKey], req_context: ReqContext) -> Iterable[bool]:
-        """Which keys are there, at their full length. On the lookup thread."""
-        stores = self._link.stores
-        if stores is None:
-            return [False] * len(keys)
-        # Touching makes it unlikely that they go before the load comes, some steps later.
-        match = stores.reads.match(keys, touch=True, timeout=self._timeout)
-        found = [hit and size == self._row_bytes for hit, size in zip(match.hits, match.sizes)]
-        hits = sum(found)
-        self._hits += hits
-        self._misses += len(keys) - hits
-        return found
-
-    def mark_miss(self, keys: Collection[OffloadKey]) -> None:
-        """Makes verdicts that a load has refuted misses.
-
-        0.32 also overrules probes that are on their way, and then stops the engine by an assertion
-        when their answer comes; 0.33 does it as here.
-        """
-        for key in keys:
-            state = self._lookup_state.get(key)
-            if state is not None and state.phase is LookupPhase.RESOLVED:
-                state.result = False
-
-    def take_counts(self) -> tuple[int, int]:
-        """Hits and misses since the last call."""
-        hits, misses = self._hits, self._misses
-        counts = (hits - self._hits_told, misses - self._misses_told)
-        self._hits_told, self._misses_told = hits, misses
-        return counts
-
-
-def namespace(
-    spec: OffloadingSpec,
-    row_bytes: int,
-    *,
-    revision: str,
-    tenant: str,
-    model: str | None,
-) -> dict[str, Any]:
-    """Everything that vLLM's block hashes lack, as fields of `larder.Client.namespace`.
-
-    Rows hold rank after rank, so bytes of one topology are wrong in another: only a canonical layout
-    that vLLM certifies as free of it may leave the topology out. The row's length is always in.
-
-    The hash algorithm is not in: vLLM does not tell a tier, and keys of two algorithms differ anyway.
-    """
-    config = spec.config
-    parallel = config.parallel
-    layout = str(config.kv_cache_layout)
-    if config.canonical_layout:
-        from vllm.distributed.kv_transfer.kv_connector.v1.offloading.canonical_mapping import (
-            canonical_format_id,
-        )
-
-        layout = f"canonical {canonical_format_id(layout)}"
-    if config.canonical_layout and parallel.is_parallelism_agnostic:
-        rank = "all"
-    else:
-        rank = (
-            f"tp{parallel.tp_size} pp{parallel.pp_size} pcp{parallel.pcp_size} "
-            f"dcp{parallel.dcp_size} of {parallel.world_size}"
-        )
-    if spec.replicated_layout:
-        rank += " replicated"
-    groups = [[group.tokens_per_block, list(group.layer_names)] for group in config.groups]
-    digest = hashlib.sha256(json.dumps(groups).encode()).hexdigest()[:32]
-    return {
-        "tenant": tenant,
-        "model": fit(model or config.model.name),
-        "revision": fit(revision),
-        "dtype": config.model.dtype,
-        "layout": fit(f"vllm {vllm.__version__} tier {layout}"),
-        "rank": rank,
-        "extra": (
-            f"tokens_per_hash={config.cache.tokens_per_hash};"
-            f"blocks_per_chunk={config.cache.blocks_per_chunk};row={row_bytes};groups={digest}"
-        ),
-    }
 
 
 def _names(statuses: Iterable[int]) -> str:

@@ -1,7 +1,8 @@
 """vLLM's tiering spec with a worker that copies between "GPU" blocks and host rows on a CPU.
 
 For tests only: vLLM's own worker needs a GPU. What a reader would get wrong: one block is one chunk
-and there is one KV group, as in the configurations of these tests; anything else would be wrong here.
+and there is one KV group, as in the configurations of these tests; anything else would be wrong
+here.
 """
 
 from __future__ import annotations

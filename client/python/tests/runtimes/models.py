@@ -1,8 +1,8 @@
 """Tiny models with random weights, made here in seconds, whose output depends on their attention.
 
-What a reader would get wrong: vLLM's `load_format=dummy` draws weights so small that attention hardly
-matters, and then a test of equal tokens passes with any KV at all. These weights are drawn wide, and
-every test of equality has its negative control.
+What a reader would get wrong: vLLM's `load_format=dummy` draws weights so small that attention
+hardly matters, and then a test of equal tokens passes with any KV at all. These weights are drawn
+wide, and every test of equality has its negative control.
 
     python models.py DIRECTORY      # makes DIRECTORY/llama and DIRECTORY/llava
 """

@@ -1,4 +1,4 @@
-"""`larder.vllm_tier` under vLLM's own tiering manager, without an engine: seconds instead of minutes.
+"""`larder.vllm_tier` under vLLM's own tiering manager, without an engine: seconds, not minutes.
 
 What a reader would get wrong: nothing of vLLM is replaced but the GPU, which these tests play
 themselves by writing rows before `complete_store` and reading them after `prepare_load`.

@@ -1,4 +1,4 @@
-"""What the vLLM proofs share: engines in fresh processes, what they recorded, and a table of claims.
+"""What the vLLM proofs share: engines in fresh processes, their records, and a table of claims.
 
 What a reader would get wrong: a claim that does not hold does not stop a proof, it makes it fail at
 its end. An engine that does not answer stops it.

@@ -3,7 +3,7 @@
 What a reader would get wrong: the process is fresh for every start, so that nothing but the nodes
 can carry anything from one to the next.
 
-    python vllm_engine.py '{"model": …, "kv": {…}, "ec": {…}, "batches": [{"prompts": [0, 1, 2]}]}'
+    python vllm_engine.py '{"model": …, "kv": {…}, "ec": {…}, "batches": [{"prompts": [0, 1]}]}'
 
 A batch has "prompts" (numbers of prompts) or "images" (numbers of image prompts), and may have
 "fault" (see vllm_hooks.py, set before it), "command" (run before it: ["path", "args", …], left
@@ -27,9 +27,7 @@ NEW_TOKENS = 24
 
 def prompt_tokens(number: int) -> list[int]:
     """700 tokens and some: 5 full blocks of 128. No two prompts share a block."""
-    return [
-        (37 * i + 11 * number + i * i % 91) % 2000 + 3 for i in range(700 + 13 * (number % 3))
-    ]
+    return [(37 * i + 11 * number + i * i % 91) % 2000 + 3 for i in range(700 + 13 * (number % 3))]
 
 
 def image(number: int) -> Any:
@@ -140,9 +138,7 @@ def main() -> None:
         answers = run_batch(llm, batch)
         # Stores run behind the last step; a step of the engine is what collects them.
         time.sleep(batch.get("settle_seconds", 1.0))
-        answer["batches"].append(
-            {"seconds": time.monotonic() - began, "answers": answers, **extra}
-        )
+        answer["batches"].append({"seconds": time.monotonic() - began, "answers": answers, **extra})
     llm.llm_engine.engine_core.shutdown()
     print(ANSWER + json.dumps(answer), flush=True)
 

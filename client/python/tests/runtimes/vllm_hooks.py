@@ -1,7 +1,7 @@
 """Adapters with a fault or a recorder built in, for the proofs; configured in the adapters' places.
 
-What a reader would get wrong: these run inside vLLM's engine. What they learn leaves by the file that
-PROOF_RECORD names, one JSON line an event; which fault they cause is in PROOF_FAULT.
+What a reader would get wrong: these run inside vLLM's engine. What they learn leaves by the file
+that PROOF_RECORD names, one JSON line an event; which fault they cause is in PROOF_FAULT.
 
 Faults: "kill" (the node PROOF_NODE_PID is killed between lookup and load), "remove" (one key of the
 first load is removed from the nodes between lookup and load), "" (none).
@@ -162,10 +162,10 @@ class RecordingEncoderCache(LarderEncoderCache):
 
 
 def _ec_namespace(vllm_config: Any) -> dict[str, Any]:
-    from larder.vllm_ec import namespace
+    from larder.vllm_namespace import encoder_namespace
 
     extra = vllm_config.ec_transfer_config.ec_connector_extra_config
-    return namespace(vllm_config, dict(extra))
+    return encoder_namespace(vllm_config, dict(extra))
 
 
 def fetch_through_fault(prefetch: _prefetch.Prefetch) -> None:
