@@ -38,6 +38,7 @@ from vllm.v1.kv_offload.config import (
     OffloadingParallelConfig,
 )
 from vllm.v1.kv_offload.cpu.shared_offload_region import SharedOffloadRegion
+from vllm.v1.kv_offload.tiering.factory import SecondaryTierFactory
 from vllm.v1.kv_offload.tiering.manager import (
     CPUPrimaryTierOffloadingManager,
     TieringOffloadingManager,
@@ -290,6 +291,52 @@ def test_reset_leaves_the_namespace_unless_told(node: Node, on_reset: str, hits:
     more = contents(2, seed=5)
     engine.store(more)
     engine.close()
+
+
+def test_vllms_factory_makes_it_from_json(node: Node) -> None:
+    """With every key that vLLM itself reads of a tier's configuration."""
+    settings = config()
+    region = SharedOffloadRegion(settings.engine_id, ROWS, None, ROW_BYTES, ROW_BYTES)
+    primary = CPUPrimaryTierOffloadingManager(ROWS, region)
+    spec = types.SimpleNamespace(
+        config=settings,
+        replicated_layout=False,
+        kv_events_config=OffloadingKVEventsConfig(True, False),
+    )
+    description = {
+        "type": "LarderTier",
+        "module_path": "larder.vllm_tier",
+        "endpoint": [node.endpoint],
+        "revision": "1",
+        "locality": "REMOTE",
+        "enable_kv_events": True,
+        "backpressure": {
+            "backpressure_cls": "EMABackpressureDetector",
+            "policy_cls": "DropStorePolicy",
+        },
+    }
+    assert LarderTier.build_metric_definitions(description)
+    tier = SecondaryTierFactory.create_secondary_tier(
+        description, primary.get_kv_memoryview(), spec
+    )
+    assert isinstance(tier, LarderTier) and tier.bp_detector is not None
+    assert tier._link.stores is not None
+    tier.shutdown()
+    primary.shutdown()
+
+
+def test_row_longer_than_an_object_is_refused() -> None:
+    view = memoryview(bytearray(1)).cast("b")
+
+    class Long:
+        """A view of one row, as far as the constructor looks before it refuses."""
+
+        strides = ((64 << 20) + 4096, 1)
+        nbytes = view.nbytes
+
+    spec = types.SimpleNamespace(config=config(), replicated_layout=False)
+    with pytest.raises(ValueError, match="blocks_per_chunk"):
+        LarderTier(spec, Long(), "LarderTier", revision="1")
 
 
 def test_what_cannot_work_is_said_at_start(node: Node) -> None:
