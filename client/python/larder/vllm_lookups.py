@@ -14,10 +14,25 @@ from typing import TYPE_CHECKING
 
 from vllm.v1.kv_offload.tiering.async_lookup import AsyncLookupManager, LookupPhase
 
+import larder
 from larder._link import Link
 
 if TYPE_CHECKING:
     from vllm.v1.kv_offload.base import OffloadKey, ReqContext
+
+# A miss is what a node said; unanswered is what none said in time.
+OUTCOMES = ("hit", "miss", "unanswered")
+SILENT = frozenset(
+    (
+        int(larder.Status.BUSY),
+        int(larder.Status.DEADLINE),
+        int(larder.Status.UNAVAILABLE),
+        int(larder.Status.CANCELLED),
+        int(larder.Status.CLOSED),
+        int(larder.Status.DENIED),
+        int(larder.Status.REFUSED),
+    )
+)
 
 
 class Lookups(AsyncLookupManager):
@@ -27,11 +42,9 @@ class Lookups(AsyncLookupManager):
         self._link = link
         self._row_bytes = row_bytes
         self._timeout = timeout
-        # Only the lookup thread writes these, only the scheduler's those below.
-        self._hits = 0
-        self._misses = 0
-        self._hits_told = 0
-        self._misses_told = 0
+        # Only the lookup thread adds to the first, only the scheduler's changes the second.
+        self._counted = dict.fromkeys(OUTCOMES, 0)
+        self._told = dict.fromkeys(OUTCOMES, 0)
         super().__init__(tier_type=tier_type)
 
     def batch_lookup(self, keys: list[OffloadKey], req_context: ReqContext) -> Iterable[bool]:
@@ -39,13 +52,18 @@ class Lookups(AsyncLookupManager):
         stores = self._link.stores
         if stores is None:
             return [False] * len(keys)
-        # Touching makes it unlikely that they go before the load comes, some steps later.
-        match = stores.reads.match(keys, touch=True, timeout=self._timeout)
-        found = [hit and size == self._row_bytes for hit, size in zip(match.hits, match.sizes)]
-        hits = sum(found)
-        self._hits += hits
-        self._misses += len(keys) - hits
-        return found
+        # Touching makes it unlikely that they go before the load comes, some steps later. In the
+        # chain's order, for then its head becomes the youngest; vLLM asks some groups backwards.
+        chain = sorted(keys, key=lambda key: req_context.get_offload_key_position(key) or 0)
+        match = stores.reads.match(chain, touch=True, timeout=self._timeout)
+        rows = zip(chain, match.hits, match.sizes)
+        found = {key for key, hit, size in rows if hit and size == self._row_bytes}
+        hits = len(found)
+        silent = sum(status in SILENT for status in match.statuses)
+        self._counted["hit"] += hits
+        self._counted["unanswered"] += silent
+        self._counted["miss"] += len(keys) - hits - silent
+        return [key in found for key in keys]
 
     def mark_miss(self, keys: Collection[OffloadKey]) -> None:
         """Makes verdicts that a load has refuted misses.
@@ -58,9 +76,9 @@ class Lookups(AsyncLookupManager):
             if state is not None and state.phase is LookupPhase.RESOLVED:
                 state.result = False
 
-    def take_counts(self) -> tuple[int, int]:
-        """Hits and misses since the last call."""
-        hits, misses = self._hits, self._misses
-        counts = (hits - self._hits_told, misses - self._misses_told)
-        self._hits_told, self._misses_told = hits, misses
-        return counts
+    def take_counts(self) -> dict[str, int]:
+        """Keys by what became of their lookup, since the last call."""
+        counted = dict(self._counted)
+        new = {outcome: counted[outcome] - self._told[outcome] for outcome in OUTCOMES}
+        self._told = counted
+        return new

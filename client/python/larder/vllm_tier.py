@@ -111,7 +111,7 @@ class LarderTier(SecondaryTierManager):
         model: str | None = None,
         path: PathChoice = "auto",
         connect_timeout: float = 1.0,
-        lookup_timeout: float = 0.05,
+        lookup_timeout: float = 0.25,
         load_timeout: float = 1.0,
         store_timeout: float = 2.0,
         ttl: float | None = None,
@@ -215,6 +215,7 @@ class LarderTier(SecondaryTierManager):
     def submit_store(self, job_metadata: TransferJob) -> None:
         """Starts storing rows. Always reported; what the nodes have already is not sent again."""
         job = _Job.of(job_metadata)
+        job.depths = self._depths(job_metadata)
         stores = self._link.stores
         if stores is None:
             self._count("store", "unconnected", len(job.keys))
@@ -228,7 +229,7 @@ class LarderTier(SecondaryTierManager):
                 timeout=self._store_timeout,
                 if_absent=True,
                 ttl=self._ttl,
-                depths=self._depths(job_metadata),
+                depths=job.depths,
             )
         except Exception as e:
             logger.warning("Larder could not start a store of %d chunks: %s", len(job.keys), e)
@@ -296,8 +297,7 @@ class LarderTier(SecondaryTierManager):
     def get_stats(self) -> OffloadingConnectorStats | None:
         """Counts since the last call."""
         stats = OffloadingConnectorStats()
-        hits, misses = self._lookups.take_counts()
-        for outcome, number in (("hit", hits), ("miss", misses)):
+        for outcome, number in self._lookups.take_counts().items():
             if number:
                 stats.increase_counter(KEYS, number, ("lookup", outcome))
         for labels, number in self._counts.items():
@@ -424,6 +424,7 @@ class LarderTier(SecondaryTierManager):
         took = time.monotonic() - job.since
         new = sum(status == larder.Status.OK for status in completion.statuses)
         there = [k for k, status in zip(job.keys, completion.statuses) if status in STORED]
+        stored = set(there)
         lost = len(job.keys) - len(there)
         self._count("store", "stored", new)
         self._count("store", "present", len(there) - new)
@@ -436,6 +437,9 @@ class LarderTier(SecondaryTierManager):
                 len(job.keys),
                 completion.error or _names(completion.statuses),
             )
+        # A node evicts what was stored first, so as stored it would lose the head of a chain before
+        # its tail. Touching in the chain's order makes it the other way round.
+        self._link.touch(key for _, key in sorted(zip(job.depths, job.keys)) if key in stored)
         self._event(there, removed=False)
         self._ended.append(
             JobResult(
@@ -471,6 +475,8 @@ class _Job:
     job_id: int
     keys: list[OffloadKey]
     since: float
+    # Of a store: the keys' places in their chains.
+    depths: list[int] = dataclasses.field(default_factory=list)
 
     @classmethod
     def of(cls, job: TransferJob) -> _Job:

@@ -136,6 +136,7 @@ class RecordingTier(LarderTier):
         return events
 
     def shutdown(self) -> None:
+        record("lookups", **self._lookups._counted)
         record("held_up", cpu_seconds=self._held_up, longest=self._longest)
         super().shutdown()
 
