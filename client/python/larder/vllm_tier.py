@@ -12,7 +12,6 @@ Works with vLLM 0.32 and 0.33 (`TieringOffloadingSpec`).
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from collections.abc import Collection, Iterable, Sequence
@@ -42,6 +41,7 @@ from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
 import larder
 from larder._link import Link, PathChoice, Settings, Stores, fit
+from larder.vllm_jobs import STORED, Job, reasons, sort_out
 from larder.vllm_lookups import Lookups
 from larder.vllm_namespace import tier_namespace
 
@@ -58,11 +58,6 @@ OBJECT_BYTES_MAX = 64 << 20
 KEYS = "vllm:larder_tier_keys"
 BYTES = "vllm:larder_tier_bytes"
 CONNECTED = "vllm:larder_tier_connected"
-
-# Their bytes are there and right, or were there already.
-STORED = frozenset((int(larder.Status.OK), int(larder.Status.EXISTS)))
-# The nodes said that these are gone, as opposed to not having said anything in time.
-GONE = frozenset((int(larder.Status.MISS), int(larder.Status.MISS_SIZE)))
 
 
 class LarderTier(SecondaryTierManager):
@@ -170,8 +165,8 @@ class LarderTier(SecondaryTierManager):
         )
         self._lookups = Lookups(tier_type, self._link, row_bytes, lookup_timeout)
         # Jobs by the number that their store gave them.
-        self._loads: dict[int, _Job] = {}
-        self._writes: dict[int, _Job] = {}
+        self._loads: dict[int, Job] = {}
+        self._writes: dict[int, Job] = {}
         self._ended: list[JobResult] = []
         self._counts: dict[tuple[str, str], int] = {}
         self._moved = {"load": 0, "store": 0}
@@ -194,7 +189,7 @@ class LarderTier(SecondaryTierManager):
 
     def submit_load(self, job_metadata: TransferJob) -> None:
         """Starts filling rows. Always reported, by `get_finished_jobs`."""
-        job = _Job.of(job_metadata)
+        job = Job.of(job_metadata)
         stores = self._link.stores
         try:
             if stores is None:
@@ -214,7 +209,7 @@ class LarderTier(SecondaryTierManager):
 
     def submit_store(self, job_metadata: TransferJob) -> None:
         """Starts storing rows. Always reported; what the nodes have already is not sent again."""
-        job = _Job.of(job_metadata)
+        job = Job.of(job_metadata)
         job.depths = self._depths(job_metadata)
         stores = self._link.stores
         if stores is None:
@@ -357,19 +352,15 @@ class LarderTier(SecondaryTierManager):
             if job is not None:
                 self._stored(job, completion)
 
-    def _loaded(self, job: _Job, completion: larder.Completion) -> None:
+    def _loaded(self, job: Job, completion: larder.Completion) -> None:
         """A shorter object than a row leaves the row's end as it was, so it is a failure too."""
         took = time.monotonic() - job.since
-        ok = int(larder.Status.OK)
-        came, failed, gone = [], [], []
-        for key, status, size in zip(job.keys, completion.statuses, completion.sizes):
-            if status == ok and size == self._row_bytes:
-                came.append(key)
-            else:
-                failed.append(key)
-                if status in GONE:
-                    gone.append(key)
-        failed += job.keys[len(came) + len(failed) :]
+        came = job.keys
+        failed: list[OffloadKey] = []
+        gone: list[OffloadKey] = []
+        # No object is longer than its row, so the sum tells whether all have its length.
+        if not (completion.ok and completion.bytes == len(job.keys) * self._row_bytes):
+            came, failed, gone = sort_out(job, completion, self._row_bytes)
         self._count("load", "loaded", len(came))
         self._moved["load"] += len(came) * self._row_bytes
         if not self._seen_hit and came:
@@ -394,14 +385,14 @@ class LarderTier(SecondaryTierManager):
             "Larder: %d of %d chunks did not come and are recomputed (%s).",
             len(failed),
             len(job.keys),
-            completion.error or _names(completion.statuses),
+            completion.error or reasons(completion.statuses),
         )
         self._event(gone, removed=True)
         self._fail_load(job, failed, came, took)
 
     def _fail_load(
         self,
-        job: _Job,
+        job: Job,
         failed: list[OffloadKey],
         came: Sequence[OffloadKey] = (),
         took: float = 0.0,
@@ -419,7 +410,7 @@ class LarderTier(SecondaryTierManager):
             )
         )
 
-    def _stored(self, job: _Job, completion: larder.Completion) -> None:
+    def _stored(self, job: Job, completion: larder.Completion) -> None:
         """A key that another engine stored meanwhile counts as stored: same key, same bytes."""
         took = time.monotonic() - job.since
         new = sum(status == larder.Status.OK for status in completion.statuses)
@@ -435,7 +426,7 @@ class LarderTier(SecondaryTierManager):
                 "Larder: %d of %d chunks were not stored (%s).",
                 lost,
                 len(job.keys),
-                completion.error or _names(completion.statuses),
+                completion.error or reasons(completion.statuses),
             )
         # A node evicts what was stored first, so as stored it would lose the head of a chain before
         # its tail. Touching in the chain's order makes it the other way round.
@@ -466,24 +457,3 @@ class LarderTier(SecondaryTierManager):
         if number:
             labels = (op, outcome)
             self._counts[labels] = self._counts.get(labels, 0) + number
-
-
-@dataclasses.dataclass
-class _Job:
-    """A transfer in flight, as vLLM numbers it."""
-
-    job_id: int
-    keys: list[OffloadKey]
-    since: float
-    # Of a store: the keys' places in their chains.
-    depths: list[int] = dataclasses.field(default_factory=list)
-
-    @classmethod
-    def of(cls, job: TransferJob) -> _Job:
-        return cls(job.job_id, list(job.keys), time.monotonic())
-
-
-def _names(statuses: Iterable[int]) -> str:
-    """The statuses other than OK, each once."""
-    names = {larder.Status(status).name for status in statuses if status != larder.Status.OK}
-    return ", ".join(sorted(names)) or "too short"

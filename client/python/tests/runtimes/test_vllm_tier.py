@@ -212,6 +212,25 @@ def test_key_gone_between_lookup_and_load_fails_alone(node: Node) -> None:
     engine.close()
 
 
+def test_object_shorter_than_a_row_is_never_a_row(node: Node) -> None:
+    chunks = contents(3)
+    keys = list(chunks)
+    stored(node, chunks)
+    engine = Engine(node.endpoint)
+    context = engine.request(keys)
+    for key in keys:
+        engine.manager.lookup(key, context)
+    engine.step()
+    time.sleep(0.3)
+    engine.tier._link.stores.writes.put([keys[1]], [bytes(ROW_BYTES // 2)])
+    found = engine.lookup(keys, context)
+    assert [f is LookupResult.HIT for f in found] == [True, False, True]
+    engine.manager.on_request_finished(context)
+    # Nor is it found by whoever asks after that.
+    assert [value is None for value in engine.load(keys)] == [False, True, True]
+    engine.close()
+
+
 def test_node_killed_between_lookup_and_load_is_a_miss(node: Node) -> None:
     chunks = contents(6)
     keys = list(chunks)

@@ -76,8 +76,11 @@ class Proof:
             "PROOF_NODE_PID": str(node_pid),
             "PROOF_ENDPOINT": endpoint,
         }
+        # vLLM names files in /dev/shm after it; other engines have theirs there.
+        engine_id = f"proof-{directory.name}".replace(" ", "-")
+        if "kv" in job:
+            job = {**job, "kv": {**job["kv"], "engine_id": engine_id}}
         command = [sys.executable, str(HERE / "vllm_engine.py"), json.dumps(job)]
-        regions = set(glob.glob("/dev/shm/vllm_offload_*"))
         began = time.monotonic()
         with open(directory / "log", "w") as log:
             engine = subprocess.Popen(
@@ -93,7 +96,7 @@ class Proof:
                     os.killpg(engine.pid, signal.SIGKILL)
                 engine.wait()
                 # A killed engine leaves its rows in /dev/shm.
-                for path in set(glob.glob("/dev/shm/vllm_offload_*")) - regions:
+                for path in glob.glob(f"/dev/shm/vllm_offload_{engine_id}*"):
                     os.unlink(path)
         text = (directory / "log").read_text(errors="replace")
         answers = [line for line in text.splitlines() if line.startswith("ANSWER ")]

@@ -132,12 +132,13 @@ def eviction(
 ) -> None:
     """A node that has evicted half of them, and staging memory for two at a time."""
     with opened(node.endpoint, space) as store:
-        kept = identifiers[::2]
-        for number in range(200):
-            if store.match(identifiers).leading < len(identifiers) and number > 100:
-                break
+        kept, others = identifiers[::2], 0
+        while all(store.match(identifiers).hits) or others < 600:
             store.match(kept, touch=True)
-            store.put([f"other {number}"], [os.urandom(256 << 10)])
+            names = [f"other {others + i}" for i in range(20)]
+            # As long as an output: room for a longer object would be made of its neighbours.
+            store.put(names, [os.urandom(32 << 10)] * len(names))
+            others += len(names)
         there = sum(store.match(identifiers).hits)
     job = {**base, "ec": transfer_config(node.endpoint, staging_bytes=STAGING_BYTES_FEW)}
     full = proof.engine("full", {**job, "batches": [{"images": EVERYBODY}]})
