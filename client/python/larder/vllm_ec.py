@@ -271,7 +271,8 @@ class _Worker:
                 # Waits until the bytes have left the staging memory.
                 device = torch.device("cuda", current_platform.current_device())
                 encoder_cache[item.identifier] = staged.to(device)
-            elif current_platform.device_type == "cpu":
+            elif current_platform.device_type in ("cpu", ""):
+                # "" is what a vLLM built for GPUs says where there is none.
                 encoder_cache[item.identifier] = staged.clone()
             else:
                 encoder_cache[item.identifier] = staged.to(current_platform.device_type)
