@@ -171,6 +171,7 @@ class LarderTier(SecondaryTierManager):
         self._counts: dict[tuple[str, str], int] = {}
         self._moved = {"load": 0, "store": 0}
         self._seen_hit = False
+        self._connected_told: bool | None = None
 
     # What vLLM asks, in the order of a step.
 
@@ -302,8 +303,11 @@ class LarderTier(SecondaryTierManager):
             if number:
                 stats.increase_counter(BYTES, number, (op,))
                 self._moved[op] = 0
-        stats.set_gauge(CONNECTED, int(self._link.stores is not None))
-        return stats
+        connected = self._link.stores is not None
+        if connected != self._connected_told:
+            self._connected_told = connected
+            stats.set_gauge(CONNECTED, int(connected))
+        return None if stats.is_empty() else stats
 
     @classmethod
     def build_metric_definitions(
