@@ -116,7 +116,7 @@ class Client:
         partial = functools.partial
         if self._absent is None:
             self.event_fd = store.event_fd
-            self.drain_completions = partial(_drained, store)
+            self.drain_completions = store.drain_completions
         else:
             # LMCache asked for the descriptor once, so it has to stay the one it got.
             self._absent.forward(store)
@@ -169,24 +169,11 @@ class _Absent:
             ended, self._ended = self._ended, []
             if ended:
                 os.eventfd_read(self._ready)
-        return ended + _drained(self._store) if self._store else ended
+        return ended + self._store.drain_completions() if self._store else ended
 
     def close(self) -> None:
         self._poll.close()
         os.close(self._ready)
-
-
-def _drained(store: larder.Store) -> Drained:
-    """`drain_completions` of the store, but for what `ok` means of a lookup."""
-    return [
-        (
-            ended.job,
-            not ended.error if ended.op == "exists" else ended.ok,
-            ended.error,
-            [status == larder.Status.OK for status in ended.statuses],
-        )
-        for ended in store.drain()
-    ]
 
 
 NO_NODE = "larder: no node was reached yet"

@@ -1,6 +1,6 @@
 //! `larder.Completion`: what became of a job.
 
-use larder_client::number::OK;
+use larder_client::number::{EXISTS, OK};
 use larder_client::{Finished, KeyResult, Outcome};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -79,8 +79,12 @@ impl Completion {
     }
 
     pub(crate) fn into_taken(self) -> Taken {
-        let each: Vec<bool> = self.statuses.iter().map(|&status| status == OK).collect();
-        (self.job, each.iter().all(|&is_ok| is_ok), self.error, Some(each))
+        let is_set = self.op == Op::Set;
+        let is_good = |&status: &i32| status == OK || (is_set && status == EXISTS);
+        let each: Vec<bool> = self.statuses.iter().map(is_good).collect();
+        // Whoever asks what is there is not told that the answer failed because some of it is not.
+        let is_answered = self.op == Op::Exists && self.error.is_empty();
+        (self.job, is_answered || each.iter().all(|&is_good| is_good), self.error, Some(each))
     }
 }
 

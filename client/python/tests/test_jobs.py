@@ -29,12 +29,15 @@ def test_lmcache_finds_what_it_calls(store: larder.Store) -> None:
     assert store.drain_completions() == [(put, True, "", [True] * 3)]
     found = store.submit_batch_exists(keys)
     await_readable(descriptor)
-    assert store.drain_completions() == [(found, False, "", [True] * 3 + [False])]
+    assert store.drain_completions() == [(found, True, "", [True] * 3 + [False])]
     into = [memoryview(bytearray(1000)) for _ in range(4)]
     got = store.submit_batch_get(keys, into)
     await_readable(descriptor)
     assert store.drain_completions() == [(got, False, "", [True] * 3 + [False])]
     assert into[:3] == bodies
+    again = store.submit_batch_set(keys[:3], bodies, if_absent=True)
+    await_readable(descriptor)
+    assert store.drain_completions() == [(again, True, "", [True] * 3)]
     gone = store.submit_batch_delete(keys[:3])
     await_readable(descriptor)
     assert store.drain_completions() == [(gone, True, "", [True] * 3)]
