@@ -133,6 +133,9 @@ PY
 }
 
 failed=0
+finished=
+# Whatever ended it before its end was no claim that failed.
+trap '[ -n "$finished" ] || exit 2' EXIT
 # prove NAME SCRIPT ENVIRONMENT: one proof, whose table goes to standard output.
 prove() {
     wants "$1" || return 0
@@ -163,4 +166,5 @@ prove transformers transformers_proof.py transformers
 prove vllm-tier vllm_tier_proof.py vllm
 prove vllm-ec vllm_ec_proof.py vllm
 prove lmcache lmcache_proof.py vllm
+finished=1
 exit "$failed"
