@@ -20,7 +20,8 @@ TORCH=2.13.0
 TRANSFORMERS=5.19.0
 LMCACHE=0.5.6
 # As LMCache 0.5.6 needs on a CPU: its own list would bring CUDA packages.
-LMCACHE_NEEDS="sortedcontainers aiofile aiofiles nvtx redis httptools awscrt opentelemetry-exporter-prometheus"
+LMCACHE_NEEDS="sortedcontainers aiofile aiofiles nvtx redis httptools awscrt"
+LMCACHE_NEEDS="$LMCACHE_NEEDS opentelemetry-exporter-prometheus"
 
 here=$(cd "$(dirname "$0")" && pwd)
 package=$(cd "$here/../.." && pwd)
