@@ -130,7 +130,8 @@ def main() -> None:
             with open(os.environ["PROOF_FAULT_FILE"], "w") as file:
                 file.write(batch["fault"])
         if batch.get("command"):
-            extra["pid"] = subprocess.Popen(batch["command"], start_new_session=True).pid
+            # In this process's group, with which the driver ends it.
+            extra["pid"] = subprocess.Popen(batch["command"]).pid
         time.sleep(batch.get("pause_seconds", 0.3))
         if batch.get("wait_connected"):
             extra["connected"] = wait_connected(llm, batch["wait_connected"])
