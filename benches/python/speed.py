@@ -101,26 +101,13 @@ class Python:
         """A chain of 1,000 keys."""
         assert self.store.match(self.chain).leading == KEYS_OF_MATCH
 
-    def submit(self, rounds: int) -> list[float]:
-        """How long it takes to hand over a get of 128 objects."""
+    def submit(self, objects: int, rounds: int) -> list[float]:
+        """How long it takes to hand over a get of so many objects."""
         took = []
         for _ in range(rounds):
-            batch = self.batch()
+            batch = [part[:objects] for part in self.batch()]
             began = time.perf_counter()
             job = self.store.submit_get_ptrs(*batch)
-            took.append(time.perf_counter() - began)
-            done = self.store.wait(job, 10)
-            assert done is not None and done.ok
-        return took
-
-    def submit_one(self, rounds: int) -> list[float]:
-        """How long it takes to hand over a get of one object."""
-        took = []
-        for _ in range(rounds):
-            keys, ptrs, sizes = self.batch()
-            one = keys[:1], ptrs[:1], sizes[:1]
-            began = time.perf_counter()
-            job = self.store.submit_get_ptrs(*one)
             took.append(time.perf_counter() - began)
             done = self.store.wait(job, 10)
             assert done is not None and done.ok
@@ -153,8 +140,8 @@ def main(arguments: Sequence[str]) -> None:
                 add("rust_gb_s", rust_gb_s)
                 add("rust_cpu_us", rust_cpu_us)
                 add("match_us", statistics.median(seconds_of(python.match, args.seconds / 2)) * 1e6)
-                add("submit_128_us", statistics.median(python.submit(30)) * 1e6)
-                add("submit_1_us", statistics.median(python.submit_one(300)) * 1e6)
+                add("submit_128_us", statistics.median(python.submit(BATCH, 30)) * 1e6)
+                add("submit_1_us", statistics.median(python.submit(1, 300)) * 1e6)
         finally:
             node.terminate()
             node.wait()
