@@ -90,8 +90,8 @@ impl Store {
     }
 
     /// All completions so far, oldest first, each as ``(job, ok, error, bools)``: whether all went
-    /// well (of a lookup: whether it was answered), what concerned the job as a whole or ``""``, and
-    /// for each key whether it is there, read, stored (by whomever) or deleted. Never waits.
+    /// well (of a lookup: whether it was answered), what concerned the job as a whole or ``""``,
+    /// and for each key whether it is there, read, stored (by whomever) or deleted. Never waits.
     fn drain_completions(&self) -> PyResult<Vec<Taken>> {
         self.connection().check_process()?;
         Ok(self.desk.drain()?.into_iter().map(Completion::into_taken).collect())
