@@ -193,7 +193,16 @@ fn what_was_submitted_too_late_or_too_often_is_told_so() {
     for job in two {
         assert_eq!(taken(&jobs, job), Outcome::Remove(vec![Err(KeyError::DeadlineExceeded)]));
     }
+    // Answers that nobody takes are as many jobs.
+    for _ in 0..2 {
+        jobs.submit_remove(&namespace, vec![key(0)], soon).unwrap();
+    }
+    assert!(jobs.drain_all(LONG).unwrap());
+    assert_eq!(jobs.submit_remove(&namespace, vec![key(0)], soon).unwrap_err(), Error::Busy);
+    assert_eq!(jobs.drain().unwrap().len(), 2);
     jobs.submit_remove(&namespace, vec![key(0)], soon).unwrap();
+    let endless = Config { connect_timeout: Duration::MAX, ..Config::default() };
+    assert!(matches!(Client::connect(endless), Err(Error::InvalidArgument { .. })));
     let none = JobsConfig { threads: 0, ..JobsConfig::default() };
     assert!(matches!(Jobs::new(&client, &none), Err(Error::InvalidArgument { .. })));
 }
