@@ -26,6 +26,7 @@ pub mod replay;
 pub mod report;
 pub mod sides;
 pub mod small;
+pub mod standstill;
 pub mod stream;
 pub mod tally;
 pub mod trace;

@@ -11,6 +11,7 @@ use larder_benches::progress::{Progress, bar};
 use larder_benches::replay::{Counts, Replay, Rules};
 use larder_benches::report::{Output, Table, ratio};
 use larder_benches::sides::{SideFigures, Sides};
+use larder_benches::standstill::Standstill;
 use larder_benches::trace::{Request, bundled};
 use larder_benches::units::{parse_bytes, parse_object_bytes, show_bytes};
 use larder_protocol::stats::Stat;
@@ -76,10 +77,18 @@ impl Demo {
         let cpu_before_us = process::cpu_time_us(None)?;
         let started = Instant::now();
         let mut progress = Progress::new(started);
+        let watch = Standstill::watch(STILL, |still, threads| {
+            eprintln!("nothing has moved for {:.0} s; threads: {threads}", still.as_secs_f64());
+            if still >= STILL_MAX {
+                eprintln!("error: the demo stands still: given up");
+                std::process::exit(1);
+            }
+        })?;
         let mut done = 0;
         for request in &requests {
             replay.request(request)?;
             sides.read(&replay);
+            watch.step();
             done += 1;
             let now = Instant::now();
             if progress.is_due(now) {
@@ -178,6 +187,11 @@ impl Shown {
         table
     }
 }
+
+/// A request takes milliseconds; a call of it at most ten seconds.
+const STILL: Duration = Duration::from_secs(5);
+/// Far longer than a machine stops for.
+const STILL_MAX: Duration = Duration::from_secs(60);
 
 fn side_line(side: &SideFigures) -> String {
     format!(
