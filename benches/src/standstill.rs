@@ -21,7 +21,7 @@ pub struct Standstill {
 }
 
 impl Standstill {
-    /// Tells `say` how long the run has stood still, and what each thread did in that time, whenever
+    /// Tells `say` how long the run has stood still, and what each thread did meanwhile, whenever
     /// `every` has passed without a [`Standstill::step`].
     ///
     /// # Errors

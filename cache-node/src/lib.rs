@@ -5,6 +5,7 @@
 //! runs on.
 #![forbid(unsafe_code)]
 
+mod breath;
 pub mod config;
 pub mod control;
 mod core;
