@@ -6,6 +6,7 @@
 use std::io;
 use std::ops::Range;
 
+use crate::core::Core;
 use crate::tcp::Wire;
 
 /// The payload of one request: what came with its body, then what is still on the wire.
@@ -44,7 +45,7 @@ impl<'a> PayloadIn<'a> {
                 self.on_wire -= count as u64;
                 return Ok(count);
             }
-            self.stage().await?;
+            self.stage(None).await?;
         }
         let count = into.len().min(self.staged.len());
         into[..count].copy_from_slice(&self.wire.staging[self.staged.start..][..count]);
@@ -52,11 +53,33 @@ impl<'a> PayloadIn<'a> {
         Ok(count)
     }
 
+    /// Has the next `count` bytes in `into`, awake while they are likely to come soon: few bytes
+    /// that the peer makes while we do something else.
+    pub(crate) async fn read_all(
+        &mut self,
+        core: &Core,
+        into: &mut Vec<u8>,
+        count: usize,
+    ) -> io::Result<()> {
+        into.clear();
+        while into.len() < count {
+            if self.behind.is_empty() && self.staged.is_empty() {
+                self.stage(Some(core)).await?;
+            }
+            let most = count - into.len();
+            let start = into.len();
+            into.resize(start + most, 0);
+            let taken = self.read(&mut into[start..]).await?;
+            into.truncate(start + taken);
+        }
+        Ok(())
+    }
+
     /// Reads past the next `count` bytes.
     pub(crate) async fn skip(&mut self, mut count: u64) -> io::Result<()> {
         while count > 0 {
             if self.behind.is_empty() && self.staged.is_empty() {
-                self.stage().await?;
+                self.stage(None).await?;
                 // Nobody else is served while a long payload is thrown away at full speed.
                 self.wire.bytes += self.staged.len() as u64;
                 self.wire.breathe_if_spent().await;
@@ -73,12 +96,15 @@ impl<'a> PayloadIn<'a> {
         Ok(())
     }
 
-    /// Receives many small objects with one call, to be copied from there.
-    async fn stage(&mut self) -> io::Result<()> {
+    /// Receives many small objects with one call, to be copied from there; awake, if a core is told.
+    async fn stage(&mut self, awake: Option<&Core>) -> io::Result<()> {
         let mut staging = std::mem::take(&mut self.wire.staging);
         staging.resize(STAGING_BYTES, 0);
         let most = staging.len().min(usize::try_from(self.on_wire).unwrap_or(usize::MAX));
-        let received = self.wire.read(&mut staging[..most]).await;
+        let received = match awake {
+            Some(core) => self.wire.await_next(core, &mut staging[..most]).await,
+            None => self.wire.read(&mut staging[..most]).await,
+        };
         self.wire.staging = staging;
         let count = some(received?)?;
         self.wire.refuse_arrived()?;

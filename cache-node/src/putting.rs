@@ -72,9 +72,17 @@ async fn fill(
     arrived_us: u64,
 ) -> Result<Vec<Status>, Ending> {
     let mut statuses = Vec::with_capacity(job.put.items.len());
+    let mut sums = Vec::new();
     for item in job.put.items.iter() {
         let is_late = || core.is_late(&job.header, arrived_us);
+        // What is behind the body of this object's.
+        let payload_bytes = match item.payload {
+            _ if job.put.sums_follow => item.sums_bytes() as u64,
+            Payload::Inline => item.object_bytes.into(),
+            _ => 0,
+        };
         if !item.payload.is_inline() && is_late() {
+            payload.skip(payload_bytes).await?;
             statuses.push(Status::DeadlineExceeded);
             continue;
         }
@@ -97,13 +105,17 @@ async fn fill(
                     payload.wire.bytes += count as u64;
                     payload.wire.breathe_if_spent().await;
                 }
-                let late = is_late();
-                core.shard(|s| s.commit(job, &item, filling, late))
+                if job.put.sums_follow {
+                    payload.read_all(core, &mut sums, payload_bytes as usize).await?;
+                    let (item, late) = (item.with_sums(&sums), is_late());
+                    core.shard(|s| s.commit(job, &item, filling, late))
+                } else {
+                    let late = is_late();
+                    core.shard(|s| s.commit(job, &item, filling, late))
+                }
             }
             Err(status) => {
-                if item.payload.is_inline() {
-                    payload.skip(u64::from(item.object_bytes)).await?;
-                }
+                payload.skip(payload_bytes).await?;
                 status
             }
         };

@@ -185,7 +185,8 @@ impl Client {
         objects: &[PutObject<Pieces<'_>>],
         options: &PutOptions,
     ) -> Result<Vec<KeyResult<()>>, Error> {
-        let mut seals = Seals::default();
+        let shown = objects.iter().map(|object| object.bytes.as_slices().iter().copied());
+        let mut seals = self.shared.memories.seals_of(shown);
         let mut total = 0;
         for object in objects {
             let pieces = object.bytes.as_slices();
@@ -325,7 +326,11 @@ impl Client {
         let sources = sources.into_iter();
         let sources = sources.map(|source| PutSource::new(source, &self.shared.memories)).collect();
         let items = seals.items(objects);
-        let legs = self.legs(&call, namespace, |plan| plan.put(options.if_absent, &items, sources));
+        let legs = self.legs(&call, namespace, |plan| {
+            let mut legs = plan.put(options.if_absent, &items, sources);
+            legs.iter_mut().for_each(|leg| leg.sums = seals.sums());
+            legs
+        });
         Ok(Pending::new(call, legs, |_, outcome| match outcome {
             Outcome::Put(keys) => Ok(keys),
             other => unreachable!("puts have puts' outcomes: {other:?}"),

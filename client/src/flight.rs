@@ -36,6 +36,10 @@ pub(crate) enum Unsent {
 pub(crate) struct Outgoing<'a> {
     pub(crate) frame: &'a [u8],
     pub(crate) sources: &'a [PutSource],
+    /// What is there of the checksums that follow.
+    pub(crate) sums: &'a [u8],
+    /// Whether more of them are to be made before anything else can be written.
+    pub(crate) is_open: bool,
     /// Travels with its first byte.
     pub(crate) descriptor: Option<BorrowedFd<'a>>,
 }
@@ -54,9 +58,23 @@ pub(crate) enum What {
     Unshare,
 }
 
+impl<'a> Outgoing<'a> {
+    /// A frame with nothing behind it.
+    pub(crate) const fn alone(frame: &'a [u8]) -> Self {
+        Self { frame, sources: &[], sums: &[], is_open: false, descriptor: None }
+    }
+}
+
 impl Flight {
     pub(crate) const fn leg(&self) -> Option<&Leg> {
         match &self.what {
+            What::Leg(leg) => Some(leg),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn leg_mut(&mut self) -> Option<&mut Leg> {
+        match &mut self.what {
             What::Leg(leg) => Some(leg),
             _ => None,
         }
@@ -92,6 +110,7 @@ impl Flight {
             What::Share(offer) => Some(offer.descriptor()),
             _ => None,
         };
-        Outgoing { frame: self.frame(), sources, descriptor }
+        let (sums, is_open) = self.leg().map_or((&[][..], false), Leg::following);
+        Outgoing { frame: self.frame(), sources, sums, is_open, descriptor }
     }
 }

@@ -10,7 +10,6 @@ use crate::config::{GetOptions, PutOptions};
 use crate::error::{Error, KeyResult};
 use crate::namespace::Namespace;
 use crate::object::{Landed, OwnedPlace, Payload, PutObject};
-use crate::sealing::Seals;
 
 impl Client {
     /// As [`Client::get_into`], into memory that is given away.
@@ -83,7 +82,8 @@ impl Client {
         objects: Vec<PutObject<Payload>>,
         options: &PutOptions,
     ) -> Result<Pending<Vec<KeyResult<()>>>, Error> {
-        let mut seals = Seals::default();
+        let shown = objects.iter().map(|object| object.bytes.pieces());
+        let mut seals = self.shared.memories.seals_of(shown);
         for object in &objects {
             seals.add(namespace, object, object.bytes.pieces())?;
         }

@@ -71,7 +71,9 @@ impl Remote {
     }
 
     /// Has legs sent.
-    pub(crate) fn submit(&self, legs: Vec<Box<Leg>>) {
+    pub(crate) fn submit(&self, mut legs: Vec<Box<Leg>>) {
+        // The caller's thread is the one to make checksums on.
+        legs.iter_mut().for_each(|leg| leg.state_sums());
         if !legs.is_empty() {
             self.push(legs.into_iter().map(Job::Leg));
         }

@@ -17,6 +17,7 @@ use crate::namespace::Namespace;
 use crate::request::{GetHead, Plan};
 use crate::router::{Indices, Route, Routes};
 use crate::shared::PutSource;
+use crate::sums::Sums;
 
 /// What one shard is asked on behalf of a call.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub(crate) struct Leg {
     pub(crate) is_misplaced: bool,
     /// For puts: the objects' bytes.
     pub(crate) sources: Vec<PutSource>,
+    /// For puts: how far their checksums are.
+    pub(crate) sums: Sums,
     /// For gets into landings: one for each key.
     pub(crate) landings: Vec<Landing>,
     /// For gets.
@@ -97,6 +100,7 @@ impl Leg {
             // It asks one shard about itself, so there is nowhere else to go.
             return vec![self];
         };
+        self.state_sums();
         let open = self.open_positions();
         let base: Vec<u32> = open.iter().map(|&at| self.indices.at(at as usize) as u32).collect();
         let (frame, call) = (std::mem::take(&mut self.frame), Arc::clone(&self.call));

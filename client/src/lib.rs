@@ -53,6 +53,7 @@ mod session;
 mod session_tests;
 mod shared;
 mod stream;
+mod sums;
 mod sync;
 mod tcp;
 mod wire;

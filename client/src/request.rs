@@ -20,6 +20,7 @@ use crate::leg::Leg;
 use crate::namespace::Namespace;
 use crate::router::{Indices, Route, Routes, Split};
 use crate::shared::PutSource;
+use crate::sums::Sums;
 
 /// Where legs come from and whom they answer.
 pub(crate) struct Plan<'a> {
@@ -145,7 +146,7 @@ impl Plan<'_> {
         for (route, group) in self.spread(&keys, |routes, keys| routes.split(keys)) {
             for indices in cut(&group, BATCH_OBJECTS_MAX, bytes) {
                 let mut leg = self.leg(Opcode::Put, route, &indices);
-                Put::encode_head(if_absent, indices.len(), &mut leg.frame);
+                Put::encode_head(if_absent, false, indices.len(), &mut leg.frame);
                 for at in indices.iter() {
                     // Which form it takes is known when its connection is.
                     PutItem { payload: Form::Inline, ..items[at] }.encode(&mut leg.frame);
@@ -252,6 +253,7 @@ impl Leg {
             again: Vec::new(),
             is_misplaced: false,
             sources: Vec::new(),
+            sums: Sums::Stated,
             landings: Vec::new(),
             get: GetHead::default(),
             payload_bytes: 0,

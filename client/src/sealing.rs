@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use larder_protocol::checksum::{Crc64, Sealed, seal};
+use larder_protocol::checksum::{Crc64, Sealed, part_count, seal};
 use larder_protocol::limits::{TAGS_MAX, USER_META_BYTES_MAX};
 use larder_protocol::message::{Payload as Form, PutItem};
 use larder_protocol::wire::Write;
@@ -15,10 +15,13 @@ use crate::config::within;
 use crate::error::Error;
 use crate::namespace::Namespace;
 use crate::object::PutObject;
+use crate::sums::Sums;
 
 /// Tags and part checksums of a batch, encoded, each object's behind the one before.
 #[derive(Debug, Default)]
 pub(crate) struct Seals {
+    /// Whether there is only room for checksums, which are made later.
+    are_due: bool,
     bytes: Vec<u8>,
     objects: Vec<SealedObject>,
 }
@@ -32,6 +35,16 @@ struct SealedObject {
 }
 
 impl Seals {
+    /// With room for checksums that are made later.
+    pub(crate) fn due() -> Self {
+        Self { are_due: true, ..Self::default() }
+    }
+
+    /// How far a put of these objects is with them.
+    pub(crate) const fn sums(&self) -> Sums {
+        if self.are_due { Sums::Due } else { Sums::Stated }
+    }
+
     /// Adds the next object, whose bytes are `pieces`.
     ///
     /// # Errors
@@ -51,6 +64,18 @@ impl Seals {
         let tags_at = self.bytes.len();
         object.tags.iter().for_each(|&tag| self.bytes.u64(tag));
         let parts_at = self.bytes.len();
+        if self.are_due {
+            let parts = part_count(object_bytes, namespace.part_bytes()) as usize;
+            self.bytes.resize(parts_at + 8 * parts, 0);
+            let parts = parts_at..self.bytes.len();
+            self.objects.push(SealedObject {
+                object_bytes,
+                tags: tags_at..parts_at,
+                parts,
+                seal: 0,
+            });
+            return Ok(());
+        }
         checksum_parts(pieces, namespace.part_bytes(), &mut self.bytes);
         let what = Sealed {
             namespace_digest: namespace.digest(),
@@ -93,7 +118,11 @@ fn ttl_ms(ttl: Duration) -> u32 {
 }
 
 /// Appends the checksum of each part of `part_bytes` (0: one part) to `out`.
-fn checksum_parts<'p>(pieces: impl Iterator<Item = &'p [u8]>, part_bytes: u32, out: &mut Vec<u8>) {
+pub(crate) fn checksum_parts<'p>(
+    pieces: impl Iterator<Item = &'p [u8]>,
+    part_bytes: u32,
+    out: &mut Vec<u8>,
+) {
     let whole = if part_bytes == 0 { usize::MAX } else { part_bytes as usize };
     let (mut crc, mut left) = (Crc64::new(), whole);
     for mut piece in pieces {

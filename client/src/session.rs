@@ -38,6 +38,8 @@ pub(crate) struct Session {
     pub(crate) flights: AHashMap<u64, Flight>,
     flight_bytes: u64,
     pub(crate) unsent: VecDeque<Unsent>,
+    /// Requests in flight some of whose checksums are to be made.
+    pub(crate) summing: VecDeque<u64>,
     /// Requests that are written now and whose reply waited for that.
     pub(crate) answered_early: Vec<u64>,
     /// Bytes of the first unsent frame that are written already.
@@ -106,6 +108,7 @@ impl Session {
             flights: AHashMap::new(),
             flight_bytes: 0,
             unsent: VecDeque::new(),
+            summing: VecDeque::new(),
             answered_early: Vec::new(),
             head_written: 0,
             waiting: VecDeque::new(),
@@ -169,7 +172,7 @@ impl Session {
     pub(crate) fn gather<'a>(&'a self, out: &mut Vec<IoSlice<'a>>) {
         let mut skip = self.head_written;
         let mut bytes = 0;
-        for Outgoing { frame, sources, descriptor } in self.outgoing() {
+        for Outgoing { frame, sources, sums, is_open, descriptor } in self.outgoing() {
             if descriptor.is_some() && skip == 0 {
                 // It goes with one call of the kernel, whose first byte is its own.
                 if out.is_empty() {
@@ -199,7 +202,11 @@ impl Session {
                     return;
                 }
             }
-            if out.len() >= SLICES_MAX || bytes >= WRITE_BYTES_MAX {
+            if skip < sums.len() as u64 {
+                bytes += sums.len();
+                out.push(IoSlice::new(&sums[skip as usize..]));
+            }
+            if is_open || out.len() >= SLICES_MAX || bytes >= WRITE_BYTES_MAX {
                 return;
             }
             skip = 0;
@@ -347,6 +354,9 @@ impl Session {
         header.finish(leg.payload_bytes, 0, &mut leg.frame);
         let (opcode, bytes) = (leg.opcode, leg.bytes());
         self.flight_bytes += bytes;
+        if leg.following().1 {
+            self.summing.push_back(id);
+        }
         let what = What::Leg(leg);
         let flight = Flight { opcode, what, frame: Vec::new(), bytes, is_sent: false, early: None };
         self.flights.insert(id, flight);
@@ -383,7 +393,7 @@ impl Session {
     fn outgoing(&self) -> impl Iterator<Item = Outgoing<'_>> {
         self.unsent.iter().filter_map(|next| match next {
             Unsent::Flight(id) => self.flights.get(id).map(Flight::outgoing),
-            Unsent::Alone(frame) => Some(Outgoing { frame, sources: &[], descriptor: None }),
+            Unsent::Alone(frame) => Some(Outgoing::alone(frame)),
         })
     }
 

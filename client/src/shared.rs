@@ -25,6 +25,7 @@ use crate::leg::Leg;
 use crate::object::Payload;
 use crate::releases::Releases;
 use crate::session::Session;
+use crate::sums::Sums;
 
 /// Zeroed memory from which puts to nodes on this host are made without sending the bytes.
 ///
@@ -179,9 +180,19 @@ impl Memories {
         sharers.iter().filter_map(Weak::upgrade).for_each(|sharer| sharer.ring());
     }
 
+    /// Whether there are none, for a look without the lock.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether all of these bytes are in one of them.
+    pub(crate) fn have(&self, piece: &[u8]) -> bool {
+        self.find(piece).is_some()
+    }
+
     /// Where these bytes are, if all of them are in one of the memories.
     fn find(&self, piece: &[u8]) -> Option<SharedPlace> {
-        if self.count.load(Ordering::Relaxed) == 0 {
+        if self.is_empty() {
             return None;
         }
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
@@ -213,6 +224,11 @@ impl PutSource {
         let whole = Some(payload.piece_at(0)).filter(|piece| is_long && piece.len() as u64 == len);
         let place = whole.and_then(|piece| memories.find(piece));
         Self { payload, place, is_shared: false }
+    }
+
+    /// All of it, piece by piece.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        self.payload.pieces()
     }
 
     /// Bytes of it that travel in the frame.
@@ -271,22 +287,30 @@ impl Session {
     /// been encoded for another one before.
     pub(crate) fn choose_forms(&mut self, leg: &mut Leg, now: Instant) {
         if leg.sources.iter().all(|source| source.place.is_none()) {
+            leg.state_sums();
             return;
         }
         // A number may have been that of another. Not later: what is named below stays given.
         self.take_back_gone(now);
         let shares = self.inbound.regions.shares();
-        let mut differs = false;
+        let (mut differs, mut are_all_shared) = (false, true);
         for source in &mut leg.sources {
             let place = source.place_to_name(shares);
             if let Some(place) = place {
                 self.give(&place.memory, now);
             }
             let is_shared = place.is_some();
+            are_all_shared &= is_shared;
             differs |= std::mem::replace(&mut source.is_shared, is_shared) != is_shared;
         }
-        if differs {
-            leg.encode_forms();
+        match leg.sums {
+            Sums::Stated if differs => leg.encode_forms(None),
+            Sums::Stated => {}
+            _ if are_all_shared => {
+                leg.sums = Sums::Following { made: Vec::new(), objects: 0 };
+                leg.encode_forms(None);
+            }
+            _ => leg.state_sums(),
         }
     }
 
@@ -325,13 +349,21 @@ impl Session {
 }
 
 impl Leg {
-    /// Encodes a put anew, each object in the form that its source says.
-    fn encode_forms(&mut self) {
+    /// Encodes a put anew, each object in the form that its source says and with its checksums in
+    /// `made`, if any were made.
+    pub(crate) fn encode_forms(&mut self, mut made: Option<&[u8]>) {
         let request = Put::decode(self.body(), self.payload_bytes).expect("encoded by this client");
         let mut frame = Vec::with_capacity(self.frame.len() + FORM_BYTES * self.sources.len());
         Header::begin(&mut frame);
-        Put::encode_head(request.if_absent, request.items.len(), &mut frame);
-        for (item, source) in request.items.iter().zip(&self.sources) {
+        let follow = matches!(self.sums, Sums::Following { .. });
+        Put::encode_head(request.if_absent, follow, request.items.len(), &mut frame);
+        let mut payload_bytes = 0;
+        for (mut item, source) in request.items.iter().zip(&self.sources) {
+            if let Some(rest) = &mut made {
+                let (own, others) = rest.split_at(item.sums_bytes());
+                (item, *rest) = (item.with_sums(own), others);
+            }
+            payload_bytes += if follow { item.sums_bytes() as u64 } else { source.inline_bytes() };
             let named = source.place.as_ref().filter(|_| source.is_shared);
             let payload = named.map_or(Form::Inline, |place| Form::Shared {
                 region: place.memory.number,
@@ -339,7 +371,7 @@ impl Leg {
             });
             PutItem { payload, ..item }.encode(&mut frame);
         }
-        self.payload_bytes = self.sources.iter().map(PutSource::inline_bytes).sum();
+        self.payload_bytes = payload_bytes;
         self.frame = frame;
     }
 }

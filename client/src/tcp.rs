@@ -148,6 +148,10 @@ impl Conn {
             let mut slices = Vec::new();
             self.session.gather(&mut slices);
             if slices.is_empty() {
+                // The node copies meanwhile what these are of.
+                if self.session.sum_next() {
+                    continue;
+                }
                 return Ok(());
             }
             let offered: usize = slices.iter().map(|slice| slice.len()).sum();

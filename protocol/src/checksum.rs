@@ -140,11 +140,11 @@ pub fn decode_part(parts: &[u8], index: usize) -> Option<u64> {
     Some(u64::from_le_bytes(*bytes))
 }
 
-/// Checks bytes against the checksums of their parts as they land.
+/// Makes the checksums of an object's parts as its bytes land.
 ///
 /// Bytes must be shown in order. Cheap per call, so show them while they are still in the cache.
 #[derive(Debug)]
-pub struct PartVerifier {
+pub struct PartSums {
     /// Of a part that came in pieces. Most come whole and need none, and it is too large to be
     /// moved around with every object.
     digest: Option<Box<Crc64>>,
@@ -153,32 +153,23 @@ pub struct PartVerifier {
     part_bytes: u32,
     left_in_part: u32,
     left: u32,
-    index: usize,
     is_empty: bool,
-    good: bool,
 }
 
-impl PartVerifier {
-    /// For the bytes of parts `first` to the end of `bytes`, which start at a part's start.
-    pub fn new(bytes: u32, part_bytes: u32, first: usize) -> Self {
-        let left_in_part = if part_bytes == 0 { bytes } else { part_bytes.min(bytes) };
-        Self {
-            digest: None,
-            is_begun: false,
-            part_bytes,
-            left_in_part,
-            left: bytes,
-            index: first,
-            is_empty: bytes == 0,
-            good: true,
-        }
+impl PartSums {
+    /// For `bytes` bytes, which start at a part's start.
+    pub const fn new(bytes: u32, part_bytes: u32) -> Self {
+        let is_short = part_bytes == 0 || bytes < part_bytes;
+        let left_in_part = if is_short { bytes } else { part_bytes };
+        let is_empty = bytes == 0;
+        Self { digest: None, is_begun: false, part_bytes, left_in_part, left: bytes, is_empty }
     }
 
-    /// Takes the next bytes; `parts` is the encoded list of the whole object.
+    /// Takes the next bytes; `close` is told the checksum of each part that ends in them.
     ///
     /// # Panics
     /// If more bytes are shown than were announced.
-    pub fn update(&mut self, mut bytes: &[u8], parts: &[u8]) {
+    pub fn update(&mut self, mut bytes: &[u8], mut close: impl FnMut(u64)) {
         while !bytes.is_empty() {
             let now = bytes.len().min(self.left_in_part as usize);
             assert!(now > 0, "more bytes than announced");
@@ -188,36 +179,66 @@ impl PartVerifier {
             let is_end = now == self.left_in_part as usize;
             self.left_in_part -= now as u32;
             if is_end && !self.is_begun {
-                self.close_part(crc64(taken), parts);
+                close(crc64(taken));
+                self.begin_part();
                 continue;
             }
             let digest = self.digest.get_or_insert_default();
             digest.update(taken);
             self.is_begun = !is_end;
             if is_end {
-                let checksum = digest.finish();
-                self.close_part(checksum, parts);
+                close(digest.finish());
+                self.begin_part();
             }
         }
     }
 
-    /// Whether every part was shown in full and had its checksum.
-    pub fn finish(mut self, parts: &[u8]) -> bool {
-        if self.left > 0 {
-            return false;
-        }
+    /// Whether every byte was shown. Of an empty object `close` is told the one checksum.
+    pub fn finish(self, close: impl FnOnce(u64)) -> bool {
         if self.is_empty {
             // Its one part was never closed by a byte.
-            self.close_part(crc64(&[]), parts);
+            close(crc64(&[]));
         }
-        self.good
+        self.left == 0
     }
 
-    fn close_part(&mut self, checksum: u64, parts: &[u8]) {
-        self.good &= decode_part(parts, self.index) == Some(checksum);
-        self.index += 1;
+    fn begin_part(&mut self) {
         self.left_in_part =
             if self.part_bytes == 0 { self.left } else { self.part_bytes.min(self.left) };
+    }
+}
+
+/// Checks bytes against the checksums of their parts as they land, in order.
+#[derive(Debug)]
+pub struct PartVerifier {
+    sums: PartSums,
+    index: usize,
+    good: bool,
+}
+
+impl PartVerifier {
+    /// For the bytes of parts `first` to the end of `bytes`, which start at a part's start.
+    pub const fn new(bytes: u32, part_bytes: u32, first: usize) -> Self {
+        Self { sums: PartSums::new(bytes, part_bytes), index: first, good: true }
+    }
+
+    /// Takes the next bytes; `parts` is the encoded list of the whole object.
+    ///
+    /// # Panics
+    /// If more bytes are shown than were announced.
+    pub fn update(&mut self, bytes: &[u8], parts: &[u8]) {
+        let Self { sums, index, good } = self;
+        sums.update(bytes, |checksum| {
+            *good &= decode_part(parts, *index) == Some(checksum);
+            *index += 1;
+        });
+    }
+
+    /// Whether every part was shown in full and had its checksum.
+    pub fn finish(self, parts: &[u8]) -> bool {
+        let Self { sums, index, mut good } = self;
+        let is_whole = sums.finish(|checksum| good &= decode_part(parts, index) == Some(checksum));
+        is_whole && good
     }
 }
 

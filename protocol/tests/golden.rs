@@ -349,7 +349,7 @@ fn put_is_golden() {
     };
     let items = [full, plain, extreme];
     let written = encoded(|out| {
-        Put::encode_head(true, 3, out);
+        Put::encode_head(true, false, 3, out);
         items.iter().for_each(|item| item.encode(out));
     });
     assert_golden(&written, &golden);

@@ -4,11 +4,11 @@
 mod files;
 
 use files::{assert_golden, encoded, golden, key};
-use larder_protocol::Opcode;
 use larder_protocol::message::{
-    CAPABILITY_SHARED, Get, GetItem, HelloReply, LeasedPlace, Payload, Release, SharedRegion,
-    Sharing, SocketPath, Unshare,
+    CAPABILITY_SHARED, Get, GetItem, HelloReply, LeasedPlace, Payload, Put, PutItem, Release,
+    SharedRegion, Sharing, SocketPath, Unshare,
 };
+use larder_protocol::{DecodeError, Opcode};
 
 #[test]
 fn numbers_of_opcodes_are_golden() {
@@ -56,4 +56,80 @@ fn what_peers_on_one_host_say_is_golden() {
     assert_golden(&written, &golden);
     let read = Get::decode(&golden).unwrap();
     assert_eq!((read.touch, read.sharing), (true, Sharing::LeaseOrBusy));
+}
+
+#[test]
+fn put_whose_checksums_follow_is_golden() {
+    let golden = golden!("put_unsealed");
+    let plain = PutItem {
+        key: key(b"k2"),
+        object_bytes: 1,
+        payload: Payload::Shared { region: 0, offset: 64 },
+        depth: 0,
+        class_hint: 0,
+        cost_hint: 0,
+        ttl_ms: 0,
+        version: 0,
+        tags: b"",
+        user_meta: b"",
+        parts: &[0; 8],
+        seal: 0,
+    };
+    let first = PutItem {
+        key: key(b"k1"),
+        object_bytes: 10,
+        payload: Payload::Shared { region: 6, offset: 0x12_3456_789a },
+        depth: 0x0102,
+        version: 9,
+        parts: &[0; 24],
+        ..plain
+    };
+    let written = encoded(|out| {
+        Put::encode_head(false, true, 2, out);
+        [first, plain].iter().for_each(|item| item.encode(out));
+    });
+    assert_golden(&written, &golden);
+    for payload_bytes in [0, 10, 39, 41, 40 + 11] {
+        let error = DecodeError::PayloadLength { objects: 40, payload: payload_bytes };
+        assert_eq!(Put::decode(&golden, payload_bytes).err(), Some(error));
+    }
+    let put = Put::decode(&golden, 40).unwrap();
+    assert!(put.sums_follow && !put.if_absent);
+    // As payload: the checksum of each part of each object, and behind them its seal.
+    let payload: Vec<u8> = (0..40).collect();
+    let (one, two) = payload.split_at(28);
+    let sealed = [(one, 0x1b1a_1918), (two, 0x2726_2524)];
+    for (item, (sums, seal)) in put.items.iter().zip(sealed) {
+        assert_eq!(item.sums_bytes(), sums.len());
+        let item = item.with_sums(sums);
+        assert_eq!((item.parts, item.seal), (&sums[..sums.len() - 4], seal));
+    }
+}
+
+#[test]
+fn only_shared_objects_may_have_checksums_that_follow() {
+    let with = |payload: Payload<'_>| {
+        encoded(|out| {
+            Put::encode_head(true, true, 1, out);
+            PutItem {
+                key: key(b"k"),
+                object_bytes: 12,
+                payload,
+                depth: 0,
+                class_hint: 0,
+                cost_hint: 0,
+                ttl_ms: 0,
+                version: 0,
+                tags: b"",
+                user_meta: b"",
+                parts: &[0; 8],
+                seal: 0,
+            }
+            .encode(out);
+        })
+    };
+    let shared = with(Payload::Shared { region: 0, offset: 0 });
+    assert!(Put::decode(&shared, 12).is_ok_and(|put| put.if_absent && put.sums_follow));
+    let error = Put::decode(&with(Payload::Inline), 12).unwrap_err();
+    assert_eq!(error, DecodeError::Value { what: "form of an unsealed object", found: 0 });
 }

@@ -290,7 +290,7 @@ fn largest_batches_fit_a_body() {
     assert!(out.len() <= PUT_ITEM_BYTES_MAX, "{}", out.len());
 
     let mut out = Vec::new();
-    Put::encode_head(false, BATCH_OBJECTS_MAX, &mut out);
+    Put::encode_head(false, false, BATCH_OBJECTS_MAX, &mut out);
     (0..BATCH_OBJECTS_MAX).for_each(|_| item.encode(&mut out));
     assert!(out.len() <= BODY_BYTES_MAX as usize, "{}", out.len());
     assert_eq!(decoder("put")(&out), Ok(()));

@@ -207,9 +207,11 @@ fn puts() -> impl Strategy<Value = Body> {
     let hints = any::<(u16, u8, u32, u32)>();
     let tags = (0usize..=4).prop_flat_map(|count| vec(any::<u8>(), 8 * count));
     let items = vec((keys(), objects(), payloads(), hints, tags), 0..6);
-    (any::<bool>(), items).prop_map(|(if_absent, items)| {
+    (any::<bool>(), any::<bool>(), items).prop_map(|(if_absent, follow, items)| {
+        let is_shared = |payload| matches!(payload_of(payload), Payload::Shared { .. });
+        let follow = follow && items.iter().all(|(_, _, payload, ..)| is_shared(payload));
         written("put", |out| {
-            Put::encode_head(if_absent, items.len(), out);
+            Put::encode_head(if_absent, follow, items.len(), out);
             for (key, object, payload, hints, tags) in &items {
                 let (object_bytes, version, user_meta, parts, seal) = object;
                 let (depth, class_hint, cost_hint, ttl_ms) = *hints;

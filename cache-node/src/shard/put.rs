@@ -1,11 +1,14 @@
 //! `Put`, in steps: admit the request, then for each object reserve a slot, fill it, commit it.
 //!
 //! The index insert is the last step of all. Whatever ends a put before it, a broken connection
-//! included, drops a slot that nobody has ever seen.
+//! included, drops a slot that nobody has ever seen. What a reader would get wrong: of an object
+//! whose checksums follow nothing is known while it is copied, so the copy is what they are made
+//! of, and it counts only if the writer's are the same.
 
-use larder_protocol::checksum::{PartVerifier, Sealed, part_count, seal};
+use larder_protocol::checksum::{PartSums, PartVerifier, Sealed, part_count, seal};
 use larder_protocol::message::{Freshness, Put, PutItem, encode_statuses};
 use larder_protocol::stats::Stat;
+use larder_protocol::wire::Write;
 use larder_protocol::{Code, Generation, Header, Status};
 use larder_transport::MappedRegion;
 
@@ -28,9 +31,37 @@ pub(crate) struct PutJob<'a> {
 #[derive(Debug)]
 pub(crate) struct Filling {
     pending: Pending,
-    verifier: PartVerifier,
+    sums: Sums,
     object_bytes: u32,
     _held: Held,
+}
+
+/// What the bytes of an object are held against.
+#[derive(Debug)]
+enum Sums {
+    /// The checksums that its put has.
+    Stated(PartVerifier),
+    /// Those that follow: until then, what was made of the bytes, encoded.
+    Following(PartSums, Vec<u8>),
+}
+
+impl Sums {
+    fn update(&mut self, bytes: &[u8], parts: &[u8]) {
+        match self {
+            Self::Stated(verifier) => verifier.update(bytes, parts),
+            Self::Following(sums, made) => sums.update(bytes, |checksum| made.u64(checksum)),
+        }
+    }
+
+    /// Whether all bytes were shown and have these checksums.
+    fn finish(self, parts: &[u8]) -> bool {
+        match self {
+            Self::Stated(verifier) => verifier.finish(parts),
+            Self::Following(sums, mut made) => {
+                sums.finish(|checksum| made.u64(checksum)) && made == parts
+            }
+        }
+    }
 }
 
 impl Filling {
@@ -48,7 +79,7 @@ impl Filling {
     pub(crate) fn received(&mut self, count: usize, parts: &[u8]) {
         let start = self.pending.slot.filled() as usize;
         self.pending.slot.advance(count);
-        self.verifier.update(&self.pending.slot.filled_bytes()[start..], parts);
+        self.sums.update(&self.pending.slot.filled_bytes()[start..], parts);
     }
 
     /// Copies the next bytes, at most a MiB, from where a client shares them: the object begins at
@@ -58,9 +89,9 @@ impl Filling {
         let left = slot.len() - slot.filled();
         let pulled = self.object_bytes - left;
         let bytes = left.min(PULL_BYTES_MAX);
-        let verifier = &mut self.verifier;
+        let sums = &mut self.sums;
         let at = offset + u64::from(pulled);
-        from.fill(at, slot, bytes, |copied| verifier.update(copied, parts));
+        from.fill(at, slot, bytes, |copied| sums.update(copied, parts));
         bytes
     }
 }
@@ -104,20 +135,12 @@ impl Shard {
             return Err(Status::WrongShard);
         }
         let namespace = &self.store.namespaces()[job.namespace];
-        let (digest, part_bytes) = (namespace.digest(), namespace.part_bytes());
+        let part_bytes = namespace.part_bytes();
         if item.object_bytes > namespace.object_bytes_max() {
             return Err(Status::TooLarge);
         }
-        let what = Sealed {
-            namespace_digest: digest,
-            generation: job.generation,
-            key: item.key.as_bytes(),
-            version: item.version,
-            object_bytes: item.object_bytes,
-            user_meta: item.user_meta,
-        };
         let parts = part_count(item.object_bytes, part_bytes) as usize;
-        if item.parts.len() != 8 * parts || seal(&what, item.parts) != item.seal {
+        if item.parts.len() != 8 * parts || !(job.put.sums_follow || self.is_sealed(job, item)) {
             return Err(Status::Corrupt);
         }
         if let Some(status) = self.must_stay(job, item) {
@@ -129,12 +152,31 @@ impl Shard {
         }
         let spec = RecordSpec::of_put(item, job.namespace, job.generation, self.now_ms);
         let pending = self.store.reserve(&spec)?;
+        let sums = if job.put.sums_follow {
+            let made = Vec::with_capacity(item.parts.len());
+            Sums::Following(PartSums::new(item.object_bytes, part_bytes), made)
+        } else {
+            Sums::Stated(PartVerifier::new(item.object_bytes, part_bytes, 0))
+        };
         Ok(Filling {
             pending,
-            verifier: PartVerifier::new(item.object_bytes, part_bytes, 0),
+            sums,
             object_bytes: item.object_bytes,
             _held: self.filling.hold(bytes),
         })
+    }
+
+    /// Whether the seal binds what the put says of the object.
+    fn is_sealed(&self, job: &PutJob<'_>, item: &PutItem<'_>) -> bool {
+        let what = Sealed {
+            namespace_digest: self.store.namespaces()[job.namespace].digest(),
+            generation: job.generation,
+            key: item.key.as_bytes(),
+            version: item.version,
+            object_bytes: item.object_bytes,
+            user_meta: item.user_meta,
+        };
+        seal(&what, item.parts) == item.seal
     }
 
     /// Why what is there already must stay, if so: then nothing is evicted for what it refuses.
@@ -150,7 +192,7 @@ impl Shard {
         (resident.version() > item.version).then_some(Status::OlderVersion)
     }
 
-    /// Checks what arrived and makes it visible.
+    /// Checks what arrived and makes it visible; `item` has the checksums by now.
     pub(crate) fn commit(
         &mut self,
         job: &PutJob<'_>,
@@ -161,11 +203,17 @@ impl Shard {
         if late {
             return Status::DeadlineExceeded;
         }
-        if !filling.verifier.finish(item.parts) {
+        let Filling { mut pending, sums, .. } = filling;
+        let follow = job.put.sums_follow;
+        if !sums.finish(item.parts) || (follow && !self.is_sealed(job, item)) {
             self.count(Stat::Corrupt, 1);
             return Status::Corrupt;
         }
-        let Pending { slot, ticket } = filling.pending;
+        if follow {
+            let spec = RecordSpec::of_put(item, job.namespace, job.generation, self.now_ms);
+            self.store.rewrite(&mut pending, &spec);
+        }
+        let Pending { slot, ticket } = pending;
         let slot = slot.freeze().expect("the driver commits what is full");
         self.store.insert(ticket, slot, job.put.if_absent, self.now_ms)
     }

@@ -55,6 +55,19 @@ impl Store {
         Ok(Pending { slot, ticket: Ticket { namespace: record.namespace, era, hash } })
     }
 
+    /// Writes the record of a slot anew, once more is known of its object. It is as long as the one
+    /// before.
+    ///
+    /// # Panics
+    /// If it is not.
+    pub fn rewrite(&mut self, pending: &mut Pending, record: &RecordSpec<'_>) {
+        let slot_bytes = pending.slot.len();
+        assert_eq!(record.bytes() + record.object_bytes, slot_bytes, "a record of the same shape");
+        self.scratch.record.clear();
+        record.write_into(&mut self.scratch.record);
+        pending.slot.rewrite(&self.scratch.record);
+    }
+
     /// Drops the oldest objects until one more may be added, whether or not that frees memory.
     pub(super) fn stay_below_objects_max(&mut self) {
         while self.counts.objects >= self.config.objects_max {

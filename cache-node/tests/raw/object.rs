@@ -43,7 +43,18 @@ impl Object {
 
     /// Appends it as `PutItem::encode` would, but for what lies.
     pub(crate) fn encode(&self, meaning: &Meaning, out: &mut Vec<u8>) {
-        let object_bytes = self.object_bytes.unwrap_or(self.bytes.len() as u32);
+        let (parts, seal) = self.sums(meaning);
+        self.encode_with(&parts, seal, out);
+    }
+
+    /// Appends it as one whose checksums follow.
+    pub(crate) fn encode_unsealed(&self, meaning: &Meaning, out: &mut Vec<u8>) {
+        let (parts, _) = self.sums(meaning);
+        self.encode_with(&vec![0xee; parts.len()], 0xeeee_eeee, out);
+    }
+
+    /// Its part checksums, encoded, and its seal.
+    pub(crate) fn sums(&self, meaning: &Meaning) -> (Vec<u8>, u32) {
         let parts = self
             .parts
             .clone()
@@ -53,11 +64,20 @@ impl Object {
             generation: Generation(meaning.generation),
             key: &self.key[..self.key.len().min(64)],
             version: self.version,
-            object_bytes,
+            object_bytes: self.told_bytes(),
             user_meta: &self.user_meta[..self.user_meta.len().min(64)],
         };
+        let seal = self.seal.unwrap_or_else(|| seal(&sealed, &parts));
+        (parts, seal)
+    }
+
+    fn told_bytes(&self) -> u32 {
+        self.object_bytes.unwrap_or(self.bytes.len() as u32)
+    }
+
+    fn encode_with(&self, parts: &[u8], seal: u32, out: &mut Vec<u8>) {
         out.bytes_u8(&self.key);
-        out.u32(object_bytes);
+        out.u32(self.told_bytes());
         match self.shared {
             Some((region, offset)) => {
                 out.u8(1);
@@ -73,8 +93,8 @@ impl Object {
         out.u64(self.version);
         out.bytes_u8(&self.tags);
         out.bytes_u8(&self.user_meta);
-        out.bytes_u16(&parts);
-        out.u32(self.seal.unwrap_or_else(|| seal(&sealed, &parts)));
+        out.bytes_u16(parts);
+        out.u32(seal);
     }
 }
 

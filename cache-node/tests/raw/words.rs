@@ -68,7 +68,7 @@ impl Raw {
 
     pub(crate) fn put_body(&self, objects: &[Object], if_absent: bool) -> Vec<u8> {
         let mut body = Vec::new();
-        Put::encode_head(if_absent, objects.len(), &mut body);
+        Put::encode_head(if_absent, false, objects.len(), &mut body);
         objects.iter().for_each(|object| object.encode(&self.meaning, &mut body));
         body
     }

@@ -18,18 +18,19 @@ use crate::session::Broken;
 use crate::shared::{Memories, SharedMemory};
 
 /// A frame that the client wrote.
-struct Frame {
-    header: Header,
-    body: Vec<u8>,
-    payload: Vec<u8>,
+pub(super) struct Frame {
+    pub(super) header: Header,
+    pub(super) body: Vec<u8>,
+    pub(super) payload: Vec<u8>,
 }
 
-fn frames(written: &[u8]) -> Vec<Frame> {
+pub(super) fn frames(written: &[u8]) -> Vec<Frame> {
     let (mut frames, mut rest) = (Vec::new(), written);
     while let Some(head) = rest.first_chunk::<HEADER_BYTES>() {
         let header = Header::decode(head).unwrap();
         let (body, behind) = rest[HEADER_BYTES..].split_at(header.body_bytes as usize);
-        let (payload, behind) = behind.split_at(header.payload_bytes as usize);
+        // Checksums that follow come later.
+        let (payload, behind) = behind.split_at(behind.len().min(header.payload_bytes as usize));
         rest = behind;
         frames.push(Frame { header, body: body.to_vec(), payload: payload.to_vec() });
     }
@@ -37,12 +38,12 @@ fn frames(written: &[u8]) -> Vec<Frame> {
 }
 
 impl Talk {
-    fn frames(&mut self) -> Vec<Frame> {
+    pub(super) fn frames(&mut self) -> Vec<Frame> {
         let written = self.write(usize::MAX);
         frames(&written)
     }
 
-    fn say_stored(&mut self, asked: &Header, count: usize) {
+    pub(super) fn say_stored(&mut self, asked: &Header, count: usize) {
         let mut body = Vec::new();
         encode_statuses(vec![Status::Stored; count].into_iter(), &mut body);
         self.say(&asked.reply(Code::Ok), &body, b"");
@@ -50,12 +51,12 @@ impl Talk {
 }
 
 impl Frame {
-    fn opcodes(frames: &[Self]) -> Vec<u8> {
+    pub(super) fn opcodes(frames: &[Self]) -> Vec<u8> {
         frames.iter().map(|frame| frame.header.opcode).collect()
     }
 
     /// Where each object of a put is; `None` if its bytes are in the frame.
-    fn places(&self) -> Vec<Option<(u32, u64)>> {
+    pub(super) fn places(&self) -> Vec<Option<(u32, u64)>> {
         let put = Put::decode(&self.body, self.header.payload_bytes).unwrap();
         let places = put.items.iter().map(|item| match item.payload {
             Form::Shared { region, offset } => Some((region, offset)),
@@ -66,15 +67,15 @@ impl Frame {
 }
 
 /// Shared memory with this at `offset`.
-fn memory_with(offset: usize, bytes: &[u8], memories: &Arc<Memories>) -> Bytes {
+pub(super) fn memory_with(offset: usize, bytes: &[u8], memories: &Arc<Memories>) -> Bytes {
     let mut memory = SharedMemory::new(1 << 20, memories).unwrap();
     memory[offset..offset + bytes.len()].copy_from_slice(bytes);
     Bytes::from_owner(memory)
 }
 
-const SHARE: u8 = Opcode::Share as u8;
+pub(super) const SHARE: u8 = Opcode::Share as u8;
 const UNSHARE: u8 = Opcode::Unshare as u8;
-const PUT: u8 = Opcode::Put as u8;
+pub(super) const PUT: u8 = Opcode::Put as u8;
 
 #[test]
 fn memory_is_given_once_and_named_from_then_on() {

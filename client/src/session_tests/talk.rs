@@ -224,9 +224,28 @@ impl Talk {
         objects: Vec<(&[u8], Payload)>,
         memories: &Memories,
     ) -> Pending<Vec<KeyResult<()>>> {
+        self.put_sealed(objects, memories, Seals::default())
+    }
+
+    /// As [`Talk::put_all`], with checksums that are made later if they may be.
+    pub(super) fn put_unsealed(
+        &mut self,
+        objects: Vec<(&[u8], Payload)>,
+        memories: &Memories,
+    ) -> Pending<Vec<KeyResult<()>>> {
+        let seals = memories.seals_of(objects.iter().map(|(_, bytes)| bytes.pieces()));
+        self.put_sealed(objects, memories, seals)
+    }
+
+    fn put_sealed(
+        &mut self,
+        objects: Vec<(&[u8], Payload)>,
+        memories: &Memories,
+        mut seals: Seals,
+    ) -> Pending<Vec<KeyResult<()>>> {
         let unanswered = vec![Err(KeyError::DeadlineExceeded); objects.len()];
         let call = self.call(Outcome::Put(unanswered));
-        let (mut seals, mut sources, mut named) = (Seals::default(), Vec::new(), Vec::new());
+        let (mut sources, mut named) = (Vec::new(), Vec::new());
         for (key, bytes) in objects {
             let object: PutObject<()> = PutObject::new(Key::new(key).unwrap(), ());
             seals.add(&self.namespace, &object, bytes.pieces()).unwrap();
@@ -234,7 +253,11 @@ impl Talk {
             named.push(object);
         }
         let items = seals.items(&named);
-        self.submit(&call, |plan| plan.put(false, &items, sources));
+        self.submit(&call, |plan| {
+            let mut legs = plan.put(false, &items, sources);
+            legs.iter_mut().for_each(|leg| leg.sums = seals.sums());
+            legs
+        });
         Pending::new(call, Vec::new(), |_, outcome| match outcome {
             Outcome::Put(keys) => Ok(keys),
             other => panic!("{other:?}"),

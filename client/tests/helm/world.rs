@@ -97,6 +97,9 @@ impl Call {
 }
 
 impl Leg {
+    /// No bytes, no checksums.
+    pub(crate) const fn state_sums(&mut self) {}
+
     fn succeed(self) {
         self.call.end(Answer::Done);
     }

@@ -1,6 +1,8 @@
 //! `Put`: objects to store, each with what the shard needs to keep it well.
 //!
-//! Hints (class, depth, cost) change what is kept for how long, never what is answered.
+//! Hints (class, depth, cost) change what is kept for how long, never what is answered. What a
+//! reader would get wrong: bytes that a writer shares may be read before it has checksums of them.
+//! Then those are the payload, and until they are here nothing is stored.
 
 use super::{Batch, Item, Payload};
 use crate::key::Key;
@@ -14,6 +16,9 @@ use crate::wire::{DecodeError, Reader, Write, within};
 pub struct Put<'a> {
     /// Keeps what is there already instead of replacing it.
     pub if_absent: bool,
+    /// Part checksums and seal of each object are the payload, in the order of the items. All
+    /// objects are shared then; what an item has in these places only says how long they are.
+    pub sums_follow: bool,
     /// The objects.
     pub items: Batch<'a, PutItem<'a>>,
 }
@@ -49,8 +54,9 @@ pub struct PutItem<'a> {
 
 impl<'a> Put<'a> {
     /// Appends everything but the items, of which `count` follow by [`PutItem::encode`].
-    pub fn encode_head(if_absent: bool, count: usize, out: &mut Vec<u8>) {
-        out.u8(u8::from(if_absent));
+    pub fn encode_head(if_absent: bool, sums_follow: bool, count: usize, out: &mut Vec<u8>) {
+        let flags = [(if_absent, IF_ABSENT), (sums_follow, SUMS_FOLLOW)];
+        out.u8(flags.iter().map(|&(is_set, flag)| if is_set { flag } else { 0 }).sum());
         out.u32(count as u32);
     }
 
@@ -61,22 +67,51 @@ impl<'a> Put<'a> {
     pub fn decode(body: &'a [u8], payload_bytes: u64) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
         let flags = reader.u8("put flags")?;
-        if flags > 1 {
+        if flags & !(IF_ABSENT | SUMS_FOLLOW) != 0 {
             return Err(DecodeError::Reserved(u64::from(flags)));
         }
+        let sums_follow = flags & SUMS_FOLLOW != 0;
         let count = reader.count(BATCH_OBJECTS_MAX, "objects")?;
         let items: Batch<'a, PutItem<'a>> = Batch::read(&mut reader, count)?;
         reader.end()?;
-        let inline = items.iter().filter(|item| item.payload.is_inline());
-        let objects = inline.map(|item| u64::from(item.object_bytes)).sum();
+        let mut objects = 0;
+        for item in items.iter() {
+            if sums_follow && !matches!(item.payload, Payload::Shared { .. }) {
+                return Err(DecodeError::Value { what: "form of an unsealed object", found: 0 });
+            }
+            objects += match item.payload {
+                _ if sums_follow => item.sums_bytes() as u64,
+                Payload::Inline => u64::from(item.object_bytes),
+                _ => 0,
+            };
+        }
         if objects != payload_bytes {
             return Err(DecodeError::PayloadLength { objects, payload: payload_bytes });
         }
-        Ok(Self { if_absent: flags == 1, items })
+        Ok(Self { if_absent: flags & IF_ABSENT != 0, sums_follow, items })
     }
 }
 
-impl PutItem<'_> {
+impl<'a> PutItem<'a> {
+    /// What its part checksums and its seal take where they are payload, in bytes.
+    pub const fn sums_bytes(&self) -> usize {
+        self.parts.len() + SEAL_BYTES
+    }
+
+    /// The item with what came as payload.
+    ///
+    /// # Panics
+    /// If that is not [`PutItem::sums_bytes`] long.
+    pub fn with_sums<'b>(&self, sums: &'b [u8]) -> PutItem<'b>
+    where
+        'a: 'b,
+    {
+        assert_eq!(sums.len(), self.sums_bytes(), "as many as were announced");
+        let (parts, seal) = sums.split_at(self.parts.len());
+        let seal = seal.first_chunk().copied().map_or(0, u32::from_le_bytes);
+        PutItem { parts, seal, ..*self }
+    }
+
     /// Appends the item.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.key(&self.key);
@@ -122,3 +157,7 @@ impl<'a> Item<'a> for PutItem<'a> {
         Ok(item)
     }
 }
+
+const IF_ABSENT: u8 = 1;
+const SUMS_FOLLOW: u8 = 2;
+const SEAL_BYTES: usize = size_of::<u32>();

@@ -154,7 +154,7 @@ fn put(body: &[u8]) -> Result<(), DecodeError> {
     }?;
     assert!(put.items.len() <= BATCH_OBJECTS_MAX);
     same(body, |out| {
-        Put::encode_head(put.if_absent, put.items.len(), out);
+        Put::encode_head(put.if_absent, put.sums_follow, put.items.len(), out);
         for item in put.items.iter() {
             check_key(&item.key);
             check_object(item.object_bytes, item.user_meta, item.parts);

@@ -103,6 +103,20 @@ impl SlotMut {
         self.advance(bytes.len());
     }
 
+    /// Copies `bytes` over the first of those that were filled.
+    ///
+    /// # Panics
+    ///
+    /// If fewer were filled.
+    pub fn rewrite(&mut self, bytes: &[u8]) {
+        let filled = self.filled as usize;
+        let base = self.inner.at(self.offset_grains);
+        // SAFETY: the slot has `len >= filled` initialised bytes at this place, kept mapped by
+        // `inner`, and its only handle is borrowed mutably for as long as the slice lives.
+        let filled = unsafe { std::slice::from_raw_parts_mut(base, filled) };
+        filled[..bytes.len()].copy_from_slice(bytes);
+    }
+
     /// Makes the bytes readable, now that all of them were written.
     ///
     /// # Errors
