@@ -96,7 +96,7 @@ impl<'a> PayloadIn<'a> {
         Ok(())
     }
 
-    /// Receives many small objects with one call, to be copied from there; awake, if a core is told.
+    /// Receives many small objects with one call, to be copied from there; awake, if on a core.
     async fn stage(&mut self, awake: Option<&Core>) -> io::Result<()> {
         let mut staging = std::mem::take(&mut self.wire.staging);
         staging.resize(STAGING_BYTES, 0);
