@@ -89,7 +89,7 @@ class Denied(Error):
     """The node does not know us, or does not allow it."""
 
 class Busy(Error):
-    """More jobs are under way than a store takes. Try later."""
+    """The completions of 4096 jobs of a store were not taken. Take some, then submit again."""
 
 class OsError(Error):
     """The system refused a thread, a descriptor or memory."""

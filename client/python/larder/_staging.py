@@ -39,7 +39,7 @@ class Staging:
 
     def __init__(self, name: str, length: int, ranks: int) -> None:
         if not 0 < ranks <= RANKS_MAX:
-            raise ValueError(f"larder: {ranks} workers cannot share staged encoder outputs")
+            raise ValueError(f"larder: {ranks} workers, staged outputs are for 1 to {RANKS_MAX}")
         self.path = f"/dev/shm/{name}"
         self.length = length
         total = HEADER_BYTES + length

@@ -12,16 +12,19 @@ model and rank, not weights, dtype or layout, so those belong into `adapter_para
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import select
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import larder
-from larder.opening import Opening
+from larder._link import Link, PathChoice, Settings, Stores
 
 __all__ = ["Client"]
+
+logger = logging.getLogger(__name__)
 
 Drained = list[tuple[int, bool, str, "list[bool] | None"]]
 
@@ -63,7 +66,7 @@ class Client:
         layout: str = "",
         rank: str = "",
         extra: str = "",
-        path: Literal["auto", "tcp", "shm"] = "auto",
+        path: PathChoice = "auto",
         name: str = "lmcache",
         credential: str = "",
         threads: int = 1,
@@ -75,18 +78,13 @@ class Client:
         if not revision:
             raise larder.InvalidArgument("revision: which weights? LMCache's keys do not say")
         self._deadlines = (lookup_deadline, transfer_deadline)
-        seeds = endpoint.split(",") if isinstance(endpoint, str) else endpoint
-
-        def open_store() -> larder.Store:
-            client = larder.connect(
-                seeds,
-                path=path,
-                deadline=transfer_deadline,
-                connect_timeout=connect_timeout,
-                name=name,
-                credential=credential.encode(),
-            )
-            return client.namespace(
+        self._absent: _Absent | None = None
+        self._used = False
+        # Around the switch to the store, which the link's thread makes whenever there is one.
+        self._lock = threading.Lock()
+        self._link = Link(
+            Settings(endpoint, path, transfer_deadline, connect_timeout, credential, retry),
+            dict(
                 tenant=tenant,
                 model=model,
                 revision=revision,
@@ -95,20 +93,26 @@ class Client:
                 rank=rank,
                 extra=extra,
                 threads=threads,
-            )
-
-        self._absent: _Absent | None = None
-        self._opening = Opening(open_store, retry=retry, opened=self._use)
-        if self._opening.store is None:
-            self._wait_for_store()
-            self._opening.keep_trying()
+            ),
+            name=name,
+            logger=logger,
+            opened=self._opened,
+        )
+        with self._lock:
+            if not self._used:
+                self._wait_for_store()
 
     def close(self) -> None:
         """Closes the store and its connections. What is under way ends as a miss."""
-        self._opening.close()
+        self._link.close()
         absent, self._absent = self._absent, None
         if absent is not None:
             absent.close()
+
+    def _opened(self, stores: Stores) -> None:
+        with self._lock:
+            self._used = True
+            self._use(stores.reads)
 
     def _use(self, store: larder.Store) -> None:
         """From now on jobs go to the store."""

@@ -13,11 +13,12 @@ is taken only if it has every byte that the pool expects.
 
 from __future__ import annotations
 
-import hashlib
+import logging
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import larder
-from larder.opening import Opening
+from larder._limits import DEPTH_MAX, fit
+from larder._link import Link, Settings, Stores, number
 
 if TYPE_CHECKING:
     # SGLang has no types that a strict checker accepts.
@@ -30,6 +31,8 @@ else:
     from sglang.version import __version__ as sglang_version
 
 __all__ = ["LarderStorage"]
+
+logger = logging.getLogger(__name__)
 
 
 class LarderStorage(HiCacheStorage):
@@ -62,23 +65,29 @@ class LarderStorage(HiCacheStorage):
             raise larder.InvalidArgument("model_name: is empty")
         self._config = storage_config
         self._given = given
-        self._lookup = float(given.get("lookup_deadline", 0.25))
-        self._transfer = float(given.get("transfer_deadline", 5.0))
+        self._lookup = number(given, "lookup_deadline", 0.25)
+        self._transfer = number(given, "transfer_deadline", 5.0)
+        self._settings = Settings.of(given, self._transfer)
         self._pool: Any = None
-        self._opening: Opening | None = None
-        self._memories: list[larder.Memory] = []
+        self._link: Link | None = None
         self._page_bytes = 0
 
     def register_mem_pool_host(self, mem_pool_host: Any) -> None:
         """Takes the host pool: registers its memory and opens the namespace of its pages."""
-        if not _buffers(mem_pool_host):
+        buffers = _buffers(mem_pool_host)
+        if not buffers:
             raise larder.InvalidArgument("pool: has no memory of its own (hybrid models need v2)")
         self.mem_pool_host = self._pool = mem_pool_host
         one_page = torch.zeros(mem_pool_host.page_size, dtype=torch.int64)
         self._page_bytes = sum(mem_pool_host.get_page_buffer_meta(one_page)[1])
         self._space = _namespace(self._config, self._given, mem_pool_host)
-        self._opening = Opening(self._open, retry=float(self._given.get("retry", 1.0)))
-        self._opening.keep_trying()
+        self._link = Link(
+            self._settings,
+            self._space,
+            name="sglang",
+            logger=logger,
+            memory=[(buffer,) for buffer in buffers],
+        )
 
     def register_mem_host_pool_v2(self, host_pool: Any, host_pool_name: Any) -> None:
         """Refuses every pool but the KV pool, which `register_mem_pool_host` took already."""
@@ -125,27 +134,24 @@ class LarderStorage(HiCacheStorage):
         if not self._config.is_storage_writer:
             return [True] * len(keys)
         statuses = self._set(store, keys, host_indices, extra_info)
-        if larder.Status.STALE in statuses and self._opening is not None:
+        if larder.Status.STALE in statuses:
             store = store.client.namespace(**self._space)
-            self._opening.replace(store)
+            self._replace(store)
             statuses = self._set(store, keys, host_indices, extra_info)
         return [status in (larder.Status.OK, larder.Status.EXISTS) for status in statuses]
 
     def clear(self) -> None:
         """Lets nobody find a page of this namespace any more: a new generation, on every node."""
         store = self._store()
-        if store is not None and self._opening is not None:
-            self._opening.replace(store.bump())
+        if store is not None:
+            self._replace(store.bump())
 
     def close(self) -> None:
         """Waits for what touches the pool, then gives up memory, store and connections."""
         # From here on calls of other threads are misses, so nothing new touches the pool.
-        opening, self._opening = self._opening, None
-        if opening is not None:
-            memories, self._memories = self._memories, []
-            for memory in memories:
-                memory.unregister(timeout=self._transfer)
-            opening.close()
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
 
     def exists(self, key: str) -> bool:
         """Whether the page is there."""
@@ -159,22 +165,14 @@ class LarderStorage(HiCacheStorage):
 
     batch_get = set = batch_set = get
 
-    def _open(self) -> larder.Store:
-        seeds = self._given.get("endpoint")
-        client = larder.connect(
-            seeds.split(",") if isinstance(seeds, str) else seeds,
-            path=self._given.get("path", "auto"),
-            deadline=self._transfer,
-            connect_timeout=float(self._given.get("connect_timeout", 1.0)),
-            name="sglang",
-            credential=str(self._given.get("credential", "")).encode(),
-        )
-        store = client.namespace(**self._space)
-        self._memories = [client.register(buffer) for buffer in _buffers(self._pool)]
-        return store
-
     def _store(self) -> larder.Store | None:
-        return self._opening.store if self._opening is not None else None
+        stores = self._link.stores if self._link is not None else None
+        return stores.reads if stores is not None else None
+
+    def _replace(self, store: larder.Store) -> None:
+        """Another generation of the namespace, from now on."""
+        if self._link is not None:
+            self._link.replace(Stores(store, store))
 
     def _set(
         self, store: larder.Store, keys: list[str], host_indices: Any, extra_info: Any
@@ -238,22 +236,14 @@ def _namespace(config: Any, given: dict[str, Any], pool: Any) -> dict[str, Any]:
         # Latent attention has one KV for all tensor-parallel ranks, everything else a slice each.
         rank["tp"] = (config.tp_rank, config.tp_size)
     return {
-        "tenant": _field(given.get("tenant", "")),
-        "model": _field(config.model_name),
-        "revision": _field(given["revision"]),
-        "dtype": _field(dtype),
-        "layout": _field(layout),
+        "tenant": fit(str(given.get("tenant", ""))),
+        "model": fit(config.model_name),
+        "revision": fit(str(given["revision"])),
+        "dtype": fit(dtype),
+        "layout": fit(layout),
         "rank": " ".join(f"{name} {index}/{of}" for name, (index, of) in rank.items()),
-        "extra": _field(f"{given.get('extra', '')}{given.get('extra_backend_tag') or ''}"),
+        "extra": fit(f"{given.get('extra', '')}{given.get('extra_backend_tag') or ''}"),
     }
-
-
-def _field(text: Any) -> str:
-    """A field of a namespace: as it is, or hashed if it is longer than the protocol takes."""
-    encoded = str(text).encode()
-    if len(encoded) <= FIELD_BYTES_MAX:
-        return str(text)
-    return "sha256:" + hashlib.sha256(encoded).hexdigest()
 
 
 POOL_SHAPE = (
@@ -272,8 +262,4 @@ POOL_SHAPE = (
     "dsa_kv_cache_store_fp8",
 )
 """Attributes of host pools that decide which byte of a page means what."""
-FIELD_BYTES_MAX = 256
-"""Longest field of a namespace, in bytes."""
-DEPTH_MAX = (1 << 16) - 1
-"""Deepest place in a chain that the protocol can say."""
 ONLY_V1 = "larder stores pages by address only (interface_v1)"

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import larder
+from larder._limits import DEPTH_MAX, OBJECT_BYTES_MAX, fit
 
 if TYPE_CHECKING:
     # Neither has types that a strict checker accepts.
@@ -118,7 +119,7 @@ def namespace(
     geometry = Geometry.of_config(config, _dtype_name(dtype))
     return client.namespace(
         tenant=tenant,
-        model=_short(name or config.name_or_path),
+        model=fit(name or config.name_or_path),
         revision=revision,
         dtype=geometry.dtype,
         layout=f"transformers-v1 {'x'.join(map(str, geometry.run_shape))}",
@@ -272,13 +273,6 @@ def _dtype_name(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _short(name: str) -> str:
-    """A model's name as a field of a namespace, which takes 256 bytes."""
-    if len(name.encode()) <= NAME_BYTES_MAX:
-        return name
-    return "sha256:" + hashlib.sha256(name.encode()).hexdigest()
-
-
 def _leading(flags: Sequence[bool]) -> int:
     return sum(1 for _ in itertools.takewhile(bool, flags))
 
@@ -295,13 +289,7 @@ def _runs_at_once(geometry: Geometry) -> int:
 
 RUN_TOKENS = 128
 """Tokens of one object. A guess: a prompt loses half of it on average, and pays per object."""
-OBJECT_BYTES_MAX = 64 << 20
-"""Longest object of the protocol, in bytes."""
 CALL_BYTES_MAX = 64 << 20
 """Most bytes of one call, but for larger objects: so a deadline need not grow with the prompt."""
-DEPTH_MAX = (1 << 16) - 1
-"""Deepest place in a chain that the protocol can say."""
-NAME_BYTES_MAX = 256
-"""Longest field of a namespace, in bytes."""
 KEY_FORMAT = "larder transformers v1"
 """Changes with anything that the keys or the objects are made of."""

@@ -18,7 +18,7 @@ import os
 import queue
 import struct
 import threading
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from vllm.distributed.ec_transfer.ec_connector.base import (
@@ -29,7 +29,8 @@ from vllm.distributed.ec_transfer.ec_connector.base import (
 from vllm.logger import init_logger
 
 import larder
-from larder._link import Link, PathChoice, Settings
+from larder._limits import OBJECT_BYTES_MAX
+from larder._link import Link, Settings, number
 from larder._prefetch import Item, Prefetch, Wanted
 from larder._staging import HEADER_BYTES, Staging
 from larder.vllm_ec_stats import LarderECStats, build_prom_metrics
@@ -51,7 +52,6 @@ logger = init_logger("vllm.larder.encoder")
 STAGING_BYTES = 256 << 20
 # Of outputs that wait to be stored. Guessed: some hundred images; more are not stored.
 SAVE_BYTES_MAX = 256 << 20
-OBJECT_BYTES_MAX = 64 << 20
 
 
 @dataclasses.dataclass
@@ -76,7 +76,9 @@ class LarderEncoderCache(ECConnectorBase):
         staging_bytes: of /dev/shm for items on their way to workers, default 256 MiB.
 
     Raises:
-        ValueError: the configuration cannot work. Nodes that do not answer are not an error.
+        larder.InvalidArgument: the configuration cannot work, and no node would make it work.
+        larder.Denied: the nodes refuse the credential. Nodes that do not answer are not an error.
+        ValueError, OSError: the host cannot stage as much for as many workers.
     """
 
     def __init__(self, vllm_config: VllmConfig, role: ECConnectorRole) -> None:
@@ -85,13 +87,13 @@ class LarderEncoderCache(ECConnectorBase):
         assert transfer is not None
         extra: dict[str, Any] = dict(transfer.ec_connector_extra_config)
         if not extra.get("revision"):
-            raise ValueError("larder: revision must say which weights these are")
+            raise larder.InvalidArgument("revision: which weights? vLLM's keys do not say")
         parallel = vllm_config.parallel_config
         # Encoders run where embeddings go in: in the first stage of a pipeline.
         ranks = max(1, parallel.world_size // parallel.pipeline_parallel_size)
         engine = f"{vllm_config.instance_id}_{transfer.engine_id}"
         name = f"larder_ec_{engine}_{parallel.data_parallel_index}"
-        staging_bytes = int(extra.get("staging_bytes", STAGING_BYTES))
+        staging_bytes = int(number(extra, "staging_bytes", STAGING_BYTES))
         self._staging: Staging | None = None
         self._scheduler: _Scheduler | None = None
         self._worker: _Worker | None = None
@@ -196,8 +198,8 @@ class _Scheduler:
         self._staging = staging
         self._named = True
         self._reaches_all()
-        self.link = _link(config, extra, (staging.address, staging.length))
-        timeout = float(extra.get("fetch_timeout", 0.25))
+        self.link = _link(config, extra, [(staging.address, staging.length)])
+        timeout = number(extra, "fetch_timeout", 0.25)
         self.prefetch = Prefetch(self.link, staging, shape_of, timeout, logger)
 
     def ensure(self, request: Request, computed: int) -> bool:
@@ -242,9 +244,9 @@ class _Worker:
     ) -> None:
         self._staging = staging
         self._rank = rank
-        self._timeout = float(extra.get("store_timeout", 2.0))
+        self._timeout = number(extra, "store_timeout", 2.0)
         self._ttl = extra.get("ttl")
-        self._link = _link(config, extra, None) if stores else None
+        self._link = _link(config, extra, []) if stores else None
         self._waiting: queue.SimpleQueue[_Output | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiting_bytes = 0
@@ -374,14 +376,9 @@ def shape_of(meta: bytes, length: int) -> tuple[tuple[int, int], str] | None:
 MAGIC = b"LEC1"
 
 
-def _link(config: VllmConfig, extra: dict[str, Any], memory: tuple[int, int] | None) -> Link:
+def _link(config: VllmConfig, extra: dict[str, Any], memory: list[tuple[int, int]]) -> Link:
     return Link(
-        Settings(
-            endpoint=extra.get("endpoint"),
-            path=cast(PathChoice, extra.get("path", "auto")),
-            connect_timeout=float(extra.get("connect_timeout", 1.0)),
-            credential=str(extra.get("credential", "")).encode(),
-        ),
+        Settings.of(extra, deadline=Settings.deadline),
         encoder_namespace(config, extra),
         name=f"vllm-ec-{os.getpid()}",
         logger=logger,

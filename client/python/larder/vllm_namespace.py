@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import vllm
 
-from larder._link import fit
+from larder._limits import fit
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

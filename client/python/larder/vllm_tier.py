@@ -40,7 +40,8 @@ from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager, Tra
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
 import larder
-from larder._link import Link, PathChoice, Settings, Stores, fit
+from larder._limits import DEPTH_MAX, OBJECT_BYTES_MAX, fit
+from larder._link import Link, PathChoice, Settings, Stores
 from larder.vllm_jobs import STORED, Job, reasons, sort_out
 from larder.vllm_lookups import Lookups
 from larder.vllm_namespace import tier_namespace
@@ -51,9 +52,6 @@ if TYPE_CHECKING:
 
 # Under vLLM's logger, or nobody would see what is logged.
 logger = init_logger("vllm.larder.tier")
-
-# Of the protocol: what one object may hold.
-OBJECT_BYTES_MAX = 64 << 20
 
 KEYS = "vllm:larder_tier_keys"
 BYTES = "vllm:larder_tier_bytes"
@@ -86,7 +84,8 @@ class LarderTier(SecondaryTierManager):
         credential: what the nodes ask for, if anything (UTF-8).
 
     Raises:
-        ValueError: the configuration cannot work. Nodes that do not answer are not an error.
+        larder.InvalidArgument: the configuration cannot work, and no node would make it work.
+        larder.Denied: the nodes refuse the credential. Nodes that do not answer are not an error.
     """
 
     medium: ClassVar[Medium] = Medium.CPU
@@ -117,14 +116,14 @@ class LarderTier(SecondaryTierManager):
     ) -> None:
         super().__init__(offloading_spec, primary_kv_view, tier_type, backpressure_detector)
         if not revision:
-            raise ValueError("larder: revision must say which weights these are")
+            raise larder.InvalidArgument("revision: which weights? vLLM's keys do not say")
         if on_reset not in ("leave", "keep"):
-            raise ValueError(f"larder: on_reset is leave or keep, not {on_reset!r}")
+            raise larder.InvalidArgument(f"on_reset: is leave or keep, not {on_reset!r}")
         row_bytes = self._block_size_bytes
         if row_bytes > OBJECT_BYTES_MAX:
-            raise ValueError(
-                f"larder: a chunk of {row_bytes} bytes is more than an object may hold "
-                f"({OBJECT_BYTES_MAX}); lower blocks_per_chunk"
+            raise larder.InvalidArgument(
+                f"blocks_per_chunk: a chunk of {row_bytes} bytes is more than an object may hold "
+                f"({OBJECT_BYTES_MAX})"
             )
         self.locality = Locality(locality)
         self._row_bytes = row_bytes
@@ -156,12 +155,13 @@ class LarderTier(SecondaryTierManager):
                 path=path,
                 deadline=max(lookup_timeout, load_timeout),
                 connect_timeout=connect_timeout,
-                credential=credential.encode(),
+                credential=credential,
             ),
             self._namespace,
             name=f"vllm-tier-{os.getpid()}",
             logger=logger,
-            memory=(self._address, primary_kv_view.nbytes),
+            memory=[(self._address, primary_kv_view.nbytes)],
+            apart=True,
         )
         self._lookups = Lookups(tier_type, self._link, row_bytes, lookup_timeout)
         # Jobs by the number that their store gave them.
@@ -260,12 +260,9 @@ class LarderTier(SecondaryTierManager):
         Bounded by the jobs' timeouts: transfers are not cut short.
         """
         stores = self._link.stores
-        if stores is None:
-            return
-        for store in stores.both():
-            while not store.drain_all(timeout=5.0):
-                logger.warning("Larder waits for jobs that are still in flight.")
-        self._collect(stores)
+        if stores is not None:
+            _await_jobs(stores)
+            self._collect(stores)
         if self._on_reset == "leave":
             own = fit(f"{self._namespace['extra']};since={os.urandom(16).hex()}")
             before = self._link.reopen({**self._namespace, "extra": own})
@@ -279,6 +276,9 @@ class LarderTier(SecondaryTierManager):
     def shutdown(self) -> None:
         """Waits for what is in flight, then lets go of the rows and the nodes."""
         self._lookups.shutdown()
+        stores = self._link.stores
+        if stores is not None:
+            _await_jobs(stores)
         self._link.close()
 
     # What vLLM publishes.
@@ -342,7 +342,7 @@ class LarderTier(SecondaryTierManager):
         for key in job.keys:
             end = job.req_context.get_offload_key_position(key)
             tokens = self._chunk_tokens[get_offload_group_idx(key)]
-            depths.append(max(0, end // tokens - 1) if end else 0)
+            depths.append(min(max(0, end // tokens - 1), DEPTH_MAX) if end else 0)
         return depths
 
     def _collect(self, stores: Stores) -> None:
@@ -461,3 +461,10 @@ class LarderTier(SecondaryTierManager):
         if number:
             labels = (op, outcome)
             self._counts[labels] = self._counts.get(labels, 0) + number
+
+
+def _await_jobs(stores: Stores) -> None:
+    """Waits until no job is in flight. Each ends at its deadline at the latest."""
+    for store in stores.each():
+        while not store.drain_all(timeout=5.0):
+            logger.warning("Larder waits for jobs that are still in flight.")

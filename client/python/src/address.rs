@@ -55,8 +55,7 @@ impl Store {
         self.put_given(ptrs.py(), &keys, loan, options)
     }
 
-    /// As ``batch_get_into``, without waiting. Answers the job. Raises Busy if 4096 jobs are under
-    /// way.
+    /// As ``batch_get_into``, without waiting. Answers the job. Raises Busy.
     #[pyo3(signature = (keys, ptrs, sizes, *, timeout = None))]
     fn submit_get_ptrs(
         &self,
@@ -70,8 +69,7 @@ impl Store {
         self.submit_get_given(&keys, loan, timeout)
     }
 
-    /// As ``batch_put_from``, without waiting. Answers the job. Raises Busy if 4096 jobs are under
-    /// way.
+    /// As ``batch_put_from``, without waiting. Answers the job. Raises Busy.
     #[pyo3(
         signature = (keys, ptrs, sizes, **options),
         text_signature = "($self, keys, ptrs, sizes, *, timeout=None, if_absent=False, metas=None, \

@@ -25,7 +25,12 @@ create_exception!(
 );
 create_exception!(larder, Unavailable, Error, "No node answered when a client or store was made.");
 create_exception!(larder, Denied, Error, "The node does not know us, or does not allow it.");
-create_exception!(larder, Busy, Error, "More jobs are under way than a store takes. Try later.");
+create_exception!(
+    larder,
+    Busy,
+    Error,
+    "The completions of 4096 jobs of a store were not taken. Take some, then submit again."
+);
 create_exception!(larder, OsError, Error, "The system refused a thread, a descriptor or memory.");
 
 /// The exception for an error of a call as a whole.

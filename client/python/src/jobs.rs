@@ -27,8 +27,8 @@ impl Store {
 
     /// As ``get_into``, without waiting. Answers the job.
     ///
-    /// The buffers are kept until the completion is taken; leave them alone until then. Raises Busy
-    /// if 4096 jobs are under way.
+    /// The buffers are kept until the completion is taken; leave them alone until then. Raises
+    /// Busy.
     #[pyo3(signature = (keys, buffers, *, timeout = None))]
     fn submit_batch_get(
         &self,
@@ -44,7 +44,7 @@ impl Store {
     /// As ``put``, without waiting. Answers the job.
     ///
     /// The buffers are kept until the completion is taken; do not write them until then. Raises
-    /// Busy if 4096 jobs are under way.
+    /// Busy.
     #[pyo3(
         signature = (keys, buffers, **options),
         text_signature = "($self, keys, buffers, *, timeout=None, if_absent=False, metas=None, \
@@ -62,8 +62,7 @@ impl Store {
         self.submit_put_given(&keys, loan, options)
     }
 
-    /// Asks which keys are there, without waiting. Answers the job. Raises Busy if 4096 jobs are
-    /// under way.
+    /// Asks which keys are there, without waiting. Answers the job. Raises Busy.
     #[pyo3(signature = (keys, *, timeout = None))]
     fn submit_batch_exists(
         &self,
@@ -76,7 +75,7 @@ impl Store {
         self.desk.submit(&client, record, |jobs| jobs.submit_match(namespace, keys, &options))
     }
 
-    /// As ``remove``, without waiting. Answers the job. Raises Busy if 4096 jobs are under way.
+    /// As ``remove``, without waiting. Answers the job. Raises Busy.
     #[pyo3(signature = (keys, *, timeout = None))]
     fn submit_batch_delete(
         &self,

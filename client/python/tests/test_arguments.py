@@ -132,7 +132,7 @@ def test_connecting_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_seeds_are_tried_in_order(node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    seeds = ["127.0.0.1:1", f"unix:{node.uds}"]
+    seeds = ["127.0.0.1:1", f"unix:{node.socket}"]
     monkeypatch.setenv("LARDER_NODES", ",".join(seeds))
     for client in (larder.connect(seeds, spin="off", name="n"), larder.connect(None, spin=1e-5)):
         assert not client.closed

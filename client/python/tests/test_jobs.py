@@ -120,7 +120,7 @@ def test_buffers_are_kept_until_the_completion_is_taken(store: larder.Store) -> 
 
 
 def test_cancelled_jobs_complete_and_give_their_memory_back(own_node: Any) -> None:
-    with larder.connect(own_node.address, path="tcp", deadline=30.0) as client:
+    with larder.connect(own_node.endpoint, path="tcp", deadline=30.0) as client:
         store = client.namespace(model="cancelled")
         store.put(["a"], [b"x" * 100])
         own_node.pause()
@@ -174,7 +174,7 @@ def test_many_threads_submit_and_one_takes(store: larder.Store) -> None:
 
 
 def test_no_more_jobs_are_taken_than_can_be_kept(own_node: Any) -> None:
-    with larder.connect(own_node.address, path="tcp", deadline=60.0) as client:
+    with larder.connect(own_node.endpoint, path="tcp", deadline=60.0) as client:
         store = client.namespace(model="busy")
         own_node.pause()
         try:
@@ -187,7 +187,7 @@ def test_no_more_jobs_are_taken_than_can_be_kept(own_node: Any) -> None:
 
 
 def test_a_store_that_is_forgotten_ends_its_jobs(own_node: Any) -> None:
-    with larder.connect(own_node.address, path="tcp", deadline=30.0) as client:
+    with larder.connect(own_node.endpoint, path="tcp", deadline=30.0) as client:
         store = client.namespace(model="forgotten")
         into = bytearray(100)
         own_node.pause()

@@ -7,37 +7,26 @@ do. Skipped without LMCache: see examples/lmcache/README.md for an install that 
 from __future__ import annotations
 
 import os
-import pathlib
 import select
-import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-pytest.importorskip("larder")
 torch = pytest.importorskip("torch")
 os.environ.setdefault("LMCACHE_TRACK_USAGE", "false")
 l2_adapters = pytest.importorskip("lmcache.v1.distributed.l2_adapters")
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "runtimes"))
 
-from lmcache.v1.distributed.api import ObjectKey  # noqa: E402
-from lmcache.v1.distributed.l2_adapters.config import get_l2_adapter_config_class  # noqa: E402
-from lmcache.v1.memory_management import MemoryObjMetadata, TensorMemoryObj  # noqa: E402
-from node_process import Node  # noqa: E402
+from lmcache.v1.distributed.api import ObjectKey
+from lmcache.v1.distributed.l2_adapters.config import get_l2_adapter_config_class
+from lmcache.v1.memory_management import MemoryObjMetadata, TensorMemoryObj
+from node_process import Node
 
-import larder.lmcache  # noqa: E402
+import larder.lmcache
 
 BYTES = 40_000
 """Of an object's contents; its slot has ALIGNED."""
 ALIGNED = 40_960
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
-    with Node() as running:
-        yield running
 
 
 def adapter(endpoint: str, **params: Any) -> Any:

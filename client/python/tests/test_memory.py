@@ -103,7 +103,7 @@ def test_memory_is_kept_until_it_is_unregistered(tcp_client: larder.Client) -> N
 
 
 def test_unregistering_waits_for_what_is_in_flight(own_node: Any) -> None:
-    with larder.connect(own_node.address, path="tcp", deadline=30.0) as client:
+    with larder.connect(own_node.endpoint, path="tcp", deadline=30.0) as client:
         store = client.namespace(model="flight")
         region = bytearray(100)
         memory = client.register(region)

@@ -96,7 +96,7 @@ def test_a_forked_child_may_drop_everything_and_connect_again(
     node: Any, in_child: Callable[[Callable[[], bool]], bool]
 ) -> None:
     held: list[Any] = []
-    client = larder.connect(f"unix:{node.uds}", path="shm", deadline=5.0)
+    client = larder.connect(f"unix:{node.socket}", path="shm", deadline=5.0)
     store = client.namespace(model="fork")
     store.put(["a"], [b"x" * 100_000])
     held += [client, store, client.register(bytearray(10)), client.shared_memory(4096)]
@@ -106,7 +106,7 @@ def test_a_forked_child_may_drop_everything_and_connect_again(
 
     def drops_and_connects() -> bool:
         held.clear()
-        with larder.connect(node.address, path="tcp", deadline=5.0) as own:
+        with larder.connect(node.endpoint, path="tcp", deadline=5.0) as own:
             return own.namespace(model="fork").get_one("a") == b"x" * 100_000
 
     assert in_child(drops_and_connects)
@@ -130,7 +130,7 @@ def test_a_forked_child_may_drop_everything_and_connect_again(
     ],
 )
 def test_other_threads_go_on_while_one_waits(own_node: Any, wait: Callable[..., Any]) -> None:
-    with larder.connect(own_node.address, path="tcp", deadline=30.0) as client:
+    with larder.connect(own_node.endpoint, path="tcp", deadline=30.0) as client:
         store = client.namespace(model="waits")
         memory = client.register(bytearray(10))
         own_node.pause()
@@ -148,7 +148,7 @@ def test_other_threads_go_on_while_one_waits(own_node: Any, wait: Callable[..., 
 
 
 def test_a_node_that_is_silent_or_gone_is_a_status(own_node: Any) -> None:
-    with larder.connect(own_node.address, path="tcp", deadline=0.1) as client:
+    with larder.connect(own_node.endpoint, path="tcp", deadline=0.1) as client:
         store = client.namespace(model="gone")
         store.put(["a"], [b"1"])
         own_node.pause()
@@ -162,7 +162,7 @@ def test_a_node_that_is_silent_or_gone_is_a_status(own_node: Any) -> None:
             assert time.monotonic() - began < 3
         finally:
             own_node.resume()
-        own_node.stop()
+        own_node.kill()
         into = bytearray(1)
         with pytest.raises(larder.Unavailable):
             client.namespace(model="gone too")
@@ -195,7 +195,7 @@ threading.Thread(target=store.get, args=(["a"],), daemon=True).start()
 
 @pytest.mark.parametrize("path", ["tcp", "shm"])
 def test_a_program_that_closes_nothing_ends(own_node: Any, path: str) -> None:
-    seed = own_node.address if path == "tcp" else f"unix:{own_node.uds}"
+    seed = own_node.endpoint if path == "tcp" else f"unix:{own_node.socket}"
     command = [sys.executable, "-X", "faulthandler", "-c", CHECK_EXIT, seed, path]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as program:
@@ -240,13 +240,13 @@ assert store.get_one("a") == b"x" * 100_000 and leases[0].verify()
 
 @pytest.mark.parametrize("path", ["tcp", "shm"])
 def test_forked_children_end_as_any_process_does(node: Any, path: str) -> None:
-    seed = node.address if path == "tcp" else f"unix:{node.uds}"
+    seed = node.endpoint if path == "tcp" else f"unix:{node.socket}"
     command = [sys.executable, "-W", "ignore", "-c", CHECK_FORK_EXIT, seed, path]
     subprocess.run(command, check=True, timeout=60)
 
 
 def test_closing_while_others_call_raises_closed(node: Any) -> None:
-    ways: Any = [("tcp", node.address), ("shm", f"unix:{node.uds}")]
+    ways: Any = [("tcp", node.endpoint), ("shm", f"unix:{node.socket}")]
     for path, seed in ways:
         client = larder.connect(seed, path=path, deadline=5.0)
         store = client.namespace(model="closing")
@@ -282,7 +282,7 @@ def test_closing_while_others_call_raises_closed(node: Any) -> None:
 def test_ctrl_c_ends_a_wait(own_node: Any) -> None:
     import signal
 
-    with larder.connect(own_node.address, path="tcp", deadline=30.0) as client:
+    with larder.connect(own_node.endpoint, path="tcp", deadline=30.0) as client:
         store = client.namespace(model="interrupt")
         own_node.pause()
         try:
@@ -319,7 +319,7 @@ def test_closing_a_client_ends_its_threads(node: Any) -> None:
             time.sleep(0.001)
 
     began = threads()
-    client = larder.connect(node.address, path="tcp")
+    client = larder.connect(node.endpoint, path="tcp")
     store = client.namespace(model="threads", threads=2)
     await_threads(began + 1)
     store.event_fd()

@@ -7,38 +7,30 @@ that needs none.
 
 from __future__ import annotations
 
-import pathlib
 import queue
-import sys
-from collections.abc import Iterator
+import time
 from typing import Any
 
 import pytest
 
-larder = pytest.importorskip("larder")
 torch = pytest.importorskip("torch")
 hicache = pytest.importorskip("sglang.srt.mem_cache.hicache_storage")
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "runtimes"))
 
-from node_process import Node  # noqa: E402
-from sglang.srt.managers.cache_controller import (  # noqa: E402
+from node_process import Node
+from sglang.srt.managers.cache_controller import (
     HiCacheController,
     PrefetchOperation,
     StorageOperation,
 )
-from sglang.srt.mem_cache import device_pool_info as info  # noqa: E402
-from sglang.srt.mem_cache.pool_host.mha import MHATokenToKVPoolHost  # noqa: E402
-from sglang.srt.mem_cache.pool_host.mla import MLATokenToKVPoolHost  # noqa: E402
-from sglang.srt.mem_cache.storage.backend_factory import StorageBackendFactory  # noqa: E402
+from sglang.srt.mem_cache import device_pool_info as info
+from sglang.srt.mem_cache.pool_host.mha import MHATokenToKVPoolHost
+from sglang.srt.mem_cache.pool_host.mla import MLATokenToKVPoolHost
+from sglang.srt.mem_cache.storage.backend_factory import StorageBackendFactory
+
+import larder
 
 LAYERS, HEADS, WIDTH, PAGE, TOKENS = 3, 2, 8, 4, 2048
 LAYOUTS = ["page_first", "page_first_direct", "layer_first", "page_head"]
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
-    with Node() as running:
-        yield running
 
 
 def mha_pool(layout: str = "page_first", dtype: Any = None, layers: int = LAYERS) -> Any:
@@ -336,8 +328,6 @@ def hashes_pages() -> bool:
 
 
 def eventually(check: Any, seconds: float = 10.0) -> bool:
-    import time
-
     end = time.monotonic() + seconds
     while not check():
         if time.monotonic() > end:

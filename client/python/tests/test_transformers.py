@@ -5,23 +5,19 @@ What needs fresh processes, and the negative control, is in runtimes/transformer
 
 from __future__ import annotations
 
-import pathlib
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-pytest.importorskip("larder")
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "runtimes"))
 
-from node_process import Node  # noqa: E402
+from node_process import Node
 
-import larder  # noqa: E402
-import larder.transformers as prefixes  # noqa: E402
+import larder
+import larder.transformers as prefixes
 
 LAYERS, HEADS, WIDTH = 2, 2, 16
 SHAPE = dict(
@@ -34,12 +30,6 @@ SHAPE = dict(
     head_dim=WIDTH,
     initializer_range=0.1,
 )
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
-    with Node() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from node_process import Node
+from node_process import Node, free_port
 from vllm_driver import HERE, Answer, Objects, Proof
 
 PROMPTS = [0, 1, 2]
@@ -190,13 +190,6 @@ def prove_zeros(proof: Proof, node: Node, keys: list[str], want: Any) -> None:
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def main() -> int:

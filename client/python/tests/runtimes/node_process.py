@@ -1,6 +1,7 @@
 """A real `larder-node` for tests and proofs, on a port of this host that was free just now.
 
-`kill` is SIGKILL and can be followed by `start`: the same address, and nothing in memory any more.
+What a reader would get wrong: `kill` is SIGKILL and can be followed by `start`: the same address,
+and nothing in memory any more.
 """
 
 from __future__ import annotations
@@ -8,25 +9,28 @@ from __future__ import annotations
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
+import time
 from types import TracebackType
 
-__all__ = ["Node", "node_binary"]
+__all__ = ["Node", "free_port"]
 
 
 class Node:
-    """Runs from construction to `close`, or to the end of a `with`."""
+    """One shard; runs from construction to `close`, or to the end of a `with`."""
 
     def __init__(self, memory: str = "256MiB", *flags: str) -> None:
-        self._directory = pathlib.Path(tempfile.mkdtemp(prefix="larder-"))
-        port = _free_port()
+        # Short, whatever TMPDIR is: paths of Unix sockets are.
+        self._directory = pathlib.Path(tempfile.mkdtemp(prefix="larder-", dir="/tmp"))
+        port = free_port()
         self.endpoint = f"127.0.0.1:{port}"
         self.socket = self._directory / "node.sock"
-        self._command = [str(node_binary()), "--listen", self.endpoint, "--memory", memory]
-        self._command += ["--shards", "1", "--admin", "off", "--pin-cores", "off"]
-        self._command += ["--uds", str(self.socket), *flags]
+        self.command = [str(node_binary()), "--listen", self.endpoint, "--memory", memory]
+        self.command += ["--shards", "1", "--admin", "off", "--pin-cores", "off"]
+        self.command += ["--uds", str(self.socket), *flags]
         self._process: subprocess.Popen[str] | None = None
         self.start()
 
@@ -34,7 +38,7 @@ class Node:
         """Returns when it serves."""
         with open(self._directory / "node.log", "a") as log:
             self._process = subprocess.Popen(
-                self._command, stdout=subprocess.PIPE, stderr=log, text=True
+                self.command, stdout=subprocess.PIPE, stderr=log, text=True
             )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -48,6 +52,17 @@ class Node:
         if process is not None:
             process.kill()
             process.communicate()
+
+    def pause(self) -> None:
+        """Has it stand still: when this returns, no thread of it runs."""
+        os.kill(self.pid, signal.SIGSTOP)
+        for state in pathlib.Path(f"/proc/{self.pid}/task").glob("*/stat"):
+            while state.read_text().rpartition(")")[2].split()[0] not in "tT":
+                time.sleep(0.001)
+
+    def resume(self) -> None:
+        """Lets it go on."""
+        os.kill(self.pid, signal.SIGCONT)
 
     @property
     def pid(self) -> int:
@@ -87,7 +102,8 @@ def node_binary() -> pathlib.Path:
     return pathlib.Path(found)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that was free when this returned."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

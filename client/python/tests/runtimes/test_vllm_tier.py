@@ -44,6 +44,7 @@ from vllm.v1.kv_offload.tiering.manager import (
     TieringOffloadingManager,
 )
 
+import larder
 from larder.vllm_tier import LarderTier
 
 ROWS = 32
@@ -354,14 +355,16 @@ def test_row_longer_than_an_object_is_refused() -> None:
         nbytes = view.nbytes
 
     spec = types.SimpleNamespace(config=config(), replicated_layout=False)
-    with pytest.raises(ValueError, match="blocks_per_chunk"):
+    with pytest.raises(larder.InvalidArgument, match="blocks_per_chunk"):
         LarderTier(spec, Long(), "LarderTier", revision="1")
 
 
 def test_what_cannot_work_is_said_at_start(node: Node) -> None:
-    with pytest.raises(ValueError, match="revision"):
+    with pytest.raises(larder.InvalidArgument, match="revision"):
         Engine(node.endpoint, revision="")
-    with pytest.raises(ValueError, match="on_reset"):
+    with pytest.raises(larder.InvalidArgument, match="on_reset"):
         Engine(node.endpoint, on_reset="bump")
+    with pytest.raises(larder.InvalidArgument, match="path"):
+        Engine(node.endpoint, path="rdma")
     with pytest.raises(TypeError):
         Engine(node.endpoint, no_such_option=1)

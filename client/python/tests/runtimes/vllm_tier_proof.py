@@ -168,7 +168,7 @@ def unreachable(proof: Proof, model: str, want: list[Any]) -> None:
             "kv": transfer_config(endpoint),
             "batches": [
                 {"prompts": [0]},
-                {"prompts": [1], "command": node._command, "wait_connected": 30},
+                {"prompts": [1], "command": node.command, "wait_connected": 30},
             ],
         }
         alone = proof.engine("unreachable", job)
