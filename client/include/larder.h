@@ -159,7 +159,7 @@ int64_t larder_remove(larder_store *store, const larder_key *keys, size_t count,
 
 /* -- Jobs: submit, go on, take the answer later ------------------------------------------------ */
 
-/* The number of the job, above 0, or below 0: LARDER_BUSY while the answers of 4,096 were not taken.
+/* The number of the job, above 0, or below 0: LARDER_BUSY while 4,096 answers were not taken yet.
  * The arrays may be reused at once; what they point to as memory of objects may not. */
 int64_t larder_submit_get(larder_store *store, const larder_object *objects, size_t count,
                           uint32_t timeout_ms);

@@ -19,11 +19,6 @@ import larder
 
 PathChoice = Literal["auto", "tcp", "shm"]
 
-# Keys that wait to be touched. More are forgotten: touching is advice.
-TOUCHES_MAX = 65_536
-# Keys of one touch. Far below what one message may carry.
-TOUCH_BATCH_MAX = 4_096
-
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -265,3 +260,9 @@ def number(options: Mapping[str, Any], name: str, default: float) -> float:
         return float(given)
     except (TypeError, ValueError):
         raise larder.InvalidArgument(f"{name}: {given!r} is not a number") from None
+
+
+# Keys that wait to be touched. More are forgotten: touching is advice.
+TOUCHES_MAX = 65_536
+# Keys of one touch. Far below what one message may carry.
+TOUCH_BATCH_MAX = 4_096

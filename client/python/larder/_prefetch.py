@@ -20,12 +20,6 @@ import larder
 from larder._link import Link
 from larder._staging import Room, Staging
 
-# How long "not there" is believed before the nodes are asked again. Guessed: longer than a request
-# takes from being asked about to its encoder, shorter than anybody would notice.
-ABSENT_SECONDS = 5.0
-# Items that are waited for at the same time. More are not prefetched.
-FETCHES_MAX = 1024
-
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
@@ -154,7 +148,7 @@ class Prefetch:
             return self._load, items
 
     def take_counts(self) -> dict[str, int]:
-        """Counts since the last call: loaded, loaded_bytes, staged, absent, failed."""
+        """Counts since the last call: loaded, loaded_bytes, staged, absent."""
         with self._lock:
             counts, self._counts = dict(self._counts), collections.Counter()
         return counts
@@ -256,3 +250,10 @@ class Prefetch:
         with self._lock:
             for item in items:
                 self._room.give(item.offset, item.length)
+
+
+# How long "not there" is believed before the nodes are asked again. Guessed: longer than a request
+# takes from being asked about to its encoder, shorter than anybody would notice.
+ABSENT_SECONDS = 5.0
+# Items that are waited for at the same time. More are not prefetched.
+FETCHES_MAX = 1024

@@ -17,12 +17,6 @@ import os
 
 import numpy as np
 
-# One slot of 8 bytes per worker.
-HEADER_BYTES = 4096
-RANKS_MAX = HEADER_BYTES // 8
-# Of items, so that any dtype may be read in place.
-ALIGN_BYTES = 64
-
 
 class Staging:
     """The mapping, and who has got how far.
@@ -118,3 +112,10 @@ class Room:
 def aligned(length: int) -> int:
     """`length` rounded up to what items take, never 0."""
     return max(ALIGN_BYTES, -(-length // ALIGN_BYTES) * ALIGN_BYTES)
+
+
+# One slot of 8 bytes per worker.
+HEADER_BYTES = 4096
+RANKS_MAX = HEADER_BYTES // 8
+# Of items, so that any dtype may be read in place.
+ALIGN_BYTES = 64

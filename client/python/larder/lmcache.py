@@ -180,4 +180,5 @@ class _Absent:
         os.close(self._ready)
 
 
+# What LMCache logs of a job that ended at once.
 NO_NODE = "larder: no node was reached yet"

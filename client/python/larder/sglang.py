@@ -246,6 +246,8 @@ def _namespace(config: Any, given: dict[str, Any], pool: Any) -> dict[str, Any]:
     }
 
 
+# Attributes of host pools that decide which byte of a page means what.
+# Attributes of host pools that decide which byte of a page means what.
 POOL_SHAPE = (
     "layout",
     "page_size",
@@ -261,5 +263,4 @@ POOL_SHAPE = (
     "head_group_num",
     "dsa_kv_cache_store_fp8",
 )
-"""Attributes of host pools that decide which byte of a page means what."""
 ONLY_V1 = "larder stores pages by address only (interface_v1)"

@@ -287,9 +287,9 @@ def _runs_at_once(geometry: Geometry) -> int:
     return max(1, CALL_BYTES_MAX // (geometry.run_tokens * geometry.token_bytes))
 
 
+# Tokens of one object. A guess: a prompt loses half of it on average, and pays per object.
 RUN_TOKENS = 128
-"""Tokens of one object. A guess: a prompt loses half of it on average, and pays per object."""
+# Most bytes of one call, but for larger objects: so a deadline need not grow with the prompt.
 CALL_BYTES_MAX = 64 << 20
-"""Most bytes of one call, but for larger objects: so a deadline need not grow with the prompt."""
+# Changes with anything that the keys or the objects are made of.
 KEY_FORMAT = "larder transformers v1"
-"""Changes with anything that the keys or the objects are made of."""

@@ -33,7 +33,7 @@ from larder._limits import OBJECT_BYTES_MAX
 from larder._link import Link, Settings, number
 from larder._prefetch import Item, Prefetch, Wanted
 from larder._staging import HEADER_BYTES, Staging
-from larder.vllm_ec_stats import LarderECStats, build_prom_metrics
+from larder.vllm_ec_stats import LarderECPromMetrics, LarderECStats
 from larder.vllm_namespace import encoder_namespace
 
 if TYPE_CHECKING:
@@ -48,10 +48,6 @@ if TYPE_CHECKING:
     from vllm.v1.request import Request
 
 logger = init_logger("vllm.larder.encoder")
-
-STAGING_BYTES = 256 << 20
-# Of outputs that wait to be stored. Guessed: some hundred images; more are not stored.
-SAVE_BYTES_MAX = 256 << 20
 
 
 @dataclasses.dataclass
@@ -173,8 +169,8 @@ class LarderEncoderCache(ECConnectorBase):
         labelnames: list[str],
         per_engine_labelvalues: dict[int, list[object]],
     ) -> ECConnectorPromMetrics | None:
-        """Counters of items by outcome, and of bytes."""
-        return build_prom_metrics(vllm_config, metric_types, labelnames, per_engine_labelvalues)
+        """Counters of items by outcome, and of bytes, registered once for each process."""
+        return LarderECPromMetrics(vllm_config, metric_types, labelnames, per_engine_labelvalues)
 
     def shutdown(self) -> None:
         """Waits for what is in flight and lets go of memory and nodes. Idempotent."""
@@ -372,10 +368,6 @@ def shape_of(meta: bytes, length: int) -> tuple[tuple[int, int], str] | None:
     return (rows, width), name
 
 
-# Of the metadata's format.
-MAGIC = b"LEC1"
-
-
 def _link(config: VllmConfig, extra: dict[str, Any], memory: list[tuple[int, int]]) -> Link:
     return Link(
         Settings.of(extra, deadline=Settings.deadline),
@@ -384,3 +376,11 @@ def _link(config: VllmConfig, extra: dict[str, Any], memory: list[tuple[int, int
         logger=logger,
         memory=memory,
     )
+
+
+# Of /dev/shm, if nothing else is configured. Guessed: some hundred images.
+STAGING_BYTES = 256 << 20
+# Of outputs that wait to be stored. Guessed likewise; more are not stored.
+SAVE_BYTES_MAX = 256 << 20
+# Of the metadata's format.
+MAGIC = b"LEC1"

@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.distributed.ec_transfer.ec_connector.metrics import PromMetric, PromMetricT
 
-ITEMS = "vllm:larder_encoder_items"
-BYTES = "vllm:larder_encoder_bytes"
-# Items by what became of them.
-OUTCOMES = ("staged", "absent", "loaded")
-
 
 class LarderECStats(ECConnectorStats):
     """Counts by name, added up."""
@@ -82,11 +77,7 @@ class LarderECPromMetrics(ECConnectorPromMetrics):
             self._bytes.labels(*labels).inc(number)
 
 
-def build_prom_metrics(
-    vllm_config: VllmConfig,
-    metric_types: dict[type[PromMetric], type[PromMetricT]],
-    labelnames: list[str],
-    per_engine_labelvalues: dict[int, list[object]],
-) -> ECConnectorPromMetrics:
-    """The counters, registered once for each process."""
-    return LarderECPromMetrics(vllm_config, metric_types, labelnames, per_engine_labelvalues)
+ITEMS = "vllm:larder_encoder_items"
+BYTES = "vllm:larder_encoder_bytes"
+# Items by what became of them.
+OUTCOMES = ("staged", "absent", "loaded")

@@ -20,12 +20,6 @@ if TYPE_CHECKING:
     from vllm.v1.kv_offload.base import OffloadKey
     from vllm.v1.kv_offload.tiering.base import TransferJob
 
-# Their bytes are there and right, or were there already.
-STORED = frozenset((int(larder.Status.OK), int(larder.Status.EXISTS)))
-# The nodes said that these are gone, as opposed to not having said anything in time.
-GONE = frozenset((int(larder.Status.MISS), int(larder.Status.MISS_SIZE)))
-NAMES = {int(status): status.name for status in larder.Status}
-
 
 @dataclasses.dataclass
 class Job:
@@ -64,3 +58,10 @@ def reasons(statuses: Iterable[int]) -> str:
     """The statuses other than OK, each once."""
     names = {NAMES.get(status, str(status)) for status in statuses if status != larder.Status.OK}
     return ", ".join(sorted(names)) or "too short"
+
+
+# Their bytes are there and right, or were there already.
+STORED = frozenset((int(larder.Status.OK), int(larder.Status.EXISTS)))
+# The nodes said that these are gone, as opposed to not having said anything in time.
+GONE = frozenset((int(larder.Status.MISS), int(larder.Status.MISS_SIZE)))
+NAMES = {int(status): status.name for status in larder.Status}

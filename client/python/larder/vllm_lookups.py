@@ -20,20 +20,6 @@ from larder._link import Link
 if TYPE_CHECKING:
     from vllm.v1.kv_offload.base import OffloadKey, ReqContext
 
-# A miss is what a node said; unanswered is what none said in time.
-OUTCOMES = ("hit", "miss", "unanswered")
-SILENT = frozenset(
-    (
-        int(larder.Status.BUSY),
-        int(larder.Status.DEADLINE),
-        int(larder.Status.UNAVAILABLE),
-        int(larder.Status.CANCELLED),
-        int(larder.Status.CLOSED),
-        int(larder.Status.DENIED),
-        int(larder.Status.REFUSED),
-    )
-)
-
 
 class Lookups(AsyncLookupManager):
     """vLLM's lookup thread, asking nodes: one match for a request's keys of one step."""
@@ -82,3 +68,19 @@ class Lookups(AsyncLookupManager):
         new = {outcome: counted[outcome] - self._told[outcome] for outcome in OUTCOMES}
         self._told = counted
         return new
+
+
+# A miss is what a node said; unanswered is what none said in time.
+OUTCOMES = ("hit", "miss", "unanswered")
+# Statuses of keys of which no node said whether they are there.
+SILENT = frozenset(
+    (
+        int(larder.Status.BUSY),
+        int(larder.Status.DEADLINE),
+        int(larder.Status.UNAVAILABLE),
+        int(larder.Status.CANCELLED),
+        int(larder.Status.CLOSED),
+        int(larder.Status.DENIED),
+        int(larder.Status.REFUSED),
+    )
+)

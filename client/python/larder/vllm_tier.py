@@ -26,9 +26,7 @@ from vllm.v1.kv_offload.base import (
     Locality,
     LookupResult,
     Medium,
-    OffloadingCounterMetadata,
     OffloadingEvent,
-    OffloadingGaugeMetadata,
     OffloadingMetricMetadata,
     OffloadKey,
     ReqContext,
@@ -45,6 +43,7 @@ from larder._link import Link, PathChoice, Settings, Stores
 from larder.vllm_jobs import STORED, Job, reasons, sort_out
 from larder.vllm_lookups import Lookups
 from larder.vllm_namespace import tier_namespace
+from larder.vllm_tier_stats import TierCounts, metric_definitions
 
 if TYPE_CHECKING:
     from vllm.v1.kv_offload.base import OffloadingSpec
@@ -52,10 +51,6 @@ if TYPE_CHECKING:
 
 # Under vLLM's logger, or nobody would see what is logged.
 logger = init_logger("vllm.larder.tier")
-
-KEYS = "vllm:larder_tier_keys"
-BYTES = "vllm:larder_tier_bytes"
-CONNECTED = "vllm:larder_tier_connected"
 
 
 class LarderTier(SecondaryTierManager):
@@ -168,10 +163,8 @@ class LarderTier(SecondaryTierManager):
         self._loads: dict[int, Job] = {}
         self._writes: dict[int, Job] = {}
         self._ended: list[JobResult] = []
-        self._counts: dict[tuple[str, str], int] = {}
-        self._moved = {"load": 0, "store": 0}
+        self._counts = TierCounts()
         self._seen_hit = False
-        self._connected_told: bool | None = None
 
     # What vLLM asks, in the order of a step.
 
@@ -214,7 +207,7 @@ class LarderTier(SecondaryTierManager):
         job.depths = self._depths(job_metadata)
         stores = self._link.stores
         if stores is None:
-            self._count("store", "unconnected", len(job.keys))
+            self._counts.add("store", "unconnected", len(job.keys))
             self._ended.append(JobResult(job.job_id, success=False))
             return
         try:
@@ -229,7 +222,7 @@ class LarderTier(SecondaryTierManager):
             )
         except Exception as e:
             logger.warning("Larder could not start a store of %d chunks: %s", len(job.keys), e)
-            self._count("store", "failed", len(job.keys))
+            self._counts.add("store", "failed", len(job.keys))
             self._ended.append(JobResult(job.job_id, success=False))
             return
         self._writes[number] = job
@@ -292,41 +285,14 @@ class LarderTier(SecondaryTierManager):
 
     def get_stats(self) -> OffloadingConnectorStats | None:
         """Counts since the last call."""
-        stats = OffloadingConnectorStats()
-        for outcome, number in self._lookups.take_counts().items():
-            if number:
-                stats.increase_counter(KEYS, number, ("lookup", outcome))
-        for labels, number in self._counts.items():
-            stats.increase_counter(KEYS, number, labels)
-        self._counts = {}
-        for op, number in self._moved.items():
-            if number:
-                stats.increase_counter(BYTES, number, (op,))
-                self._moved[op] = 0
-        connected = self._link.stores is not None
-        if connected != self._connected_told:
-            self._connected_told = connected
-            stats.set_gauge(CONNECTED, int(connected))
-        return None if stats.is_empty() else stats
+        return self._counts.take(self._lookups.take_counts(), self._link.stores is not None)
 
     @classmethod
     def build_metric_definitions(
         cls, extra_config: dict[str, Any]
     ) -> dict[str, OffloadingMetricMetadata]:
         """Keys by operation and outcome, bytes by operation, and whether nodes were reached."""
-        return {
-            KEYS: OffloadingCounterMetadata(
-                documentation="Keys that Larder looked up, loaded or stored, by outcome.",
-                labelnames=("op", "outcome"),
-            ),
-            BYTES: OffloadingCounterMetadata(
-                documentation="Bytes that came from or went to Larder.",
-                labelnames=("op",),
-            ),
-            CONNECTED: OffloadingGaugeMetadata(
-                documentation="1 once a Larder node was reached.",
-            ),
-        }
+        return metric_definitions()
 
     # Rows, and what became of them.
 
@@ -365,8 +331,7 @@ class LarderTier(SecondaryTierManager):
         # No object is longer than its row, so the sum tells whether all have its length.
         if not (completion.ok and completion.bytes == len(job.keys) * self._row_bytes):
             came, failed, gone = sort_out(job, completion, self._row_bytes)
-        self._count("load", "loaded", len(came))
-        self._moved["load"] += len(came) * self._row_bytes
+        self._counts.add("load", "loaded", len(came), len(came) * self._row_bytes)
         if not self._seen_hit and came:
             self._seen_hit = True
             logger.info(
@@ -403,7 +368,7 @@ class LarderTier(SecondaryTierManager):
     ) -> None:
         """Reports, and makes sure that vLLM does not ask for the failed keys for ever."""
         self._lookups.mark_miss(failed)
-        self._count("load", "failed", len(failed))
+        self._counts.add("load", "failed", len(failed))
         self._ended.append(
             JobResult(
                 job.job_id,
@@ -421,10 +386,9 @@ class LarderTier(SecondaryTierManager):
         there = [k for k, status in zip(job.keys, completion.statuses) if status in STORED]
         stored = set(there)
         lost = len(job.keys) - len(there)
-        self._count("store", "stored", new)
-        self._count("store", "present", len(there) - new)
-        self._count("store", "failed", lost)
-        self._moved["store"] += new * self._row_bytes
+        self._counts.add("store", "stored", new, new * self._row_bytes)
+        self._counts.add("store", "present", len(there) - new)
+        self._counts.add("store", "failed", lost)
         if lost:
             logger.debug(
                 "Larder: %d of %d chunks were not stored (%s).",
@@ -456,11 +420,6 @@ class LarderTier(SecondaryTierManager):
                     ownership=self.tier_type,
                 )
             )
-
-    def _count(self, op: str, outcome: str, number: int) -> None:
-        if number:
-            labels = (op, outcome)
-            self._counts[labels] = self._counts.get(labels, 0) + number
 
 
 def _await_jobs(stores: Stores) -> None:

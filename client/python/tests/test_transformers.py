@@ -105,7 +105,7 @@ def test_only_the_common_prefix_is_shared(store: larder.Store, model: Any) -> No
     prefixes.save_prefix(store, prefill(model, one), one)
     assert prefixes.load_prefix(store, model, other)[1] == 128
     other[0] += 1
-    assert prefixes.load_prefix(store, model, other) [1] == 0  # fmt: skip
+    assert prefixes.load_prefix(store, model, other)[1] == 0
 
 
 def test_a_gap_ends_the_prefix_and_is_filled_by_the_next_save(
