@@ -247,7 +247,6 @@ def _namespace(config: Any, given: dict[str, Any], pool: Any) -> dict[str, Any]:
 
 
 # Attributes of host pools that decide which byte of a page means what.
-# Attributes of host pools that decide which byte of a page means what.
 POOL_SHAPE = (
     "layout",
     "page_size",

@@ -30,8 +30,7 @@ def own_node() -> Iterator[Node]:
 
 @pytest.fixture(params=["tcp", "shm"])
 def client(node: Node, request: pytest.FixtureRequest) -> Iterator[larder.Client]:
-    seed = node.endpoint if request.param == "tcp" else f"unix:{node.socket}"
-    with larder.connect(seed, path=request.param, deadline=5.0) as client:
+    with larder.connect(node.seed(request.param), path=request.param, deadline=5.0) as client:
         yield client
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from node_process import Node
 
 import larder
 from larder import InvalidArgument, Status
@@ -131,8 +132,8 @@ def test_connecting_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
         larder.connect()
 
 
-def test_seeds_are_tried_in_order(node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    seeds = ["127.0.0.1:1", f"unix:{node.socket}"]
+def test_seeds_are_tried_in_order(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = ["127.0.0.1:1", node.seed("shm")]
     monkeypatch.setenv("LARDER_NODES", ",".join(seeds))
     for client in (larder.connect(seeds, spin="off", name="n"), larder.connect(None, spin=1e-5)):
         assert not client.closed

@@ -3,10 +3,10 @@
 import select
 import threading
 import time
-from typing import Any
 
 import numpy as np
 import pytest
+from node_process import Node
 
 import larder
 from larder import Status
@@ -119,7 +119,7 @@ def test_buffers_are_kept_until_the_completion_is_taken(store: larder.Store) -> 
     into.extend(b"more")
 
 
-def test_cancelled_jobs_complete_and_give_their_memory_back(own_node: Any) -> None:
+def test_cancelled_jobs_complete_and_give_their_memory_back(own_node: Node) -> None:
     with larder.connect(own_node.endpoint, path="tcp", deadline=30.0) as client:
         store = client.namespace(model="cancelled")
         store.put(["a"], [b"x" * 100])
@@ -173,7 +173,7 @@ def test_many_threads_submit_and_one_takes(store: larder.Store) -> None:
     assert store.get_one("1-7") == bytes([1, 7]) * 50
 
 
-def test_no_more_jobs_are_taken_than_can_be_kept(own_node: Any) -> None:
+def test_no_more_jobs_are_taken_than_can_be_kept(own_node: Node) -> None:
     with larder.connect(own_node.endpoint, path="tcp", deadline=60.0) as client:
         store = client.namespace(model="busy")
         own_node.pause()
@@ -186,7 +186,7 @@ def test_no_more_jobs_are_taken_than_can_be_kept(own_node: Any) -> None:
         assert store.drain_all(30) and len(store.drain()) == 4096
 
 
-def test_a_store_that_is_forgotten_ends_its_jobs(own_node: Any) -> None:
+def test_a_store_that_is_forgotten_ends_its_jobs(own_node: Node) -> None:
     with larder.connect(own_node.endpoint, path="tcp", deadline=30.0) as client:
         store = client.namespace(model="forgotten")
         into = bytearray(100)

@@ -33,7 +33,7 @@ def await_stores(opening: Link) -> Stores:
 
 
 def test_a_node_that_is_there_is_open_at_once(node: Node) -> None:
-    for endpoint in (node.endpoint, [node.endpoint], f"127.0.0.1:1, unix:{node.socket}"):
+    for endpoint in (node.endpoint, [node.endpoint], f"127.0.0.1:1, {node.seed('shm')}"):
         opening = link(endpoint)
         assert opening.stores is not None and opening.stores.each() == (opening.stores.reads,)
         opening.close()

@@ -143,7 +143,7 @@ def test_what_keys_do_not_say_separates_servers(node: Node) -> None:
 
 
 def test_over_shared_memory_and_a_list_of_nodes(node: Node) -> None:
-    l2 = adapter(f"unix:{node.socket}", path="shm", tenant="shm")
+    l2 = adapter(node.seed("shm"), path="shm", tenant="shm")
     names, sources, targets = keys("shm", 4), objects(4), objects(4, fill=0)
     store(l2, names, sources)
     other = adapter(f"{node.endpoint},{node.endpoint}", tenant="shm")

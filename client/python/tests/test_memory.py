@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from node_process import Node
 
 import larder
 from larder import InvalidArgument, Status
@@ -102,7 +103,7 @@ def test_memory_is_kept_until_it_is_unregistered(tcp_client: larder.Client) -> N
     region.append(1)
 
 
-def test_unregistering_waits_for_what_is_in_flight(own_node: Any) -> None:
+def test_unregistering_waits_for_what_is_in_flight(own_node: Node) -> None:
     with larder.connect(own_node.endpoint, path="tcp", deadline=30.0) as client:
         store = client.namespace(model="flight")
         region = bytearray(100)

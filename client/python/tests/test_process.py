@@ -8,9 +8,10 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from node_process import Node
 
 import larder
 from larder import Status
@@ -93,10 +94,10 @@ def test_a_forked_child_is_refused_and_does_not_hang(
 
 
 def test_a_forked_child_may_drop_everything_and_connect_again(
-    node: Any, in_child: Callable[[Callable[[], bool]], bool]
+    node: Node, in_child: Callable[[Callable[[], bool]], bool]
 ) -> None:
     held: list[Any] = []
-    client = larder.connect(f"unix:{node.socket}", path="shm", deadline=5.0)
+    client = larder.connect(node.seed("shm"), path="shm", deadline=5.0)
     store = client.namespace(model="fork")
     store.put(["a"], [b"x" * 100_000])
     held += [client, store, client.register(bytearray(10)), client.shared_memory(4096)]
@@ -129,7 +130,7 @@ def test_a_forked_child_may_drop_everything_and_connect_again(
         lambda store, job, memory: store.close(),
     ],
 )
-def test_other_threads_go_on_while_one_waits(own_node: Any, wait: Callable[..., Any]) -> None:
+def test_other_threads_go_on_while_one_waits(own_node: Node, wait: Callable[..., Any]) -> None:
     with larder.connect(own_node.endpoint, path="tcp", deadline=30.0) as client:
         store = client.namespace(model="waits")
         memory = client.register(bytearray(10))
@@ -147,7 +148,7 @@ def test_other_threads_go_on_while_one_waits(own_node: Any, wait: Callable[..., 
             own_node.resume()
 
 
-def test_a_node_that_is_silent_or_gone_is_a_status(own_node: Any) -> None:
+def test_a_node_that_is_silent_or_gone_is_a_status(own_node: Node) -> None:
     with larder.connect(own_node.endpoint, path="tcp", deadline=0.1) as client:
         store = client.namespace(model="gone")
         store.put(["a"], [b"1"])
@@ -194,9 +195,8 @@ threading.Thread(target=store.get, args=(["a"],), daemon=True).start()
 
 
 @pytest.mark.parametrize("path", ["tcp", "shm"])
-def test_a_program_that_closes_nothing_ends(own_node: Any, path: str) -> None:
-    seed = own_node.endpoint if path == "tcp" else f"unix:{own_node.socket}"
-    command = [sys.executable, "-X", "faulthandler", "-c", CHECK_EXIT, seed, path]
+def test_a_program_that_closes_nothing_ends(own_node: Node, path: str) -> None:
+    command = [sys.executable, "-X", "faulthandler", "-c", CHECK_EXIT, own_node.seed(path), path]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as program:
         assert program.stdout is not None and program.stdout.readline() == b"ready\n"
@@ -239,16 +239,15 @@ assert store.get_one("a") == b"x" * 100_000 and leases[0].verify()
 
 
 @pytest.mark.parametrize("path", ["tcp", "shm"])
-def test_forked_children_end_as_any_process_does(node: Any, path: str) -> None:
-    seed = node.endpoint if path == "tcp" else f"unix:{node.socket}"
-    command = [sys.executable, "-W", "ignore", "-c", CHECK_FORK_EXIT, seed, path]
+def test_forked_children_end_as_any_process_does(node: Node, path: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", CHECK_FORK_EXIT, node.seed(path), path]
     subprocess.run(command, check=True, timeout=60)
 
 
-def test_closing_while_others_call_raises_closed(node: Any) -> None:
-    ways: Any = [("tcp", node.endpoint), ("shm", f"unix:{node.socket}")]
-    for path, seed in ways:
-        client = larder.connect(seed, path=path, deadline=5.0)
+def test_closing_while_others_call_raises_closed(node: Node) -> None:
+    paths: list[Literal["tcp", "shm"]] = ["tcp", "shm"]
+    for path in paths:
+        client = larder.connect(node.seed(path), path=path, deadline=5.0)
         store = client.namespace(model="closing")
         body = os.urandom(200_000)
         store.put(["a"], [body])
@@ -279,7 +278,7 @@ def test_closing_while_others_call_raises_closed(node: Any) -> None:
         assert ends == [larder.Closed] * 8
 
 
-def test_ctrl_c_ends_a_wait(own_node: Any) -> None:
+def test_ctrl_c_ends_a_wait(own_node: Node) -> None:
     import signal
 
     with larder.connect(own_node.endpoint, path="tcp", deadline=30.0) as client:
@@ -304,7 +303,7 @@ def test_statuses_are_those_of_the_client() -> None:
     assert ours == told[: len(ours)] and told[len(ours)][0] == "INVALID_ARGUMENT"
 
 
-def test_closing_a_client_ends_its_threads(node: Any) -> None:
+def test_closing_a_client_ends_its_threads(node: Node) -> None:
     def threads() -> int:
         return sum(
             open(f"/proc/self/task/{task}/comm").read().startswith("larder")

@@ -157,7 +157,7 @@ def test_pages_come_back_into_other_pages_of_another_pool(
 ) -> None:
     source, target = mha_pool(layout), mha_pool(layout)
     target.kv_buffer.zero_()
-    endpoint = node.endpoint if path == "tcp" else f"unix:{node.socket}"
+    endpoint = node.seed(path)
     writer = attach(config(node, path=path, endpoint=endpoint), source)
     reader = attach(config(node, path=path, endpoint=endpoint), target)
     keys = names(path + layout, 8)

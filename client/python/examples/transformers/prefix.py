@@ -5,7 +5,7 @@ The second run finds what the first one saved, and computes only the rest of the
 revision say then what the weights are, because a made-up model has no commit on the hub.
 
     larder-node --memory 1GiB &
-    pip install torch transformers
+    pip install torch transformers ../..
     python prefix.py
     python prefix.py
     python prefix.py --model meta-llama/Llama-3.2-1B --prompt "$(cat some-long-text)"

@@ -15,17 +15,7 @@ import sys
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import (
-    CLIPImageProcessor,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-    PreTrainedTokenizerFast,
-)
+from transformers import LlamaConfig, LlamaForCausalLM
 
 SEED = 20
 VOCABULARY = 2048
@@ -62,6 +52,15 @@ def make_llama(directory: pathlib.Path) -> None:
 
 def make_llava(directory: pathlib.Path) -> None:
     """That Llama behind a CLIP tower: 64 rows of 256 bf16 an image, so 32 KiB."""
+    # Here, for they want Pillow, and the proof with transformers alone has none.
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPVisionConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+
     torch.manual_seed(SEED)
     vision = CLIPVisionConfig(
         hidden_size=128,
@@ -106,6 +105,8 @@ def make_llava(directory: pathlib.Path) -> None:
 
 def _restore_vision_model_level(path: pathlib.Path) -> None:
     """transformers 5 saves CLIP without a level of names that vLLM 0.32 looks for."""
+    from safetensors.torch import load_file, save_file
+
     weights: dict[str, Any] = {}
     for name, weight in load_file(path).items():
         at = name.find("vision_tower.")
@@ -116,10 +117,14 @@ def _restore_vision_model_level(path: pathlib.Path) -> None:
     save_file(weights, path, metadata={"format": "pt"})
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def _tokenizer() -> Any:
     """One word a token: w3 is token 3."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    special = {"<pad>": 0, "<s>": 1, "</s>": 2, "<image>": IMAGE_TOKEN}
     words = {f"w{i}": i for i in range(VOCABULARY)}
-    for token, i in (("<pad>", 0), ("<s>", 1), ("</s>", 2), ("<image>", IMAGE_TOKEN)):
+    for token, i in special.items():
         del words[f"w{i}"]
         words[token] = i
     description = {
@@ -136,7 +141,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
                 "normalized": False,
                 "special": True,
             }
-            for token, i in (("<pad>", 0), ("<s>", 1), ("</s>", 2), ("<image>", IMAGE_TOKEN))
+            for token, i in special.items()
         ],
         "normalizer": None,
         "pre_tokenizer": {"type": "WhitespaceSplit"},
@@ -144,8 +149,6 @@ def _tokenizer() -> PreTrainedTokenizerFast:
         "decoder": None,
         "model": {"type": "WordLevel", "vocab": words, "unk_token": "<pad>"},
     }
-    from tokenizers import Tokenizer
-
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(description)),
         bos_token="<s>",

@@ -53,6 +53,10 @@ class Node:
             process.kill()
             process.communicate()
 
+    def seed(self, path: str) -> str:
+        """What a client that is to take `path` is given: an address or a Unix socket."""
+        return self.endpoint if path == "tcp" else f"unix:{self.socket}"
+
     def pause(self) -> None:
         """Has it stand still: when this returns, no thread of it runs."""
         os.kill(self.pid, signal.SIGSTOP)

@@ -76,19 +76,29 @@ def config(**changes: Any) -> OffloadingConfig:
     )
 
 
+def primary_tier(settings: OffloadingConfig) -> CPUPrimaryTierOffloadingManager:
+    """vLLM's own host memory, of ROWS rows."""
+    region = SharedOffloadRegion(settings.engine_id, ROWS, None, ROW_BYTES, ROW_BYTES)
+    return CPUPrimaryTierOffloadingManager(ROWS, region)
+
+
+def offloading_spec(settings: OffloadingConfig) -> Any:
+    """What a tier reads of vLLM's spec."""
+    return types.SimpleNamespace(
+        config=settings,
+        replicated_layout=False,
+        kv_events_config=OffloadingKVEventsConfig(True, False),
+    )
+
+
 class Engine:
     """vLLM's manager with one tier, and a hand in place of the GPU worker."""
 
     def __init__(self, endpoint: str, *, settings: OffloadingConfig | None = None, **tier: Any):
         settings = settings or config()
-        self.region = SharedOffloadRegion(settings.engine_id, ROWS, None, ROW_BYTES, ROW_BYTES)
-        primary = CPUPrimaryTierOffloadingManager(ROWS, self.region)
+        primary = primary_tier(settings)
         self.view = primary.get_kv_memoryview()
-        spec = types.SimpleNamespace(
-            config=settings,
-            replicated_layout=False,
-            kv_events_config=OffloadingKVEventsConfig(True, False),
-        )
+        spec = offloading_spec(settings)
         options = {"revision": "1", "enable_kv_events": True, "lookup_timeout": 2.0, **tier}
         try:
             self.tier = LarderTier(spec, self.view, "LarderTier", endpoint=endpoint, **options)
@@ -114,6 +124,21 @@ class Engine:
             context.set_offload_key_position(key, (place + 1) * TOKENS)
         self.manager.on_new_request(context)
         return context
+
+    def asked(self, keys: list[OffloadKey]) -> ReqContext:
+        """A request whose keys were found, which vLLM has not seen: its next look loads them."""
+        context = self.request(keys)
+        for key in keys:
+            self.manager.lookup(key, context)
+        self.step()
+        time.sleep(0.3)
+        return context
+
+    def await_nodes(self) -> None:
+        ends = time.monotonic() + 15
+        while self.tier._link.stores is None:
+            assert time.monotonic() < ends, "no node was found"
+            time.sleep(0.01)
 
     def store(self, contents: dict[OffloadKey, bytes]) -> None:
         keys = list(contents)
@@ -198,12 +223,7 @@ def test_key_gone_between_lookup_and_load_fails_alone(node: Node) -> None:
     keys = list(chunks)
     stored(node, chunks)
     engine = Engine(node.endpoint)
-    context = engine.request(keys)
-    # Answers are in, but vLLM has not seen them: its next look starts the load.
-    for key in keys:
-        engine.manager.lookup(key, context)
-    engine.step()
-    time.sleep(0.3)
+    context = engine.asked(keys)
     engine.tier._link.stores.writes.remove([keys[2]])
     found = engine.lookup(keys, context)
     assert [f is LookupResult.HIT for f in found] == [True, True, False, True, True, True]
@@ -218,11 +238,7 @@ def test_object_shorter_than_a_row_is_never_a_row(node: Node) -> None:
     keys = list(chunks)
     stored(node, chunks)
     engine = Engine(node.endpoint)
-    context = engine.request(keys)
-    for key in keys:
-        engine.manager.lookup(key, context)
-    engine.step()
-    time.sleep(0.3)
+    context = engine.asked(keys)
     engine.tier._link.stores.writes.put([keys[1]], [bytes(ROW_BYTES // 2)])
     found = engine.lookup(keys, context)
     assert [f is LookupResult.HIT for f in found] == [True, False, True]
@@ -237,11 +253,7 @@ def test_node_killed_between_lookup_and_load_is_a_miss(node: Node) -> None:
     keys = list(chunks)
     stored(node, chunks)
     engine = Engine(node.endpoint, load_timeout=0.5)
-    context = engine.request(keys)
-    for key in keys:
-        engine.manager.lookup(key, context)
-    engine.step()
-    time.sleep(0.3)
+    context = engine.asked(keys)
     node.kill()
     began = time.monotonic()
     assert engine.lookup(keys, context) == [LookupResult.MISS] * 6
@@ -259,9 +271,7 @@ def test_without_a_node_all_is_a_miss_until_there_is_one(node: Node) -> None:
     engine.store(chunks)
     assert engine.load(list(contents(4, seed=9))) == [None] * 4
     node.start()
-    ends = time.monotonic() + 15
-    while engine.tier._link.stores is None and time.monotonic() < ends:
-        time.sleep(0.05)
+    engine.await_nodes()
     later = contents(4, seed=3)
     engine.store(later)
     engine.close()
@@ -303,9 +313,7 @@ def test_reset_leaves_the_namespace_unless_told(node: Node, on_reset: str, hits:
     engine.manager.reset_cache()
     if hasattr(engine.manager, "on_reset_flushed"):
         engine.manager.on_reset_flushed()
-    ends = time.monotonic() + 10
-    while engine.tier._link.stores is None and time.monotonic() < ends:
-        time.sleep(0.01)
+    engine.await_nodes()
     assert sum(value is not None for value in engine.load(list(chunks))) == hits
     # And it goes on storing, wherever it is.
     more = contents(2, seed=5)
@@ -313,16 +321,37 @@ def test_reset_leaves_the_namespace_unless_told(node: Node, on_reset: str, hits:
     engine.close()
 
 
+def test_reset_without_a_node_leaves_the_namespace_too(node: Node) -> None:
+    """The weights of what is stored later may not be those of the namespace."""
+    node.kill()
+    engine = Engine(node.endpoint, connect_timeout=0.2)
+    engine.manager.reset_cache()
+    if hasattr(engine.manager, "on_reset_flushed"):
+        engine.manager.on_reset_flushed()
+    node.start()
+    engine.await_nodes()
+    chunks = contents(2)
+    engine.store(chunks)
+    other = Engine(node.endpoint)
+    assert other.load(list(chunks)) == [None] * 2
+    other.close()
+    engine.close()
+
+
+def test_place_beyond_the_deepest_is_stored_as_the_deepest(node: Node) -> None:
+    engine = Engine(node.endpoint)
+    (key,) = contents(1)
+    context = engine.request([key])
+    context.set_offload_key_position(key, (1 << 17) * TOKENS)
+    assert engine.tier._depths(types.SimpleNamespace(keys=[key], req_context=context)) == [65535]
+    engine.manager.on_request_finished(context)
+    engine.close()
+
+
 def test_vllms_factory_makes_it_from_json(node: Node) -> None:
     """With every key that vLLM itself reads of a tier's configuration."""
     settings = config()
-    region = SharedOffloadRegion(settings.engine_id, ROWS, None, ROW_BYTES, ROW_BYTES)
-    primary = CPUPrimaryTierOffloadingManager(ROWS, region)
-    spec = types.SimpleNamespace(
-        config=settings,
-        replicated_layout=False,
-        kv_events_config=OffloadingKVEventsConfig(True, False),
-    )
+    primary = primary_tier(settings)
     description = {
         "type": "LarderTier",
         "module_path": "larder.vllm_tier",
@@ -337,7 +366,7 @@ def test_vllms_factory_makes_it_from_json(node: Node) -> None:
     }
     assert LarderTier.build_metric_definitions(description)
     tier = SecondaryTierFactory.create_secondary_tier(
-        description, primary.get_kv_memoryview(), spec
+        description, primary.get_kv_memoryview(), offloading_spec(settings)
     )
     assert isinstance(tier, LarderTier) and tier.bp_detector is not None
     assert tier._link.stores is not None
@@ -354,9 +383,8 @@ def test_row_longer_than_an_object_is_refused() -> None:
         strides = ((64 << 20) + 4096, 1)
         nbytes = view.nbytes
 
-    spec = types.SimpleNamespace(config=config(), replicated_layout=False)
     with pytest.raises(larder.InvalidArgument, match="blocks_per_chunk"):
-        LarderTier(spec, Long(), "LarderTier", revision="1")
+        LarderTier(offloading_spec(config()), Long(), "LarderTier", revision="1")
 
 
 def test_what_cannot_work_is_said_at_start(node: Node) -> None:

@@ -18,6 +18,7 @@ import tempfile
 import time
 from typing import Any
 
+from claims import Claims
 from node_process import Node
 
 PROMPTS = 3
@@ -38,26 +39,6 @@ def restorable(number: int) -> int:
 
 
 # ---- the child: one process, one model, one mode ----
-
-
-def make_model(directory: pathlib.Path) -> None:
-    """A Llama of 3.4 M parameters with random weights, saved as safetensors."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=2048,
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=32,
-        initializer_range=0.08,
-        max_position_embeddings=2048,
-    )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(directory)
 
 
 def child(mode: str, directory: pathlib.Path, endpoint: str, node_pid: int) -> dict[str, Any]:
@@ -147,12 +128,12 @@ def zero(store: Any, model: Any, ids: list[int]) -> None:
 # ---- the parent: nodes, children, and what must be true of them ----
 
 
-class Proof:
-    """Runs children and keeps a table of what was shown."""
+class Proof(Claims):
+    """The claims, and the children that support them."""
 
     def __init__(self, work: pathlib.Path) -> None:
+        super().__init__("transformers")
         self.model = work / "llama"
-        self.failures = 0
 
     def run(self, mode: str, endpoint: str = "", node_pid: int = 0) -> dict[str, Any]:
         command = [sys.executable, __file__, "--child", mode, "--work", str(self.model.parent)]
@@ -164,21 +145,20 @@ class Proof:
         result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return result
 
-    def show(self, what: str, holds: bool, detail: str) -> None:
-        self.failures += not holds
-        print(f"{'ok  ' if holds else 'FAIL'} transformers: {what}: {detail}", flush=True)
-
 
 def prove(work: pathlib.Path) -> int:
+    # Here, for children must not pay for it.
+    import models
+
     proof = Proof(work)
     if not proof.model.exists():
-        make_model(proof.model)
+        models.make_llama(proof.model)
     whole = [restorable(number) for number in range(PROMPTS)]
     want = proof.run("without")["tokens"]
     with Node() as node:
         cold = proof.run("cold", node.endpoint)
         holds = cold["tokens"] == want and cold["restored"] == [0] * PROMPTS
-        proof.show("cold", holds and cold["saved"] == whole, f"saved {cold['saved']} tokens")
+        proof.claim("cold", holds and cold["saved"] == whole, f"saved {cold['saved']} tokens")
         fresh = proof.run("fresh", node.endpoint)
         holds = fresh["tokens"] == want and fresh["restored"] == whole
         detail = (
@@ -186,28 +166,28 @@ def prove(work: pathlib.Path) -> int:
         )
         detail += f", load {min(fresh['load']) * 1e3:.1f} ms"
         detail += f", generate {min(cold['generate']):.3f} → {min(fresh['generate']):.3f} s"
-        proof.show("fresh process", holds, detail)
+        proof.claim("fresh process", holds, detail)
         killed = proof.run("kill", node.endpoint, node.pid)
         holds = killed["tokens"] == want and killed["restored"] == [0] * PROMPTS
         detail = f"recomputed, slowest load {max(killed['load']) * 1e3:.0f} ms"
-        proof.show("node killed between match and get", holds and max(killed["load"]) < 2, detail)
+        proof.claim("node killed between match and get", holds and max(killed["load"]) < 2, detail)
         gone = proof.run("fresh", node.endpoint)
         holds = gone["tokens"] == want and 0 <= gone.get("unavailable", -1) < 2
         detail = f"connect says so in {gone.get('unavailable', -1):.2f} s, tokens equal"
-        proof.show("node unreachable", holds, detail)
+        proof.claim("node unreachable", holds, detail)
     with Node() as node:
         zeroed = proof.run("zero", node.endpoint)
         differ = [a != b for a, b in zip(zeroed["tokens"], want, strict=True)]
         holds = all(differ) and zeroed["restored"] == whole
-        proof.show("negative control (zeros)", holds, f"tokens differ: {differ}")
+        proof.claim("negative control (zeros)", holds, f"tokens differ: {differ}")
     with Node("16MiB") as node:
         filled = proof.run("fill", node.endpoint)
         kept = proof.run("fresh", node.endpoint)
         stored = sum(filled["saved"]) // RUN_TOKENS
         holds = kept["tokens"] == want and kept["restored"] == whole and stored * OBJECT > 32 << 20
         detail = f"{stored} objects of 256 KiB into 16 MiB, the latest restored {kept['restored']}"
-        proof.show("full cache, evicting", holds, detail)
-    return proof.failures
+        proof.claim("full cache, evicting", holds, detail)
+    return proof.end()
 
 
 def main() -> int:
@@ -222,9 +202,9 @@ def main() -> int:
         return 0
     if given.work is not None:
         given.work.mkdir(parents=True, exist_ok=True)
-        return 1 if prove(given.work) else 0
+        return prove(given.work)
     with tempfile.TemporaryDirectory(prefix="larder-proof-") as work:
-        return 1 if prove(pathlib.Path(work)) else 0
+        return prove(pathlib.Path(work))
 
 
 if __name__ == "__main__":

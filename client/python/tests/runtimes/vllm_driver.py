@@ -1,11 +1,12 @@
-"""What the vLLM proofs share: engines in fresh processes, their records, and a table of claims.
+"""What the vLLM proofs share: engines in fresh processes, and what they recorded.
 
-What a reader would get wrong: a claim that does not hold does not stop a proof, it makes it fail at
-its end. An engine that does not answer stops it.
+What a reader would get wrong: a claim that does not hold does not stop a proof, but an engine that
+does not answer does.
 """
 
 from __future__ import annotations
 
+import argparse
 import collections
 import contextlib
 import glob
@@ -17,8 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from claims import Claims
+from node_process import Node
+from vllm_engine import ANSWER
 
 import larder
 
@@ -27,39 +32,28 @@ HERE = pathlib.Path(__file__).resolve().parent
 ENGINE_SECONDS_MAX = 900
 
 
-class Proof:
+class Proof(Claims):
     """A runtime's claims, and the engines that support them."""
 
     def __init__(self, runtime: str, model: pathlib.Path, work: pathlib.Path) -> None:
-        self.runtime = runtime
+        super().__init__(runtime)
         self.model = model
         self.work = work
-        self.failed = 0
-        self._began = time.monotonic()
         work.mkdir(parents=True, exist_ok=True)
-
-    def claim(self, what: str, holds: bool, detail: str = "") -> None:
-        """Prints a row of the table."""
-        self.failed += not holds
-        mark = "ok  " if holds else "FAIL"
-        print(f"{mark} {self.runtime:<10} {what:<58} {detail}", flush=True)
-
-    def end(self) -> int:
-        """The exit status."""
-        took = time.monotonic() - self._began
-        print(f"---- {self.runtime}: {took:.0f} s, {self.failed} claims failed", flush=True)
-        return 1 if self.failed else 0
 
     def engine(
         self,
         name: str,
         job: dict[str, Any],
         *,
-        node_pid: int = 0,
-        endpoint: str = "",
+        faults: Node | None = None,
         processes: bool = False,
     ) -> Answer:
-        """Runs `vllm_engine.py` to its end in a process of its own."""
+        """Runs `vllm_engine.py` to its end in a process of its own.
+
+        Its hooks may do harm to the node `faults`. With `processes` its scheduler and its worker
+        have processes of their own too.
+        """
         directory = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.work))
         environment = {
             **os.environ,
@@ -73,9 +67,11 @@ class Proof:
             "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
             "PROOF_RECORD": str(directory / "record"),
             "PROOF_FAULT_FILE": str(directory / "fault"),
-            "PROOF_NODE_PID": str(node_pid),
-            "PROOF_ENDPOINT": endpoint,
+            "PROOF_NODE_PID": str(faults.pid if faults is not None else 0),
+            "PROOF_ENDPOINT": faults.endpoint if faults is not None else "",
         }
+        if processes:
+            job = {**job, "options": {"distributed_executor_backend": "mp"}}
         # vLLM names files in /dev/shm after it; other engines have theirs there.
         engine_id = f"proof-{directory.name}".replace(" ", "-")
         if "kv" in job:
@@ -99,13 +95,13 @@ class Proof:
                 for path in glob.glob(f"/dev/shm/vllm_offload_{engine_id}*"):
                     os.unlink(path)
         text = (directory / "log").read_text(errors="replace")
-        answers = [line for line in text.splitlines() if line.startswith("ANSWER ")]
+        answers = [line for line in text.splitlines() if line.startswith(ANSWER)]
         if code != 0 or not answers:
             print(text[-6000:], file=sys.stderr)
             raise SystemExit(f"{self.runtime}: engine {name!r} ended with {code}: {directory}/log")
         took = time.monotonic() - began
-        print(f"     {self.runtime:<10} engine {name!r} took {took:.0f} s", flush=True)
-        return Answer(json.loads(answers[-1][len("ANSWER ") :]), directory / "record", text)
+        print(f"     {self.runtime:<12} engine {name!r} took {took:.0f} s", flush=True)
+        return Answer(json.loads(answers[-1].removeprefix(ANSWER)), directory / "record", text)
 
 
 class Answer:
@@ -170,6 +166,11 @@ class Objects:
         assert all(status == larder.Status.OK for status in statuses), statuses
 
 
+def stopping(node: Node) -> tuple[list[str], list[str]]:
+    """The commands by which an engine's batch has a node stand still, and go on."""
+    return ["kill", "-STOP", str(node.pid)], ["kill", "-CONT", str(node.pid)]
+
+
 def counters(endpoint: str) -> collections.Counter[str]:
     """What the shards of a node have counted, added up."""
     total: collections.Counter[str] = collections.Counter()
@@ -177,3 +178,14 @@ def counters(endpoint: str) -> collections.Counter[str]:
         for shard in client.stats():
             total.update(shard["counters"])
     return total
+
+
+def run(runtime: str, model: str, prove: Callable[[Proof], None], description: str | None) -> int:
+    """A proof as a program: its arguments, its claims, its exit status."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--models", type=pathlib.Path, required=True, help="made by models.py")
+    parser.add_argument("--work", type=pathlib.Path, required=True, help="for logs")
+    given = parser.parse_args()
+    proof = Proof(runtime, given.models / model, given.work / runtime)
+    prove(proof)
+    return proof.end()

@@ -8,14 +8,12 @@ What a reader would get wrong: the encoder "not run" is what vLLM itself says, f
 
 from __future__ import annotations
 
-import argparse
 import os
-import pathlib
 import sys
 from typing import Any
 
 from node_process import Node
-from vllm_driver import Answer, Objects, Proof, opened
+from vllm_driver import Answer, Objects, Proof, opened, run, stopping
 
 EVERYBODY = [0, 1, 2, 3, 4, 5]
 FETCH_SECONDS = 0.25
@@ -77,20 +75,14 @@ def prove(proof: Proof) -> None:
 def with_faults(proof: Proof, job: dict[str, Any], node: Node, want: list[Any]) -> None:
     """Fresh processes, several and one, that load; then a stopped node, then a killed one."""
     apart = proof.engine(
-        "three processes",
-        {
-            **job,
-            "options": {"distributed_executor_backend": "mp"},
-            "batches": [{"images": [0, 1, 2]}],
-        },
-        processes=True,
+        "three processes", {**job, "batches": [{"images": [0, 1, 2]}]}, processes=True
     )
     proof.claim(
         "fresh, scheduler and worker apart: same text, encoder not run",
         apart.texts() == want[:3] and runs(apart) == (0, 3),
         f"{runs(apart)[1]} outputs loaded",
     )
-    stop, go_on = (["kill", signal, str(node.pid)] for signal in ("-STOP", "-CONT"))
+    stop, go_on = stopping(node)
     fresh = proof.engine(
         "fresh",
         {
@@ -101,8 +93,7 @@ def with_faults(proof: Proof, job: dict[str, Any], node: Node, want: list[Any]) 
                 {"images": [4], "command": go_on, "fault": "kill", "pause_seconds": 3},
             ],
         },
-        node_pid=node.pid,
-        endpoint=node.endpoint,
+        faults=node,
     )
     encoded, loaded = runs(fresh)
     proof.claim(
@@ -164,15 +155,5 @@ def runs(answer: Answer) -> tuple[int, int]:
     return len(answer.events["encoded"]), len(answer.events["loaded"])
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", type=pathlib.Path, required=True)
-    parser.add_argument("--work", type=pathlib.Path, required=True)
-    arguments = parser.parse_args()
-    proof = Proof("vllm-ec", arguments.models / "llava", arguments.work / "vllm-ec")
-    prove(proof)
-    return proof.end()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("vllm-ec", "llava", prove, __doc__))

@@ -1,8 +1,8 @@
 """Adapters with a fault or a recorder built in, for the proofs; configured in the adapters' places.
 
 What a reader would get wrong: these run inside vLLM's engine. What they learn leaves by the file
-that PROOF_RECORD names, one JSON line an event; which fault they cause next is in the
-file that PROOF_FAULT_FILE names.
+that PROOF_RECORD names, one JSON line an event; which fault they cause next is in the file that
+PROOF_FAULT_FILE names.
 
 Faults: "kill" (the node PROOF_NODE_PID is killed between lookup and load), "remove" (one key of the
 first load is removed from the nodes between lookup and load), "" (none).

@@ -8,13 +8,11 @@ tokens that were not computed, and with a control in which the stored bytes are 
 
 from __future__ import annotations
 
-import argparse
-import pathlib
 import sys
 from typing import Any
 
 from node_process import Node
-from vllm_driver import Answer, Objects, Proof, counters, opened
+from vllm_driver import Answer, Objects, Proof, counters, opened, run, stopping
 
 CHUNKS = 5
 CHUNK_TOKENS = 128
@@ -102,20 +100,14 @@ def prove(proof: Proof) -> None:
 def with_faults(proof: Proof, job: dict[str, Any], node: Node, want: list[Any]) -> None:
     """Fresh processes that load; then a lost chunk, a stopped node, a killed one."""
     apart = proof.engine(
-        "three processes",
-        {
-            **job,
-            "options": {"distributed_executor_backend": "mp"},
-            "batches": [{"prompts": [0, 1, 2]}],
-        },
-        processes=True,
+        "three processes", {**job, "batches": [{"prompts": [0, 1, 2]}]}, processes=True
     )
     proof.claim(
         "fresh, scheduler and worker apart: same text, loaded KV",
         apart.texts() == want[:3] and apart.cached() == [FULL] * 3,
         f"{sum(apart.cached())} tokens loaded",
     )
-    stop, go_on = (["kill", signal, str(node.pid)] for signal in ("-STOP", "-CONT"))
+    stop, go_on = stopping(node)
     fresh = proof.engine(
         "fresh",
         {
@@ -127,8 +119,7 @@ def with_faults(proof: Proof, job: dict[str, Any], node: Node, want: list[Any]) 
                 {"prompts": [5], "command": go_on, "fault": "kill", "pause_seconds": 3},
             ],
         },
-        node_pid=node.pid,
-        endpoint=node.endpoint,
+        faults=node,
     )
     proof.claim(
         "fresh process: same text and logprobs from loaded KV",
@@ -222,15 +213,5 @@ def held_up(proof: Proof, name: str, answer: Answer) -> None:
     )
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", type=pathlib.Path, required=True)
-    parser.add_argument("--work", type=pathlib.Path, required=True)
-    arguments = parser.parse_args()
-    proof = Proof("vllm-tier", arguments.models / "llama", arguments.work / "vllm-tier")
-    prove(proof)
-    return proof.end()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("vllm-tier", "llama", prove, __doc__))
