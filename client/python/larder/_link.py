@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +23,7 @@ PathChoice = Literal["auto", "tcp", "shm"]
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How to reach the nodes. Times are in seconds.
+    """How to reach the nodes. Times are in seconds. Raises `larder.InvalidArgument`.
 
     Attributes:
         endpoint: "host:port" or "unix:PATH", several as a list or with commas between them. None:
@@ -42,6 +43,10 @@ class Settings:
     credential: str = ""
     # Guessed: no load on a node that comes back, and engines are warm again within a second.
     retry: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("deadline", "connect_timeout", "retry"):
+            positive(name, getattr(self, name))
 
     def seeds(self) -> Sequence[str] | None:
         """The endpoints, one by one, as `larder.connect` takes them."""
@@ -254,12 +259,19 @@ class Link:
 
 
 def number(options: Mapping[str, Any], name: str, default: float) -> float:
-    """A number among options as JSON has them. Raises `larder.InvalidArgument` that names it."""
-    given = options.get(name, default)
+    """A number above 0 among options as JSON has them. Raises as `positive` does."""
+    return positive(name, options.get(name, default))
+
+
+def positive(name: str, given: Any) -> float:
+    """`given` as a number above 0. Raises `larder.InvalidArgument` that says which is none."""
     try:
-        return float(given)
+        value = float(given)
     except (TypeError, ValueError):
-        raise larder.InvalidArgument(f"{name}: {given!r} is not a number") from None
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise larder.InvalidArgument(f"{name}: {given!r} is not a number above 0")
+    return value
 
 
 # Keys that wait to be touched. More are forgotten: touching is advice.

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import larder
-from larder._link import Link, PathChoice, Settings, Stores
+from larder._link import Link, PathChoice, Settings, Stores, positive
 
 __all__ = ["Client"]
 
@@ -77,13 +77,23 @@ class Client:
     ) -> None:
         if not revision:
             raise larder.InvalidArgument("revision: which weights? LMCache's keys do not say")
-        self._deadlines = (lookup_deadline, transfer_deadline)
+        self._deadlines = (
+            positive("lookup_deadline", lookup_deadline),
+            positive("transfer_deadline", transfer_deadline),
+        )
         self._absent: _Absent | None = None
         self._used = False
         # Around the switch to the store, which the link's thread makes whenever there is one.
         self._lock = threading.Lock()
         self._link = Link(
-            Settings(endpoint, path, transfer_deadline, connect_timeout, credential, retry),
+            Settings(
+                endpoint=endpoint,
+                path=path,
+                deadline=transfer_deadline,
+                connect_timeout=connect_timeout,
+                credential=credential,
+                retry=retry,
+            ),
             dict(
                 tenant=tenant,
                 model=model,

@@ -30,7 +30,7 @@ from vllm.logger import init_logger
 
 import larder
 from larder._limits import OBJECT_BYTES_MAX
-from larder._link import Link, Settings, number
+from larder._link import Link, Settings, number, positive
 from larder._prefetch import Item, Prefetch, Wanted
 from larder._staging import HEADER_BYTES, Staging
 from larder.vllm_ec_stats import LarderECPromMetrics, LarderECStats
@@ -241,7 +241,8 @@ class _Worker:
         self._staging = staging
         self._rank = rank
         self._timeout = number(extra, "store_timeout", 2.0)
-        self._ttl = extra.get("ttl")
+        ttl = extra.get("ttl")
+        self._ttl = None if ttl is None else positive("ttl", ttl)
         self._link = _link(config, extra, []) if stores else None
         self._waiting: queue.SimpleQueue[_Output | None] = queue.SimpleQueue()
         self._lock = threading.Lock()

@@ -39,7 +39,7 @@ from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
 import larder
 from larder._limits import DEPTH_MAX, OBJECT_BYTES_MAX, fit
-from larder._link import Link, PathChoice, Settings, Stores
+from larder._link import Link, PathChoice, Settings, Stores, positive
 from larder.vllm_jobs import STORED, Job, reasons, sort_out
 from larder.vllm_lookups import Lookups
 from larder.vllm_namespace import tier_namespace
@@ -120,12 +120,12 @@ class LarderTier(SecondaryTierManager):
                 f"blocks_per_chunk: a chunk of {row_bytes} bytes is more than an object may hold "
                 f"({OBJECT_BYTES_MAX})"
             )
+        lookup_timeout = positive("lookup_timeout", lookup_timeout)
         self.locality = Locality(locality)
         self._row_bytes = row_bytes
-        self._lookup_timeout = lookup_timeout
-        self._load_timeout = load_timeout
-        self._store_timeout = store_timeout
-        self._ttl = ttl
+        self._load_timeout = positive("load_timeout", load_timeout)
+        self._store_timeout = positive("store_timeout", store_timeout)
+        self._ttl = None if ttl is None else positive("ttl", ttl)
         self._on_reset = on_reset
         self._chunk_tokens = [
             group.tokens_per_block * offloading_spec.config.cache.blocks_per_chunk

@@ -224,9 +224,11 @@ def test_options_are_checked_and_named() -> None:
     settings = Settings.of({"endpoint": "a:1,b:2", "retry": "2", "tenant": "t"}, deadline=3.0)
     assert settings.seeds() == ["a:1", "b:2"] and (settings.retry, settings.deadline) == (2, 3)
     assert Settings().seeds() is None
-    for wrong in ("soon", None, [1]):
+    for wrong in ("soon", None, [1], 0, -1, "nan", "inf"):
         with pytest.raises(larder.InvalidArgument, match="connect_timeout: .* is not a number"):
             Settings.of({"connect_timeout": wrong}, deadline=1.0)
+        with pytest.raises(larder.InvalidArgument, match="retry: .* is not a number"):
+            Settings(retry=wrong)  # type: ignore[arg-type]
     assert number({}, "retry", 1.5) == 1.5
 
 
