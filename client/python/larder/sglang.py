@@ -40,7 +40,8 @@ class LarderStorage(HiCacheStorage):
 
     `storage_config.extra_config` may say, besides what SGLang itself reads in it:
 
-    - `endpoint`: `"host:port"` or `"unix:PATH"`, or a list of them; `LARDER_NODES` if absent.
+    - `endpoint`: `"host:port"` or `"unix:PATH"`, several as a list or with commas between them;
+      `LARDER_NODES` if absent.
     - `revision` (required): of the weights, and whatever is changed together with them.
     - `dtype`: the KV's logical type; required where the pool holds plain bytes (fp8).
     - `tenant`, `extra`, `extra_backend_tag`: more that readers must agree on with writers.

@@ -63,8 +63,8 @@ class LarderEncoderCache(ECConnectorBase):
 
     `ec_connector_extra_config` takes:
         revision (required): which weights. Anything that changes when the weights do.
-        endpoint: "host:port" or "unix:PATH", one or a list; else the environment's LARDER_NODES.
-        tenant, model, path, connect_timeout, credential: as of `larder.vllm_tier.LarderTier`.
+        endpoint, tenant, model, path, connect_timeout, retry, credential: as of
+            `larder.vllm_tier.LarderTier`.
         fetch_timeout: seconds, default 0.25. A request waits for its items no longer than twice
             this (asking, then fetching); then its encoder runs.
         store_timeout: seconds, default 2; outputs that take longer are not stored.

@@ -60,12 +60,14 @@ class LarderTier(SecondaryTierManager):
         offloading_spec, primary_kv_view, tier_type, backpressure_detector: from vLLM.
         revision: which weights. Anything that changes when the weights do; vLLM knows no such
             thing, and wrong text is the price of two revisions under one name.
-        endpoint: "host:port" or "unix:PATH", one or a list. None: the environment's LARDER_NODES.
+        endpoint: "host:port" or "unix:PATH", several as a list or with commas between them. None:
+            the environment's LARDER_NODES.
         tenant: who owns the bytes; tenants share nothing.
         model: the model's name if paths differ between hosts. None: as vLLM was started.
         path: "auto", "tcp" or "shm".
         connect_timeout: seconds; holds up the engine's start by at most this (and half a second) if
             no node answers.
+        retry: seconds between two attempts to reach a node, while none was reached.
         lookup_timeout: seconds; a lookup that takes longer is a miss.
         load_timeout: seconds; keys that take longer are recomputed.
         store_timeout: seconds; keys that take longer are not stored.
@@ -100,6 +102,7 @@ class LarderTier(SecondaryTierManager):
         model: str | None = None,
         path: PathChoice = "auto",
         connect_timeout: float = 1.0,
+        retry: float = 1.0,
         lookup_timeout: float = 0.25,
         load_timeout: float = 1.0,
         store_timeout: float = 2.0,
@@ -151,6 +154,7 @@ class LarderTier(SecondaryTierManager):
                 deadline=max(lookup_timeout, load_timeout),
                 connect_timeout=connect_timeout,
                 credential=credential,
+                retry=retry,
             ),
             self._namespace,
             name=f"vllm-tier-{os.getpid()}",
