@@ -33,9 +33,8 @@ use crate::gauge::Gauge;
 use crate::lease::{Leases, Totals};
 use crate::namespace::{Handles, NamespaceId, OpenError};
 use crate::outbox::Outbox;
-use crate::store::{Ask, KeyHash, RECORD_BYTES_MAX, Store, StoreConfig};
+use crate::store::{Ask, GROUP_KEYS, KeyHash, RECORD_BYTES_MAX, Store, StoreConfig};
 
-use get::next_group;
 pub(crate) use put::PutJob;
 use shared::Host;
 pub(crate) use shared::ShareJob;
@@ -332,22 +331,34 @@ impl Shard {
             MatchReplyWriter::begin(request.keys.len(), request.with_meta, &mut out.bytes);
         let mut found = std::mem::take(&mut self.scratch.entries);
         let ask = self.ask(header, namespace, Freshness::Any);
-        let mut keys = request.keys.iter();
-        let mut group = std::mem::take(&mut self.scratch.keys);
-        while next_group(&mut group, &mut keys) {
-            let places = self.store.locate(namespace, &group);
-            for (key, place) in group.iter().zip(places) {
-                let is_mine = self.identity.owns(key.as_bytes());
-                match self.store.probe_at(&ask, key.as_bytes(), place) {
-                    Ok((entry, record)) if is_mine => {
-                        found.push(entry);
-                        writer.hit(record.object_bytes(), record.user_meta(), &mut out.bytes);
+        let mut names = request.keys.names();
+        let mut group = [&[][..]; GROUP_KEYS];
+        loop {
+            let mut count = 0;
+            for (place, name) in group.iter_mut().zip(&mut names) {
+                *place = name;
+                count += 1;
+            }
+            if count == 0 {
+                break;
+            }
+            let places = self.store.locate(namespace, &group[..count]);
+            for (name, place) in group[..count].iter().zip(places) {
+                let is_mine = self.identity.owns(name);
+                match self.store.peek_at(&ask, name, place) {
+                    Ok(seen) if is_mine => {
+                        found.push(seen.entry);
+                        let (bytes, meta) = (seen.record.object_bytes(), seen.record.user_meta());
+                        writer.hit(bytes, meta, &mut out.bytes);
                     }
-                    _ => writer.miss(is_mine, &mut out.bytes),
+                    Ok(_) => writer.miss(is_mine, &mut out.bytes),
+                    Err(dead) => {
+                        let _ = self.store.bury(dead);
+                        writer.miss(is_mine, &mut out.bytes);
+                    }
                 }
             }
         }
-        self.scratch.keys = group;
         writer.finish(&mut out.bytes);
         self.answer_in(header, Code::Ok, namespace).finish(0, at, &mut out.bytes);
         self.count(Stat::MatchedKeys, request.keys.len() as u64);

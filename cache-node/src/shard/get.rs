@@ -209,7 +209,7 @@ impl Answers<'_, '_> {
 }
 
 /// Takes the next keys of a batch that are located together, if there are more.
-pub(super) fn next_group(group: &mut Vec<Key>, keys: &mut impl Iterator<Item = Key>) -> bool {
+fn next_group(group: &mut Vec<Key>, keys: &mut impl Iterator<Item = Key>) -> bool {
     group.clear();
     group.extend(keys.take(GROUP_KEYS));
     !group.is_empty()

@@ -5,7 +5,7 @@
 //! memory is back.
 
 use larder_protocol::message::Freshness;
-use larder_protocol::{Generation, Key, Status};
+use larder_protocol::{Generation, Status};
 use larder_transport::{Slot, prefetch};
 
 use super::entries::{Entry, EntryId};
@@ -90,10 +90,14 @@ impl Store {
     /// A lookup is four loads, each at an address that the one before it gave. Done key by key a
     /// batch waits for memory four times a key; here each step is taken for all keys before the
     /// next, so that the memory answers them side by side.
-    pub fn locate(&self, namespace: NamespaceId, keys: &[Key]) -> [Place; GROUP_KEYS] {
+    pub fn locate<K: AsRef<[u8]>>(
+        &self,
+        namespace: NamespaceId,
+        keys: &[K],
+    ) -> [Place; GROUP_KEYS] {
         let mut places = [Place::default(); GROUP_KEYS];
         for (place, key) in places.iter_mut().zip(keys) {
-            place.hash = self.hash.of(namespace, key.as_bytes());
+            place.hash = self.hash.of(namespace, key.as_ref());
             prefetch(self.index.home(place.hash));
         }
         for place in &mut places[..keys.len()] {
@@ -143,19 +147,7 @@ impl Store {
     /// # Errors
     /// The status that says why there is none for this reader.
     pub fn probe(&mut self, ask: &Ask, key: &[u8]) -> Result<(EntryId, Record<'_>), Status> {
-        self.probe_at(ask, key, self.place_of(ask.namespace, key))
-    }
-
-    /// As [`Store::probe`], for a key that was located.
-    ///
-    /// # Errors
-    /// As [`Store::probe`].
-    pub fn probe_at(
-        &mut self,
-        ask: &Ask,
-        key: &[u8],
-        place: Place,
-    ) -> Result<(EntryId, Record<'_>), Status> {
+        let place = self.place_of(ask.namespace, key);
         let number = self.alive(ask, key, place)?;
         let record = Record::read(self.entries[number].slot()).ok_or(Status::MissCorrupt)?;
         Ok((EntryId(number), record))

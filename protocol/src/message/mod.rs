@@ -87,6 +87,14 @@ impl<'a, T: Item<'a>> Batch<'a, T> {
     }
 }
 
+impl<'a> Batch<'a, Key> {
+    /// The bytes of each key in order, where they lie: a key of its own is a copy.
+    pub fn names(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let mut reader = Reader::new(self.bytes);
+        (0..self.count).map(move |_| reader.key_bytes().expect("checked when it was read"))
+    }
+}
+
 impl<'a> Item<'a> for Key {
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         reader.key()
