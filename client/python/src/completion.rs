@@ -7,7 +7,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyList;
 
 use crate::desk::Record;
-use crate::matched::Match;
+use crate::matched;
 
 /// What became of a job: one status for each of its keys.
 ///
@@ -56,10 +56,7 @@ impl Completion {
                     sizes.map(|(key, size)| if key.is_ok() { size } else { 0 }).collect(),
                 )
             }
-            Ok(Outcome::Match(found)) => {
-                let found = Match::of(&found);
-                (found.statuses, found.sizes)
-            }
+            Ok(Outcome::Match(found)) => (matched::statuses(&found), matched::sizes(&found)),
             Ok(Outcome::Remove(keys)) => (numbers(&keys), Vec::new()),
             // Jobs have no other outcomes.
             Ok(_) => (vec![larder_client::number::REFUSED; key_count], Vec::new()),

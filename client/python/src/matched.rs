@@ -1,6 +1,7 @@
 //! `larder.Match`: what a match found.
 //!
-//! Its lists are made when they are first asked for, and are the same ones every time.
+//! Its lists are made when they are first asked for, and are the same ones every time: most callers
+//! look at one of them, or at none.
 
 use larder_client::number::{MISS, OK};
 use larder_client::{Error, KeyError, MatchResult};
@@ -16,69 +17,72 @@ pub(crate) struct Match {
     /// Length of the run of hits at the start.
     #[pyo3(get)]
     leading: usize,
-    bitmap: Vec<u8>,
-    pub(crate) statuses: Vec<i32>,
-    pub(crate) sizes: Vec<u32>,
-    wanted: Vec<bool>,
-    metas: Vec<Vec<u8>>,
+    answer: Answer,
     lists: [PyOnceLock<Py<PyList>>; 5],
+}
+
+enum Answer {
+    Found(MatchResult),
+    /// The call failed: the same status for each of so many keys.
+    Failed(i32, usize),
 }
 
 impl Match {
     /// # Errors
     /// What the caller did wrong. Anything else says the same of all `count` keys.
     pub(crate) fn settle(answer: Result<MatchResult, Error>, count: usize) -> PyResult<Self> {
+        let lists = [const { PyOnceLock::new() }; 5];
         match answer {
-            Ok(found) => Ok(Self::of(&found)),
+            Ok(found) => Ok(Self { leading: found.leading(), answer: Answer::Found(found), lists }),
             Err(error) => {
-                let statuses = vec![of_call(error)?; count];
-                let bitmap = vec![0; count.div_ceil(8)];
-                let (sizes, metas) = (vec![0; count], vec![Vec::new(); count]);
-                let wanted = vec![false; count];
-                let lists = [const { PyOnceLock::new() }; 5];
-                Ok(Self { leading: 0, bitmap, statuses, sizes, wanted, metas, lists })
+                let answer = Answer::Failed(of_call(error)?, count);
+                Ok(Self { leading: 0, answer, lists })
             }
         }
     }
 
-    pub(crate) fn of(found: &MatchResult) -> Self {
-        let count = found.len();
-        let status = |at| found.error(at).map_or(MISS, KeyError::number);
-        let mut statuses: Vec<i32> = (0..count).map(status).collect();
-        let (mut sizes, mut metas) = (vec![0; count], vec![Vec::new(); count]);
-        for hit in found.hits() {
-            statuses[hit.index] = OK;
-            sizes[hit.index] = hit.object_bytes;
-            metas[hit.index] = hit.user_meta.to_vec();
-        }
-        let wanted = (0..count).map(|at| found.is_wanted(at)).collect();
-        let (leading, bitmap) = (found.leading(), found.bitmap());
-        Self {
-            leading,
-            bitmap,
-            statuses,
-            sizes,
-            wanted,
-            metas,
-            lists: [const { PyOnceLock::new() }; 5],
+    pub(crate) fn hit_count(&self) -> usize {
+        self.found().map_or(0, |found| found.hits().count())
+    }
+
+    const fn found(&self) -> Option<&MatchResult> {
+        match &self.answer {
+            Answer::Found(found) => Some(found),
+            Answer::Failed(..) => None,
         }
     }
 
-    pub(crate) fn hit_count(&self) -> usize {
-        self.statuses.iter().filter(|&&status| status == OK).count()
+    const fn count(&self) -> usize {
+        match &self.answer {
+            Answer::Found(found) => found.len(),
+            Answer::Failed(_, count) => *count,
+        }
     }
 
     fn list<'py, T: IntoPyObject<'py>>(
         &self,
         py: Python<'py>,
         at: usize,
-        make: impl Iterator<Item = T>,
+        make: impl FnOnce() -> Vec<T>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let list = self.lists[at].get_or_try_init(py, || {
-            Ok::<_, PyErr>(PyList::new(py, make.collect::<Vec<_>>())?.unbind())
-        })?;
+        let list = self.lists[at]
+            .get_or_try_init(py, || Ok::<_, PyErr>(PyList::new(py, make())?.unbind()))?;
         Ok(list.bind(py).clone())
     }
+}
+
+/// One status for each key of a match.
+pub(crate) fn statuses(found: &MatchResult) -> Vec<i32> {
+    let status = |at| found.error(at).map_or(MISS, KeyError::number);
+    let each = (0..found.len()).map(|at| if found.is_hit(at) { OK } else { status(at) });
+    each.collect()
+}
+
+/// Bytes of each object of a match; 0 for what is not there.
+pub(crate) fn sizes(found: &MatchResult) -> Vec<u32> {
+    let mut sizes = vec![0; found.len()];
+    found.hits().for_each(|hit| sizes[hit.index] = hit.object_bytes);
+    sizes
 }
 
 #[pymethods]
@@ -86,45 +90,56 @@ impl Match {
     /// One bit for each key, lowest bit of the first byte first: 1 where it is there.
     #[getter]
     fn bitmap<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &self.bitmap)
+        let nothing = || vec![0; self.count().div_ceil(8)];
+        PyBytes::new(py, &self.found().map_or_else(nothing, MatchResult::bitmap))
     }
 
     /// One bool for each key: whether it is there.
     #[getter]
     fn hits<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        self.list(py, 0, self.statuses.iter().map(|&status| status == OK))
+        let is_hit = |at| self.found().is_some_and(|found| found.is_hit(at));
+        self.list(py, 0, || (0..self.count()).map(is_hit).collect())
     }
 
     /// One bool for each key: whether a put of it would be welcome. Never for a hit.
     #[getter]
     fn wanted<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        self.list(py, 1, self.wanted.iter().copied())
+        let is_wanted = |at| self.found().is_some_and(|found| found.is_wanted(at));
+        self.list(py, 1, || (0..self.count()).map(is_wanted).collect())
     }
 
     /// Bytes of each object; 0 for what is not there.
     #[getter]
     fn sizes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        self.list(py, 2, self.sizes.iter().copied())
+        self.list(py, 2, || self.found().map_or_else(|| vec![0; self.count()], sizes))
     }
 
     /// What the writer of each object said about it, up to 64 bytes; empty if it was not asked for.
     #[getter]
     fn metas<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        self.list(py, 3, self.metas.iter().map(|meta| PyBytes::new(py, meta)))
+        self.list(py, 3, || {
+            let mut metas = vec![PyBytes::new(py, b""); self.count()];
+            let hits = self.found().into_iter().flat_map(MatchResult::hits);
+            hits.for_each(|hit| metas[hit.index] = PyBytes::new(py, hit.user_meta));
+            metas
+        })
     }
 
     /// One ``larder.Status`` for each key: ``OK`` where it is there.
     #[getter]
     fn statuses<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        self.list(py, 4, self.statuses.iter().copied())
+        self.list(py, 4, || match &self.answer {
+            Answer::Found(found) => statuses(found),
+            Answer::Failed(status, count) => vec![*status; *count],
+        })
     }
 
     const fn __len__(&self) -> usize {
-        self.statuses.len()
+        self.count()
     }
 
     fn __repr__(&self) -> String {
-        let (hits, count) = (self.hit_count(), self.statuses.len());
+        let (hits, count) = (self.hit_count(), self.count());
         format!("<larder.Match of {hits} in {count}, {} leading>", self.leading)
     }
 }
