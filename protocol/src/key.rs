@@ -33,6 +33,21 @@ impl Key {
         Ok(key)
     }
 
+    /// Becomes the key of `bytes`, where it is. For many at once: to move a key that was just made
+    /// takes longer than to make it.
+    ///
+    /// # Errors
+    /// As [`Key::new`]; then it is still the key that it was.
+    pub fn set(&mut self, bytes: &[u8]) -> Result<(), KeyLength> {
+        if bytes.is_empty() || bytes.len() > KEY_BYTES_MAX {
+            return Err(KeyLength(bytes.len()));
+        }
+        // What is behind the new length belongs to no key, and nobody looks at it.
+        self.len = bytes.len() as u8;
+        self.bytes[..bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
     /// The bytes of the key, 1 to [`KEY_BYTES_MAX`].
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
@@ -104,6 +119,19 @@ mod tests {
         }
         for len in [0, 65, 65_535] {
             assert_eq!(Key::new(&vec![7; len]), Err(KeyLength(len)));
+        }
+    }
+
+    #[test]
+    fn a_key_that_was_set_is_as_a_new_one() {
+        let mut key = Key::new(&[7; 64]).unwrap();
+        for bytes in [&b"short"[..], &[9; 64], b"x"] {
+            key.set(bytes).unwrap();
+            assert_eq!(key, Key::new(bytes).unwrap());
+        }
+        for len in [0, 65] {
+            assert_eq!(key.set(&vec![7; len]), Err(KeyLength(len)));
+            assert_eq!(key.as_bytes(), b"x");
         }
     }
 

@@ -38,6 +38,8 @@ class _Array(Protocol):
     def __array_interface__(self) -> dict[str, Any]: ...
 
 _Name: TypeAlias = bytes | str
+# An array has bytes in two dimensions: one key in each row.
+_Names: TypeAlias = Iterable[_Name] | memoryview | _Array
 _Memory: TypeAlias = Buffer | _Tensor | _Array
 _Piece: TypeAlias = _Memory | list[Any] | tuple[Any, ...]
 _Path: TypeAlias = Literal["auto", "tcp", "shm"]
@@ -164,35 +166,35 @@ class Store:
     # Calls that wait.
     def match(
         self,
-        keys: Iterable[_Name],
+        keys: _Names,
         *,
         touch: bool = False,
         with_meta: bool = False,
         timeout: float | None = None,
     ) -> Match: ...
     def batch_exists_prefix(
-        self, keys: Iterable[_Name], *, timeout: float | None = None
+        self, keys: _Names, *, timeout: float | None = None
     ) -> int: ...
-    def touch(self, keys: Iterable[_Name], *, timeout: float | None = None) -> int: ...
+    def touch(self, keys: _Names, *, timeout: float | None = None) -> int: ...
     def get(
-        self, keys: Iterable[_Name], *, timeout: float | None = None
+        self, keys: _Names, *, timeout: float | None = None
     ) -> list[bytes | None]: ...
     def get_one(self, key: _Name, *, timeout: float | None = None) -> bytes | None: ...
     def get_into(
-        self, keys: Iterable[_Name], buffers: Iterable[_Piece], *, timeout: float | None = None
+        self, keys: _Names, buffers: Iterable[_Piece], *, timeout: float | None = None
     ) -> list[int]: ...
     def put(
-        self, keys: Iterable[_Name], buffers: Iterable[_Piece], **options: Unpack[_Puts]
+        self, keys: _Names, buffers: Iterable[_Piece], **options: Unpack[_Puts]
     ) -> list[int]: ...
-    def remove(self, keys: Iterable[_Name], *, timeout: float | None = None) -> list[int]: ...
+    def remove(self, keys: _Names, *, timeout: float | None = None) -> list[int]: ...
     def lease(
-        self, keys: Iterable[_Name], *, timeout: float | None = None
+        self, keys: _Names, *, timeout: float | None = None
     ) -> list[Lease | int]: ...
 
     # The same by address, in registered memory.
     def batch_get_into(
         self,
-        keys: Iterable[_Name],
+        keys: _Names,
         ptrs: Iterable[int | Sequence[int]],
         sizes: Iterable[int | Sequence[int]],
         *,
@@ -200,7 +202,7 @@ class Store:
     ) -> list[int]: ...
     def batch_put_from(
         self,
-        keys: Iterable[_Name],
+        keys: _Names,
         ptrs: Iterable[int | Sequence[int]],
         sizes: Iterable[int | Sequence[int]],
         **options: Unpack[_Puts],
@@ -209,20 +211,20 @@ class Store:
     # Jobs.
     def event_fd(self) -> int: ...
     def submit_batch_get(
-        self, keys: Iterable[_Name], buffers: Iterable[_Piece], *, timeout: float | None = None
+        self, keys: _Names, buffers: Iterable[_Piece], *, timeout: float | None = None
     ) -> int: ...
     def submit_batch_set(
-        self, keys: Iterable[_Name], buffers: Iterable[_Piece], **options: Unpack[_Puts]
+        self, keys: _Names, buffers: Iterable[_Piece], **options: Unpack[_Puts]
     ) -> int: ...
     def submit_batch_exists(
-        self, keys: Iterable[_Name], *, timeout: float | None = None
+        self, keys: _Names, *, timeout: float | None = None
     ) -> int: ...
     def submit_batch_delete(
-        self, keys: Iterable[_Name], *, timeout: float | None = None
+        self, keys: _Names, *, timeout: float | None = None
     ) -> int: ...
     def submit_get_ptrs(
         self,
-        keys: Iterable[_Name],
+        keys: _Names,
         ptrs: Iterable[int | Sequence[int]],
         sizes: Iterable[int | Sequence[int]],
         *,
@@ -230,7 +232,7 @@ class Store:
     ) -> int: ...
     def submit_put_ptrs(
         self,
-        keys: Iterable[_Name],
+        keys: _Names,
         ptrs: Iterable[int | Sequence[int]],
         sizes: Iterable[int | Sequence[int]],
         **options: Unpack[_Puts],

@@ -9,7 +9,9 @@
 
 use std::any::Any;
 use std::ffi::{c_char, c_int, c_void};
-use std::ptr::{null_mut, with_exposed_provenance, with_exposed_provenance_mut};
+use std::ptr::{
+    copy_nonoverlapping, null_mut, with_exposed_provenance, with_exposed_provenance_mut,
+};
 use std::sync::{Arc, Mutex, Weak};
 
 use larder_transport::{Landing, Registered, Source};
@@ -69,6 +71,40 @@ impl Export {
     /// How long it is, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         usize::try_from(self.raw.len).unwrap_or(0)
+    }
+
+    /// How long one of its items is, in bytes.
+    pub(crate) fn item_bytes(&self) -> usize {
+        usize::try_from(self.raw.itemsize).unwrap_or(0)
+    }
+
+    /// How many items it has in each dimension.
+    pub(crate) fn shape(&self, _: Python<'_>) -> Vec<usize> {
+        let count = usize::try_from(self.raw.ndim).unwrap_or(0);
+        if self.raw.shape.is_null() || count == 0 {
+            return Vec::new();
+        }
+        // SAFETY: its exporter was asked for a shape, which has so many numbers and stays until the
+        // export is released.
+        let shape = unsafe { std::slice::from_raw_parts(self.raw.shape, count) };
+        shape.iter().map(|&items| usize::try_from(items).unwrap_or(0)).collect()
+    }
+
+    /// A copy of its bytes as they are now; `None` if they do not lie in one piece.
+    pub(crate) fn copied(&self, py: Python<'_>) -> Option<Vec<u8>> {
+        if !self.is_contiguous(py) {
+            return None;
+        }
+        let count = self.bytes();
+        let mut bytes = Vec::with_capacity(count);
+        if count > 0 {
+            // SAFETY: it exports so many bytes in one piece, and the vector, which is new, has room
+            // for them.
+            unsafe { copy_nonoverlapping(self.raw.buf.cast::<u8>(), bytes.as_mut_ptr(), count) };
+            // SAFETY: so many bytes were just written.
+            unsafe { bytes.set_len(count) };
+        }
+        Some(bytes)
     }
 
     pub(crate) const fn is_read_only(&self) -> bool {

@@ -21,6 +21,8 @@ use crate::keys::key;
 /// ``Client.namespace``; usable from any thread.
 ///
 /// Keys are ``bytes`` or ``str``, as ``Store.key`` says; sequences of them may have any length.
+/// Many keys of one width are converted faster as the rows of a contiguous array of bytes with two
+/// dimensions: a numpy array of ``uint8``, or ``memoryview(joined).cast("B", (count, width))``.
 /// What is said of a key is a ``larder.Status``: a node that is gone, or too slow, is never an
 /// exception. ``timeout`` is in seconds, ``None`` for the client's deadline.
 ///

@@ -50,6 +50,30 @@ def test_arrays_and_tensors_are_memory(store: larder.Store) -> None:
         assert all(np.array_equal(array, source) for array in into)
 
 
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        (np.zeros((3, 8), dtype=np.uint16), "not of 2 each"),
+        (np.zeros((3, 8)), "not of 8 each"),
+        (np.zeros((3, 8), dtype=np.uint8)[:, :4], "not contiguous"),
+        (np.zeros((3, 8), dtype=np.uint8)[::2], "not contiguous"),
+        (np.zeros((8, 3), dtype=np.uint8).T, "not contiguous"),
+        (np.zeros((3, 0), dtype=np.uint8), "at least 1 byte"),
+    ],
+)
+def test_rows_that_are_no_names_are_refused(store: larder.Store, rows: Any, why: str) -> None:
+    with pytest.raises(InvalidArgument, match=why):
+        store.match(rows)
+
+
+def test_arrays_of_one_or_three_dimensions_are_no_rows(store: larder.Store) -> None:
+    flat, cube = np.zeros(8, dtype=np.uint8), np.zeros((2, 2, 2), dtype=np.uint8)
+    others: list[Any] = [flat, cube, bytearray(8)]
+    for array in others:
+        with pytest.raises(TypeError, match="bytes or str"):
+            store.match(array)
+
+
 def test_a_torch_tensor_is_memory(store: larder.Store) -> None:
     torch = pytest.importorskip("torch")
     source = torch.arange(1000, dtype=torch.bfloat16).reshape(10, 100)

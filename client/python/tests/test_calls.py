@@ -115,6 +115,35 @@ def test_names_become_keys(store: larder.Store) -> None:
             store.get(one)
 
 
+def test_rows_of_an_array_are_names(store: larder.Store) -> None:
+    names = [b"row %d" % n + b"\0" * 10 for n in range(3)]
+    rows: list[Any] = [
+        np.frombuffer(b"".join(names), dtype=np.uint8).reshape(3, -1),
+        np.frombuffer(b"".join(names), dtype=np.int8).reshape(3, -1),
+        memoryview(b"".join(names)).cast("B", (3, len(names[0]))),
+    ]
+    assert store.put(rows[0], [b"a", b"bb", b"ccc"]) == [Status.OK] * 3
+    for keys in [names, *rows]:
+        assert store.get(keys) == [b"a", b"bb", b"ccc"]
+        assert store.match(keys).sizes == [1, 2, 3]
+        assert store.batch_exists_prefix(keys[1:]) == 2
+    assert store.get([name.rstrip(b"\0") for name in names]) == [None] * 3
+    assert store.remove(rows[2][:2]) == [Status.OK] * 2 and store.match(rows[0]).hits[2:] == [True]
+    job = store.submit_batch_exists(rows[1])
+    done = store.wait(job, 10)
+    assert done is not None and done.statuses == [Status.MISS, Status.MISS, Status.OK]
+
+
+def test_rows_of_any_width_are_the_names_that_they_hold(store: larder.Store) -> None:
+    for width in (1, 2, 63, 64, 65, 200):
+        names = [bytes([n]) * width for n in range(1, 20)]
+        rows = np.frombuffer(b"".join(names), dtype=np.uint8).reshape(19, width)
+        assert store.put(rows, names) == [Status.OK] * 19
+        assert store.get(names) == names == store.get(rows)
+    assert len(store.match(np.zeros((0, 32), dtype=np.uint8))) == 0
+    assert len(store.match(np.zeros((0, 0), dtype=np.uint8))) == 0
+
+
 def test_a_store_knows_what_it_is(client: larder.Client) -> None:
     fields: Any = {"tenant": "t", "model": "m", "revision": "r", "dtype": "bf16", "layout": "l"}
     store = client.namespace(**fields, rank="tp0/2", extra="e", part_bytes=4096)
