@@ -1,5 +1,6 @@
 """The native half of ``larder``. Import its names from there."""
 
+from array import array
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Literal, Protocol, TypeAlias, TypedDict, final
@@ -40,6 +41,8 @@ class _Array(Protocol):
 _Name: TypeAlias = bytes | str
 # An array has bytes in two dimensions: one key in each row.
 _Names: TypeAlias = Iterable[_Name] | memoryview | _Array
+# An array has one integer for each key, or a row of them.
+_Numbers: TypeAlias = Iterable[int | Sequence[int]] | array[int] | memoryview | _Array
 _Memory: TypeAlias = Buffer | _Tensor | _Array
 _Piece: TypeAlias = _Memory | list[Any] | tuple[Any, ...]
 _Path: TypeAlias = Literal["auto", "tcp", "shm"]
@@ -195,16 +198,16 @@ class Store:
     def batch_get_into(
         self,
         keys: _Names,
-        ptrs: Iterable[int | Sequence[int]],
-        sizes: Iterable[int | Sequence[int]],
+        ptrs: _Numbers,
+        sizes: _Numbers | int,
         *,
         timeout: float | None = None,
     ) -> list[int]: ...
     def batch_put_from(
         self,
         keys: _Names,
-        ptrs: Iterable[int | Sequence[int]],
-        sizes: Iterable[int | Sequence[int]],
+        ptrs: _Numbers,
+        sizes: _Numbers | int,
         **options: Unpack[_Puts],
     ) -> list[int]: ...
 
@@ -225,16 +228,16 @@ class Store:
     def submit_get_ptrs(
         self,
         keys: _Names,
-        ptrs: Iterable[int | Sequence[int]],
-        sizes: Iterable[int | Sequence[int]],
+        ptrs: _Numbers,
+        sizes: _Numbers | int,
         *,
         timeout: float | None = None,
     ) -> int: ...
     def submit_put_ptrs(
         self,
         keys: _Names,
-        ptrs: Iterable[int | Sequence[int]],
-        sizes: Iterable[int | Sequence[int]],
+        ptrs: _Numbers,
+        sizes: _Numbers | int,
         **options: Unpack[_Puts],
     ) -> int: ...
     def drain_completions(self) -> list[tuple[int, bool, str, list[bool] | None]]: ...

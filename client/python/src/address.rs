@@ -15,13 +15,14 @@ impl Store {
     /// Args:
     ///     keys: the objects.
     ///     ptrs: one address for each, or a list of addresses that are filled in order, at most
-    ///         512.
-    ///     sizes: bytes at each address, in the same shape.
+    ///         512. Or an array of one address for each, or of a row of addresses for each.
+    ///     sizes: bytes at each address, in the same shape, or one number for all.
     ///     timeout: seconds.
     ///
     /// Answers the bytes written for each key, or a negative ``larder.Status``; memory of a key
     /// that failed has unspecified contents. Raises InvalidArgument, naming the first range that is
-    /// not registered.
+    /// not registered. Arrays of 8-byte integers in one piece (``numpy.uint64``, ``array("Q")``)
+    /// are taken as a whole, all others item by item.
     #[pyo3(signature = (keys, ptrs, sizes, *, timeout = None))]
     fn batch_get_into(
         &self,

@@ -8,7 +8,7 @@
 //! library that reads into its buffers.
 
 use std::any::Any;
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::{
     copy_nonoverlapping, null_mut, with_exposed_provenance, with_exposed_provenance_mut,
 };
@@ -51,13 +51,25 @@ impl Export {
     /// # Errors
     /// The exporter's exception; `None` if the object is no buffer at all.
     pub(crate) fn of(object: &Bound<'_, PyAny>) -> Result<Self, Option<PyErr>> {
+        Self::asked(object, STRIDES)
+    }
+
+    /// As [`Export::of`], and it says what its items are. Not all that is memory can.
+    ///
+    /// # Errors
+    /// As [`Export::of`].
+    pub(crate) fn with_format(object: &Bound<'_, PyAny>) -> Result<Self, Option<PyErr>> {
+        Self::asked(object, STRIDES | FORMAT)
+    }
+
+    fn asked(object: &Bound<'_, PyAny>, flags: c_int) -> Result<Self, Option<PyErr>> {
         // SAFETY: the object is alive while it is borrowed, and the lock is held.
         if unsafe { PyObject_CheckBuffer(object.as_ptr()) } == 0 {
             return Err(None);
         }
         let mut raw = Box::new(RawExport::EMPTY);
         // SAFETY: the object is alive, the struct is ours to fill, and the lock is held.
-        if unsafe { PyObject_GetBuffer(object.as_ptr(), &raw mut *raw, STRIDES) } != 0 {
+        if unsafe { PyObject_GetBuffer(object.as_ptr(), &raw mut *raw, flags) } != 0 {
             return Err(Some(PyErr::fetch(object.py())));
         }
         Ok(Self { raw })
@@ -88,6 +100,15 @@ impl Export {
         // export is released.
         let shape = unsafe { std::slice::from_raw_parts(self.raw.shape, count) };
         shape.iter().map(|&items| usize::try_from(items).unwrap_or(0)).collect()
+    }
+
+    /// What its items are, in the letters of Python's `struct`, if it was asked and says so.
+    pub(crate) fn format(&self, _: Python<'_>) -> &[u8] {
+        if self.raw.format.is_null() {
+            return &[];
+        }
+        // SAFETY: an exporter's format ends with a zero and stays until the export is released.
+        unsafe { CStr::from_ptr(self.raw.format) }.to_bytes()
     }
 
     /// A copy of its bytes as they are now; `None` if they do not lie in one piece.
@@ -241,3 +262,5 @@ unsafe extern "C" {
 
 /// `PyBUF_STRIDES`: any shape, and whether it may be written is for us to look at.
 const STRIDES: c_int = 0x0010 | 0x0008;
+/// `PyBUF_FORMAT`: what the items are, in letters.
+const FORMAT: c_int = 0x0004;

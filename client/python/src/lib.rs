@@ -23,6 +23,7 @@ mod lease;
 mod matched;
 mod memory;
 mod memoryview;
+mod numbers;
 mod places;
 mod puts;
 mod status;

@@ -6,12 +6,13 @@
 use larder_transport::pieces::PIECES_MAX;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyInt};
 
 use crate::arguments::{is_many, items, items_of};
 use crate::buffer::{Export, Keep, Loan};
 use crate::errors::invalid;
 use crate::memory::Memories;
+use crate::numbers::Numbers;
 
 /// What will be done to the memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,8 +53,8 @@ pub(crate) fn from_buffers(
     loan.checked(access, "buffers")
 }
 
-/// One address and one length for each of `count` keys, or as many addresses as lengths; all of it
-/// registered.
+/// One address and one length for each of `count` keys, or as many addresses as lengths, or one
+/// length for all addresses; all of it registered.
 ///
 /// # Errors
 /// `InvalidArgument`, saying which range.
@@ -64,26 +65,24 @@ pub(crate) fn from_addresses(
     access: Access,
     memories: &Memories,
 ) -> PyResult<Loan> {
-    let mut loan = Loan::default();
-    let addresses = items_of(addresses, count, "ptrs")?;
-    let sizes = items_of(sizes, count, "sizes")?;
-    for (at, (address, size)) in addresses.iter().zip(&sizes).enumerate() {
-        // Asked first: an extraction that fails makes an exception.
-        if !is_many(address)
-            && let (Ok(address), Ok(size)) = (address.extract(), size.extract())
-        {
-            loan.ranges.push((address, size));
-        } else {
-            let addresses = numbers(address, at, "ptrs")?;
-            let sizes = numbers(size, at, "sizes")?;
-            if addresses.len() != sizes.len() {
-                let (found, others) = (addresses.len(), sizes.len());
-                return Err(invalid(format_args!("ptrs[{at}]: {found} for {others} sizes")));
-            }
-            loan.ranges.extend(addresses.into_iter().zip(sizes));
+    let addresses = Numbers::of(addresses, count, "ptrs")?;
+    let sizes = match sizes.cast::<PyInt>().map(|size| size.extract()) {
+        Ok(size) => Numbers::like(&addresses, size.map_err(|_| invalid("sizes: no length"))?),
+        Err(_) => Numbers::of(sizes, count, "sizes")?,
+    };
+    let mut start = 0;
+    for (at, (&end, &sizes_end)) in addresses.ends.iter().zip(&sizes.ends).enumerate() {
+        if end != sizes_end {
+            // All before were the same.
+            let (found, others) = (end - start, sizes_end - start);
+            return Err(invalid(format_args!("ptrs[{at}]: {found} for {others} sizes")));
         }
-        loan.end_place(at, "ptrs")?;
+        check_pieces(end - start, at, "ptrs")?;
+        start = end;
     }
+    let mut loan = Loan::default();
+    loan.ranges = addresses.values.into_iter().zip(sizes.values).collect();
+    loan.ends = addresses.ends;
     loan.registered = memories.guard(&loan)?;
     loan.checked(access, "ptrs")
 }
@@ -192,10 +191,13 @@ fn not_memory(object: &Bound<'_, PyAny>) -> String {
     format!("neither a buffer nor a tensor nor an array, but {}", object.get_type())
 }
 
-fn numbers(list: &Bound<'_, PyAny>, at: usize, what: &str) -> PyResult<Vec<usize>> {
-    let list = items(list, what);
-    let list = list.and_then(|list| list.iter().map(|n| n.extract::<usize>()).collect());
-    list.map_err(|_| invalid(format_args!("{what}[{at}]: neither an integer nor integers")))
+/// # Errors
+/// `InvalidArgument` if so many pieces are too many for one object.
+fn check_pieces(found: usize, at: usize, what: &str) -> PyResult<()> {
+    if found > PIECES_MAX {
+        return Err(invalid(format_args!("{what}[{at}]: {found} pieces, not {PIECES_MAX}")));
+    }
+    Ok(())
 }
 
 impl Loan {
@@ -207,9 +209,7 @@ impl Loan {
     /// What was added since the last one is the memory of one object.
     fn end_place(&mut self, at: usize, what: &str) -> PyResult<()> {
         let found = self.ranges.len() - self.ends.last().copied().unwrap_or(0);
-        if found > PIECES_MAX {
-            return Err(invalid(format_args!("{what}[{at}]: {found} pieces, not {PIECES_MAX}")));
-        }
+        check_pieces(found, at, what)?;
         self.ends.push(self.ranges.len());
         Ok(())
     }
@@ -217,14 +217,20 @@ impl Loan {
     /// # Errors
     /// `InvalidArgument` if one range would be written by two.
     fn checked(self, access: Access, what: &str) -> PyResult<Self> {
+        let follows = |pair: &[(usize, usize)]| {
+            let (address, bytes) = pair[0];
+            address.checked_add(bytes).is_some_and(|end| end <= pair[1].0)
+        };
+        // Mostly they are in order, and then one look at each is enough.
+        if access == Access::Read || self.ranges.windows(2).all(follows) {
+            return Ok(self);
+        }
         let has_bytes = |&&(_, bytes): &&(usize, usize)| bytes > 0;
         let mut sorted: Vec<_> = self.ranges.iter().filter(has_bytes).copied().collect();
-        // Mostly they are in order already, and then this is one look at each.
         sorted.sort_unstable();
-        let overlaps = |pair: &[(usize, usize)]| pair[1].0 - pair[0].0 < pair[0].1;
-        if access == Access::Write && sorted.windows(2).any(overlaps) {
-            return Err(invalid(format_args!("{what}: memory of two of them overlaps")));
+        if sorted.windows(2).all(follows) {
+            return Ok(self);
         }
-        Ok(self)
+        Err(invalid(format_args!("{what}: memory of two of them overlaps")))
     }
 }

@@ -4,6 +4,7 @@ import gc
 import threading
 import time
 import weakref
+from array import array
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,8 @@ def test_what_is_not_registered_is_named(client: larder.Client, store: larder.St
     with client.register(region, 4000) as memory:
         refused([at, [at + 1, at + 3999]], [1, [2, 2]], r"ptrs\[1\]\[1\]: .*not registered")
         refused([at, at - 1], [1, 1], r"ptrs\[1\]\[0\]: .*not registered")
-        refused([at, at], [1, [1]], r"ptrs\[1\]: neither an integer")
+        refused([at, at], [1, "1"], r"sizes\[1\]: neither an integer")
+        refused([at, at], [1, 1.0], r"sizes\[1\]: neither an integer")
         refused([[at, at + 1], at + 2], [[1], 1], r"ptrs\[0\]: 2 for 1 sizes")
         refused([at], [1], r"ptrs: 1 for 2 keys")
         refused([at, -1], [1, 1], r"ptrs\[1\]")
@@ -48,6 +50,70 @@ def test_what_is_not_registered_is_named(client: larder.Client, store: larder.St
         assert store.batch_get_into(["a", "b"], [at, at + 100], [100, 100]) == [100, 100]
         assert "4000 bytes" in repr(memory)
     refused([at, at], [1, 1], "not registered")
+
+
+def test_addresses_come_in_arrays_too(client: larder.Client, store: larder.Store) -> None:
+    region = np.arange(64, dtype=np.uint8)
+    memory = client.register(region)
+    ptrs = [memory.address + at for at in (0, 16, 40)]
+    sizes = [16, 8, 24]
+    words: list[Any] = [np.uint64, np.int64, ">u8"]
+    arrays: list[Any] = [np.array(ptrs, dtype=word) for word in words]
+    arrays += [array("Q", ptrs), memoryview(array("L", ptrs)), np.repeat(arrays[0], 2)[::2]]
+    lengths: list[Any] = [np.array(sizes), np.array(sizes, dtype=np.int32), array("I", sizes), sizes]
+    whole = bytes(region)
+    for form in arrays:
+        for length in lengths:
+            assert store.batch_put_from(["a", "b", "c"], form, length) == [Status.OK] * 3
+            region[:] = 0
+            assert store.batch_get_into(["a", "b", "c"], form, length) == sizes
+            assert bytes(region) == whole[:24] + bytes(16) + whole[40:]
+            region[:] = np.frombuffer(whole, dtype=np.uint8)
+    job = store.submit_get_ptrs(["a", "b", "c"], arrays[0], lengths[0])
+    done = store.wait(job, 10)
+    assert done is not None and done.ok and done.sizes == sizes
+    assert store.batch_get_into([], arrays[0][:0], lengths[0][:0]) == []
+
+
+def test_rows_of_addresses_are_pieces(client: larder.Client, store: larder.Store) -> None:
+    region = np.arange(64, dtype=np.uint8)
+    at = client.register(region).address
+    ptrs = np.array([[at, at + 32], [at + 8, at + 40]], dtype=np.uint64)
+    listed: list[Any] = ptrs.tolist()
+    sizes: list[Any] = [8, np.full((2, 2), 8), [[8, 8], [8, 8]]]
+    for form in (ptrs, listed):
+        for size in sizes:
+            assert store.batch_put_from(["a", "b"], form, size) == [Status.OK] * 2
+            assert store.get_one("a") == bytes([*range(8), *range(32, 40)])
+            assert store.get_one("b") == bytes([*range(8, 16), *range(40, 48)])
+
+
+def test_arrays_that_are_no_addresses_are_refused(
+    client: larder.Client, store: larder.Store
+) -> None:
+    region = np.zeros(64, dtype=np.uint8)
+    at = client.register(region).address
+    good = np.array([at, at + 32], dtype=np.uint64)
+    cases: list[tuple[Any, Any, str]] = [
+        (good, good.astype(np.float64), r"sizes\[0\]: neither an integer"),
+        (good.astype(np.float64), 1, r"ptrs\[0\]: neither an integer"),
+        (good.astype(object), [33, 1], "overlap"),
+        (good, np.array([33, 1]), "overlap"),
+        (good, np.array([1, 33]), r"ptrs\[1\]\[0\]: .*not registered"),
+        (good, np.array([1, -1]), r"ptrs\[1\]\[0\]: .*not registered"),
+        (good, np.array([1, 2**64 - 1], dtype=np.uint64), r"ptrs\[1\]\[0\]: .*not registered"),
+        (good[:1], [1], "ptrs: 1 for 2 keys"),
+        (good, np.array([1, 1, 1]), "sizes: 3 for 2 keys"),
+        (good.reshape(2, 1), np.ones((2, 2), dtype=np.int64), r"ptrs\[0\]: 1 for 2 sizes"),
+        (good.reshape(1, 2), 1, "ptrs: 1 for 2 keys"),
+        (np.zeros((2, 513), dtype=np.uint64), 0, r"ptrs\[0\]: 513 pieces"),
+        (np.zeros((2, 1, 1), dtype=np.uint64), 1, r"ptrs\[0\]: neither an integer"),
+        (good, -1, "sizes: no length"),
+        (good, 2**64, "sizes: no length"),
+    ]
+    for ptrs, sizes, why in cases:
+        with pytest.raises(InvalidArgument, match=why):
+            store.batch_get_into(["a", "b"], ptrs, sizes)
 
 
 def test_an_object_may_lie_in_several_memories(client: larder.Client, store: larder.Store) -> None:
