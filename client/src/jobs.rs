@@ -280,7 +280,7 @@ impl Jobs {
         let is_quick = matches!(what, What::Match(..) | What::Remove(_));
         let ask = Ask { job, until, namespace: namespace.clone(), what };
         if is_quick { &mut state.quick } else { &mut state.bulk }.push_back(ask);
-        self.crew.board.wake_mover(&state);
+        self.crew.board.wake_mover(state);
         Ok(job)
     }
 }

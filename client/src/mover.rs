@@ -187,10 +187,14 @@ impl Board {
             // Under the lock, or a drain in between would leave it readable for nothing.
             self.event.ring();
         }
-        if state.waiters > 0 {
+        let has_waiters = state.waiters > 0;
+        let is_over = state.is_closed && state.open.is_empty();
+        // Whoever is woken wants the lock at once.
+        drop(state);
+        if has_waiters {
             self.finished.notify_all();
         }
-        if state.is_closed && state.open.is_empty() {
+        if is_over {
             self.work.notify_all();
         }
     }
@@ -228,8 +232,11 @@ impl Board {
         true
     }
 
-    pub(crate) fn wake_mover(&self, state: &State) {
-        if state.idle_movers > 0 {
+    /// Has somebody move what was added. Takes the lock, for whoever is woken wants it at once.
+    pub(crate) fn wake_mover(&self, state: MutexGuard<'_, State>) {
+        let is_asleep = state.idle_movers > 0;
+        drop(state);
+        if is_asleep {
             self.work.notify_one();
         }
     }
@@ -257,7 +264,7 @@ impl Sink for Board {
                     return self.finish(job, Err(Error::Closed));
                 }
                 state.landed.push_back((job, uncopied));
-                self.wake_mover(&state);
+                self.wake_mover(state);
             }
             outcome => self.finish(job, outcome.map(|uncopied| uncopied.complete(self.began))),
         }
