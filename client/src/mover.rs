@@ -10,7 +10,7 @@ use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use larder_protocol::Key;
-use larder_transport::EventFd;
+use larder_transport::{EventFd, give_way_when_woken};
 
 use crate::call::{Call, Outcome, Pending, Uncopied};
 use crate::client::Client;
@@ -96,6 +96,8 @@ impl Board {
 
     /// The life of a mover: until the jobs are closed and all have ended.
     pub(crate) fn serve(self: &Arc<Self>, client: &Client) {
+        // Whoever submits a job wakes a mover, and has better to do than to wait for it.
+        let _ = give_way_when_woken();
         self.lock().movers.push(std::thread::current().id());
         let mut rescue = Rescue { board: self, job: None, is_armed: true };
         while let Some(task) = self.next() {

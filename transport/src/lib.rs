@@ -6,7 +6,7 @@
 //! through a [`Landing`] or a [`Source`]: memory of a caller that another thread may use until it
 //! lets go; callers in other languages name theirs by address ([`Registered`]). [`EventFd`] tells a
 //! caller that polls that something happened, and [`Luck`] whether it pays to look for it without
-//! sleeping.
+//! sleeping. Threads that work for others do not stop those who wake them ([`background`]).
 //!
 //! Other processes on this host read a region in place ([`MappedRegion`], [`LeasedBytes`]), and let
 //! a node read what they want to put ([`SharedMemory`]); the descriptors travel by [`rights`].
@@ -16,6 +16,7 @@
 //! `client`.
 
 pub mod arena;
+pub mod background;
 pub mod copy;
 pub mod event;
 pub mod fork;
@@ -36,6 +37,7 @@ pub mod spin;
 pub use arena::slot::{Slot, SlotMut, Unfilled};
 pub use arena::window::{SlotRef, Window};
 pub use arena::{Arena, ArenaStats, UNTAGGED};
+pub use background::give_way_when_woken;
 pub use copy::copy_checked;
 pub use event::EventFd;
 pub use fork::process_id;
