@@ -195,7 +195,7 @@ class LarderTier(SecondaryTierManager):
             number = stores.reads.submit_get_ptrs(
                 job.keys,
                 self._rows(job_metadata),
-                [self._row_bytes] * len(job.keys),
+                self._row_bytes,
                 timeout=self._load_timeout,
             )
         except Exception as e:
@@ -218,7 +218,7 @@ class LarderTier(SecondaryTierManager):
             number = stores.writes.submit_put_ptrs(
                 job.keys,
                 self._rows(job_metadata),
-                [self._row_bytes] * len(job.keys),
+                self._row_bytes,
                 timeout=self._store_timeout,
                 if_absent=True,
                 ttl=self._ttl,
@@ -300,10 +300,10 @@ class LarderTier(SecondaryTierManager):
 
     # Rows, and what became of them.
 
-    def _rows(self, job: TransferJob) -> list[int]:
+    def _rows(self, job: TransferJob) -> np.ndarray[Any, np.dtype[np.int64]]:
         """The addresses of a job's rows."""
         chunks = np.asarray(job.chunk_ids, dtype=np.int64)
-        rows: list[int] = (self._address + chunks * self._row_bytes).tolist()
+        rows: np.ndarray[Any, np.dtype[np.int64]] = self._address + chunks * self._row_bytes
         return rows
 
     def _depths(self, job: TransferJob) -> list[int]:
