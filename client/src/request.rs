@@ -166,6 +166,9 @@ impl Plan<'_> {
             for indices in cut(&group, MATCH_KEYS_MAX, |_| 0) {
                 let mut leg = self.leg(Opcode::Match, route, &indices);
                 let asked = indices.iter().map(|at| &keys[at]);
+                // Grown bit by bit it would be copied half a dozen times.
+                let key_bytes: usize = indices.iter().map(|at| 1 + keys[at].as_bytes().len()).sum();
+                leg.frame.reserve(MATCH_HEAD_BYTES + key_bytes);
                 Match::encode(touch, with_meta, asked, &mut leg.frame);
                 legs.push(leg);
             }
@@ -292,6 +295,8 @@ fn cut(group: &Indices, count_max: usize, bytes: impl Fn(usize) -> u64) -> Vec<I
 /// Most payload of one put frame, unless one object alone is longer. A guess: long enough that
 /// frames cost nothing, short enough that a node can take several connections' at once.
 const FRAME_PAYLOAD_BYTES_MAX: u64 = 16 << 20;
+/// What stands before the keys of a match.
+const MATCH_HEAD_BYTES: usize = 5;
 /// Room for header, head and a key or two.
 const FRAME_BYTES_TYPICAL: usize = 256;
 
