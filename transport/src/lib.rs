@@ -4,9 +4,10 @@
 //! filled by one owner, [`SlotMut::freeze`] makes it a [`Slot`] that anyone may read and clone, and
 //! the last drop gives the memory back. Bytes reach a slot, or leave it, through [`socket`], or
 //! through a [`Landing`] or a [`Source`]: memory of a caller that another thread may use until it
-//! lets go; callers in other languages name theirs by address ([`Registered`]). [`EventFd`] tells a
-//! caller that polls that something happened, and [`Luck`] whether it pays to look for it without
-//! sleeping. Threads that work for others do not stop those who wake them ([`background`]).
+//! lets go; callers in other languages name theirs by address ([`Registered`], once
+//! [`check_present`] has found it). [`EventFd`] tells a caller that polls that something happened,
+//! and [`Luck`] whether it pays to look for it without sleeping. Threads that work for others do not
+//! stop those who wake them ([`background`]).
 //!
 //! Other processes on this host read a region in place ([`MappedRegion`], [`LeasedBytes`]), and let
 //! a node read what they want to put ([`SharedMemory`]); the descriptors travel by [`rights`].
@@ -25,6 +26,7 @@ pub mod lend;
 pub mod mapped;
 pub mod pieces;
 pub mod prefetch;
+pub mod present;
 pub mod process;
 pub mod region;
 pub mod registered;
@@ -45,6 +47,7 @@ pub use landing::Landing;
 pub use lend::{lend, lend_sources};
 pub use mapped::{LeasedBytes, MapError, MappedRegion};
 pub use prefetch::prefetch;
+pub use present::{NotPresent, check_present};
 pub use region::{HugePages, Region, RegionError, RegionReport};
 pub use registered::{OutOfBounds, Registered};
 pub use rights::PeerProcess;

@@ -4,9 +4,11 @@
 //! [`Landing::from_raw`] and [`Source::from_raw`] ask for, for all of it and for as long as it is
 //! registered; after that a range needs a check of its bounds and nothing else. What a reader would
 //! get wrong: to drop a registration does not end what is in flight, and the memory must outlive
-//! that. [`Registered::wait_idle`] says when it has.
+//! that. [`Registered::wait_idle`] says when it has. That the memory is there when it is registered
+//! is checked, so that a wrong number is an error and not a fault later on another thread.
 
 use crate::landing::Landing;
+use crate::present::{NotPresent, check_present};
 use crate::source::Source;
 use std::any::Any;
 use std::fmt;
@@ -56,20 +58,24 @@ impl Registered {
     ///
     /// `keepalive` is dropped when the registration and all that is in flight are gone.
     ///
+    /// # Errors
+    /// [`NotPresent`] if that is no memory to read and write, or none at all.
+    ///
     /// # Safety
     ///
-    /// They are initialised and valid for reads and writes on every thread, until the last clone of
-    /// this was dropped and nothing is in flight any more. Until a landing that was made of a range
-    /// is dropped, nobody else reads or writes that range; until a source is, nobody writes it.
-    /// Ranges of one landing do not overlap. Memory that is never landed in may be read-only.
+    /// If it is memory to read and write now, it stays that, initialised and on every thread, until
+    /// the last clone of this was dropped and nothing is in flight any more. Until a landing that
+    /// was made of a range is dropped, nobody else reads or writes that range; until a source is,
+    /// nobody writes it. Ranges of one landing do not overlap.
     pub unsafe fn new(
         address: *mut u8,
         bytes: usize,
         keepalive: Option<Arc<dyn Any + Send + Sync>>,
-    ) -> Self {
+    ) -> Result<Self, NotPresent> {
+        check_present(address.addr(), bytes)?;
         let (in_flight, idle) = (Mutex::new(0), Condvar::new());
         let shared = Shared { base: address, bytes, in_flight, idle, _keepalive: keepalive };
-        Self { shared: Arc::new(shared) }
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Where it begins.
@@ -82,7 +88,7 @@ impl Registered {
         self.shared.bytes
     }
 
-    /// Whether it is 0 bytes long.
+    /// Whether it is 0 bytes long, which no memory is.
     pub fn is_empty(&self) -> bool {
         self.shared.bytes == 0
     }
@@ -196,13 +202,15 @@ impl Drop for Away {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::present::Fault;
+    use std::ptr::with_exposed_provenance_mut;
 
     /// 100 bytes that live as long as the registration, and their address.
     fn registered() -> (Registered, usize) {
         let memory: &'static mut [u8] = Box::leak(Box::new([7; 100]));
         let address = memory.as_mut_ptr();
         // SAFETY: the memory is never freed, and only used through the registration.
-        (unsafe { Registered::new(address, 100, None) }, address.addr())
+        (unsafe { Registered::new(address, 100, None) }.unwrap(), address.addr())
     }
 
     #[test]
@@ -231,6 +239,19 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "needs /proc")]
+    fn what_is_not_there_is_not_registered() {
+        let owner: Arc<dyn Any + Send + Sync> = Arc::new(());
+        let base = with_exposed_provenance_mut(0xdead_beef_dead_beef);
+        // SAFETY: never memory, as no process can have anything mapped there.
+        let refused = unsafe { Registered::new(base, 16, Some(Arc::clone(&owner))) };
+        let fault = Fault::Unmapped(0xdead_beef_dead_beef);
+        let error = NotPresent { address: 0xdead_beef_dead_beef, bytes: 16, fault };
+        assert_eq!(refused.err(), Some(error));
+        assert_eq!(Arc::strong_count(&owner), 1, "what would keep it is let go of");
+    }
+
+    #[test]
     fn idle_is_when_everything_came_home() {
         let (memory, at) = registered();
         assert!(memory.wait_idle(Duration::ZERO));
@@ -253,7 +274,7 @@ mod tests {
         let address = owner.as_ptr().cast_mut();
         let keepalive: Arc<dyn Any + Send + Sync> = Arc::clone(&owner) as _;
         // SAFETY: the vector lives as long as the registration, and is only read.
-        let memory = unsafe { Registered::new(address, 10, Some(keepalive)) };
+        let memory = unsafe { Registered::new(address, 10, Some(keepalive)) }.unwrap();
         let source = memory.source(&[(address.addr(), 10)]).unwrap();
         drop(memory);
         assert_eq!(Arc::strong_count(&owner), 2);

@@ -14,7 +14,7 @@ use std::ptr::{
 };
 use std::sync::{Arc, Mutex, Weak};
 
-use larder_transport::{Landing, Registered, Source};
+use larder_transport::{Landing, NotPresent, Registered, Source};
 use pyo3::ffi::{Py_ssize_t, PyObject};
 use pyo3::prelude::*;
 
@@ -241,15 +241,18 @@ impl Drop for Loan {
     }
 }
 
-/// Registers memory by its address, on the word of the Python program.
+/// Registers memory by its address: that it stays there is the word of the Python program.
+///
+/// # Errors
+/// [`NotPresent`] if it is no memory to read and write now.
 pub(crate) fn register(
     address: usize,
     bytes: usize,
     keepalive: Option<Arc<dyn Any + Send + Sync>>,
-) -> Registered {
-    // SAFETY: the Python program promises, by registering it, that the memory is there and may be
-    // written on any thread until it was unregistered and nothing is in flight; what keeps it is
-    // given back only then.
+) -> Result<Registered, NotPresent> {
+    // SAFETY: the Python program promises, by registering it, that memory which is there stays and
+    // may be written on any thread until it was unregistered and nothing is in flight; what keeps
+    // it is given back only then.
     unsafe { Registered::new(with_exposed_provenance_mut(address), bytes, keepalive) }
 }
 

@@ -152,8 +152,10 @@ impl PyClient {
     ///     length: bytes from its start; needed for an address.
     ///     keep: an object to be kept for as long as the memory is registered.
     ///
-    /// An address is taken on your word: the memory must be readable and writable until it was
-    /// unregistered. Raises InvalidArgument, Closed, Forked.
+    /// Memory must be readable and writable, or InvalidArgument says where it is not; that an
+    /// address stays good until it was unregistered is taken on your word. This looks through what
+    /// the process has mapped: register once, not for each call. Raises InvalidArgument, Closed,
+    /// Forked.
     #[pyo3(signature = (memory, length = None, *, keep = None))]
     fn register(
         &self,

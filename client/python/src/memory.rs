@@ -177,10 +177,7 @@ impl Memory {
                 (address, length)
             }
         };
-        if address == 0 || bytes == 0 || address.checked_add(bytes).is_none() {
-            return Err(invalid(format_args!("{bytes} bytes at {address:#x} are no memory")));
-        }
-        let registered = register(address, bytes, None);
+        let registered = register(address, bytes, None).map_err(invalid)?;
         let entry = Entry::new(registered, None, keeps);
         let entry = connection.memories()?.add(entry);
         Ok(Self { connection: Arc::clone(connection), entry })
@@ -194,6 +191,7 @@ impl Memory {
         let (address, bytes) = (memory.as_mut_ptr().expose_provenance(), memory.len());
         let memory = Arc::new(memory);
         let registered = register(address, bytes, Some(Arc::clone(&memory) as _));
+        let registered = registered.map_err(invalid)?;
         let entry = Entry::new(registered, Some(memory), Vec::new());
         let entry = connection.memories()?.add(entry);
         Ok(Self { connection: Arc::clone(connection), entry })

@@ -1,6 +1,8 @@
 """Registered memory: named by address, and given back when nothing uses it."""
 
+import ctypes
 import gc
+import mmap
 import threading
 import time
 import weakref
@@ -141,11 +143,39 @@ def test_an_object_may_lie_in_several_memories(client: larder.Client, store: lar
         ((bytearray(4), 5), "length: 5 of 4"),
         ((np.int64(4096), 16), "read-only"),
         (("text",), "neither a buffer"),
+        ((2**63 + 4096, 16), "nothing is mapped at 0x8000000000001000"),
+        ((0xDEADBEEFDEADBEEF, 16), "nothing is mapped at 0xdeadbeefdeadbeef"),
+        ((4096, 2**63), "more than can be addressed"),
+        ((2**64, 16), "no address"),
     ],
 )
 def test_what_is_no_memory_is_refused(client: larder.Client, arguments: Any, why: str) -> None:
     with pytest.raises(InvalidArgument, match=why):
         client.register(*arguments)
+
+
+def test_an_address_where_something_else_is_is_refused(client: larder.Client) -> None:
+    libc, page = ctypes.CDLL(None, use_errno=True), mmap.PAGESIZE
+    region = mmap.mmap(-1, 4 * page)
+    at = np.frombuffer(region, dtype=np.uint8).ctypes.data
+
+    def refused(address: int, length: int, why: str) -> None:
+        with pytest.raises(InvalidArgument, match=f"^{length} bytes at {address:#x} are .*{why}$"):
+            client.register(address, length)
+
+    def protect(index: int, rights: int) -> None:
+        assert libc.mprotect(ctypes.c_void_p(at + index * page), page, rights) == 0
+
+    assert client.register(at, 4 * page).unregister()
+    protect(1, mmap.PROT_READ)
+    protect(3, 0)
+    refused(at, 4 * page, f"what is at {at + page:#x} is read-only")
+    refused(at + 2 * page + 5, 2 * page - 5, f"what is at {at + 3 * page:#x} may not be read")
+    assert client.register(at + 2 * page, page).unregister()
+    for index in (1, 3):
+        protect(index, mmap.PROT_READ | mmap.PROT_WRITE)
+    assert client.register(at + 1, 4 * page - 1).unregister()
+    refused(at, 2**46, "0x[0-9a-f]+.*")
 
 
 def test_memory_is_kept_until_it_is_unregistered(tcp_client: larder.Client) -> None:
