@@ -6,7 +6,8 @@
 //! What a reader would get wrong: `Ok` says that the call was made, not that a key was found; look
 //! at the keys.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,9 @@ use crate::sealing::Seals;
 use crate::shared::{Memories, PutSource};
 
 /// A connection to a cluster of nodes. Cheap to clone; clones share one I/O thread.
+///
+/// It ends with its last clone, or for all of them by [`Client::close`]; after that every call is
+/// [`Error::Closed`]. What has a clone of its own, such as [`Jobs`](crate::Jobs), keeps it going.
 ///
 /// ```no_run
 /// use larder_client::{Client, Config, GetOptions, Key, NamespaceSpec, PutObject, PutOptions};
@@ -63,8 +67,9 @@ pub(crate) struct Shared {
     pub(crate) remote: Remote,
     pub(crate) memories: Arc<Memories>,
     deadline: Duration,
-    thread: Mutex<Option<JoinHandle<()>>>,
-    pid: u32,
+    pub(crate) thread: Mutex<Option<JoinHandle<()>>>,
+    pub(crate) is_closed: AtomicBool,
+    pub(crate) pid: u32,
 }
 
 impl Client {
@@ -82,9 +87,7 @@ impl Client {
         let learnt = learn_view(&config)?;
         let deadline = config.deadline;
         let (remote, thread) = start_io(config, learnt)?;
-        let (thread, pid) = (Mutex::new(Some(thread)), process_id());
-        let memories = Arc::default();
-        Ok(Self { shared: Arc::new(Shared { remote, memories, deadline, thread, pid }) })
+        Ok(Self { shared: Arc::new(Shared::new(remote, Some(thread), deadline, process_id())) })
     }
 
     /// The membership as the client knows it now.
@@ -343,7 +346,7 @@ impl Client {
         deadline: Option<Duration>,
         namespace: Option<Namespace>,
     ) -> Result<Arc<Call>, Error> {
-        self.check_process()?;
+        self.check_open()?;
         let until = self.until(deadline);
         Ok(Call::new(outcome, until, namespace, self.shared.remote.clone()))
     }
@@ -351,14 +354,6 @@ impl Client {
     /// When a call that begins now is over.
     pub(crate) fn until(&self, deadline: Option<Duration>) -> Instant {
         Instant::now() + deadline.unwrap_or(self.shared.deadline).min(DEADLINE_MAX)
-    }
-
-    /// In a forked child there is no I/O thread.
-    pub(crate) fn check_process(&self) -> Result<(), Error> {
-        if self.shared.pid != process_id() {
-            return Err(Error::Forked);
-        }
-        Ok(())
     }
 
     pub(crate) fn legs(
@@ -376,20 +371,15 @@ impl Client {
     }
 }
 
-impl Drop for Shared {
-    fn drop(&mut self) {
-        // In a forked child there is no thread to end, and its locks may be held for ever.
-        if self.pid != process_id() {
-            return;
-        }
-        self.remote.close();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread
-            && thread.thread().id() != std::thread::current().id()
-        {
-            // It never blocks, so this is short. If it panicked, that was reported already.
-            let _ = thread.join();
-        }
+impl Shared {
+    pub(crate) fn new(
+        remote: Remote,
+        thread: Option<JoinHandle<()>>,
+        deadline: Duration,
+        pid: u32,
+    ) -> Self {
+        let (memories, is_closed) = (Arc::default(), AtomicBool::new(false));
+        Self { remote, memories, deadline, thread: Mutex::new(thread), is_closed, pid }
     }
 }
 
@@ -397,56 +387,3 @@ impl Drop for Shared {
 const COPIED_BYTES_MAX: usize = 16 << 10;
 /// Longest deadline of a call: as long as the protocol can say.
 const DEADLINE_MAX: Duration = Duration::from_secs(3600);
-
-#[cfg(test)]
-mod tests {
-    use larder_protocol::message::{HelloReply, SocketPath};
-    use larder_protocol::view::{Member, MemberState};
-    use larder_protocol::{NamespaceSpec, Status};
-
-    use super::*;
-
-    #[test]
-    fn a_forked_child_is_refused_and_ends_nothing_of_its_parents() {
-        let member = Member {
-            id: 1,
-            incarnation: 0,
-            weight: 1,
-            state: MemberState::Serving,
-            shard_count: 1,
-            port: 1,
-            host: "127.0.0.1".into(),
-            capabilities: 0,
-        };
-        let view = View::new(1, vec![member]).unwrap();
-        let seed = HelloReply {
-            version: 1,
-            capabilities: 0,
-            node_id: 1,
-            incarnation: 0,
-            shard: 0,
-            shard_count: 1,
-            object_bytes_max: 1,
-            uds: SocketPath::NONE,
-        };
-        let learnt = crate::bootstrap::Learnt { view, seed };
-        let (remote, thread) = start_io(Config::default(), learnt).unwrap();
-        let parent = process_id();
-        let client = |pid| {
-            let deadline = Duration::from_millis(50);
-            let (remote, memories) = (remote.clone(), Arc::default());
-            let shared = Shared { remote, memories, deadline, thread: Mutex::default(), pid };
-            Client { shared: Arc::new(shared) }
-        };
-        let namespace = Namespace::describe(NamespaceSpec::new("t", "m")).unwrap();
-        let key = [Key::new(b"k").unwrap()];
-        let get = |client: &Client| client.get(&namespace, &key, &GetOptions::default());
-        let child = client(parent + 1);
-        assert_eq!(get(&child), Err(Error::Forked));
-        drop(child);
-        // Nobody listens there, which only a living I/O thread can tell.
-        let answer = get(&client(parent)).unwrap().remove(0).unwrap_err();
-        assert!(answer.is_unanswered() && answer.status() != Some(Status::Miss), "{answer}");
-        thread.join().unwrap();
-    }
-}

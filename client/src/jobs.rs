@@ -70,9 +70,9 @@ impl Jobs {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for no threads or no jobs, [`Error::System`] if there is no
-    /// thread or descriptor left, [`Error::Forked`].
+    /// thread or descriptor left, [`Error::Closed`], [`Error::Forked`].
     pub fn new(client: &Client, config: &JobsConfig) -> Result<Self, Error> {
-        client.check_process()?;
+        client.check_open()?;
         if config.threads == 0 || config.jobs_max == 0 {
             return Err(Error::InvalidArgument { what: "threads and jobs_max must not be 0" });
         }
@@ -271,6 +271,7 @@ impl Jobs {
         if state.is_closed {
             return Err(Error::Closed);
         }
+        self.crew.client.check_open()?;
         if state.open.len() + state.finished.len() >= self.crew.jobs_max {
             return Err(Error::Busy);
         }

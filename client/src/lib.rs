@@ -17,6 +17,7 @@ mod bootstrap;
 mod call;
 mod circuit;
 mod client;
+mod closing;
 mod cluster;
 mod completion;
 mod config;
