@@ -33,8 +33,15 @@ pub(crate) struct Memory {
 /// The memories of one client.
 #[derive(Default)]
 pub(crate) struct Memories {
+    known: RwLock<Known>,
+}
+
+#[derive(Default)]
+struct Known {
     /// By address, and those that begin at the same by length.
-    entries: RwLock<Vec<Arc<Entry>>>,
+    entries: Vec<Arc<Entry>>,
+    /// Whether two of them may have bytes in common.
+    may_overlap: bool,
 }
 
 /// One registered memory.
@@ -42,20 +49,47 @@ pub(crate) struct Entry {
     registered: Registered,
     /// The way to be written and seen, if it is ours.
     shared: Option<Arc<SharedMemory>>,
-    keeps: Mutex<Vec<Keep>>,
+    keeps: Mutex<Keeps>,
     pid: u32,
 }
 
+/// What keeps one registered memory.
+#[derive(Default)]
+struct Keeps {
+    /// What the memory was found in; nothing for an address.
+    home: Option<Keep>,
+    /// What the caller wants kept.
+    objects: Vec<Py<PyAny>>,
+}
+
+impl Keeps {
+    /// Takes what is not kept yet, and is left with the rest.
+    fn adopt(&mut self, other: &mut Self) {
+        // Where a home is, the memory is still the one that was registered.
+        if self.home.is_none() {
+            self.home = other.home.take();
+        }
+        let is_new = |object: &Py<PyAny>| !self.objects.iter().any(|known| known.is(object));
+        let new: Vec<_> = other.objects.extract_if(.., |object| is_new(object)).collect();
+        self.objects.extend(new);
+    }
+}
+
 impl Entry {
-    fn new(registered: Registered, shared: Option<Arc<SharedMemory>>, keeps: Vec<Keep>) -> Self {
+    fn new(registered: Registered, shared: Option<Arc<SharedMemory>>, keeps: Keeps) -> Self {
         Self { registered, shared, keeps: Mutex::new(keeps), pid: process_id() }
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        let ((at, bytes), (other_at, other_bytes)) = (self.span(), other.span());
+        at < other_at + other_bytes && other_at < at + bytes
     }
 
     fn span(&self) -> (usize, usize) {
         (self.registered.address(), self.registered.len())
     }
 
-    fn keeps(&self) -> MutexGuard<'_, Vec<Keep>> {
+    fn keeps(&self) -> MutexGuard<'_, Keeps> {
         self.keeps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -82,34 +116,46 @@ impl Drop for Entry {
 }
 
 impl Memories {
-    /// Registers, or finds what is registered just so.
+    /// Registers, or finds what is registered just so, which is then kept by what keeps either:
+    /// the first may be an address alone, and its memory be given back and taken anew since.
     fn add(&self, entry: Entry) -> Arc<Entry> {
-        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        match entries.binary_search_by_key(&entry.span(), |known| known.span()) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        match known.entries.binary_search_by_key(&entry.span(), |known| known.span()) {
+            Ok(at) if entry.shared.is_some() => {
+                // Memory of our own is nobody else's: what was there was given back unsaid.
+                let entry = Arc::new(entry);
+                let gone = std::mem::replace(&mut known.entries[at], Arc::clone(&entry));
+                drop(known);
+                drop(gone);
+                entry
+            }
             Ok(at) => {
-                let known = Arc::clone(&entries[at]);
-                drop(entries);
+                let same = Arc::clone(&known.entries[at]);
+                same.keeps().adopt(&mut entry.keeps());
+                drop(known);
                 drop(entry);
-                known
+                same
             }
             Err(at) => {
+                known.may_overlap |= known.entries.iter().any(|known| known.overlaps(&entry));
                 let entry = Arc::new(entry);
-                entries.insert(at, Arc::clone(&entry));
+                known.entries.insert(at, Arc::clone(&entry));
                 entry
             }
         }
     }
 
     fn remove(&self, entry: &Arc<Entry>) {
-        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        entries.retain(|known| !Arc::ptr_eq(known, entry));
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.entries.retain(|known| !Arc::ptr_eq(known, entry));
+        known.may_overlap &= !known.entries.is_empty();
     }
 
     /// Forgets all of them. What is in flight stays where it is.
     pub(crate) fn clear(&self) {
-        let entries =
-            std::mem::take(&mut *self.entries.write().unwrap_or_else(PoisonError::into_inner));
-        entries.iter().for_each(|entry| {
+        let known =
+            std::mem::take(&mut *self.known.write().unwrap_or_else(PoisonError::into_inner));
+        known.entries.iter().for_each(|entry| {
             entry.release_if_idle();
         });
     }
@@ -119,7 +165,8 @@ impl Memories {
     /// # Errors
     /// `InvalidArgument`, naming the first range that is not registered.
     pub(crate) fn guard(&self, loan: &Loan) -> PyResult<Vec<Source>> {
-        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let entries = &known.entries;
         let mut used: Vec<usize> = Vec::new();
         let mut last: Option<usize> = None;
         for (at, ranges) in loan.places().enumerate() {
@@ -141,6 +188,11 @@ impl Memories {
                 }
             }
         }
+        if known.may_overlap {
+            // The same bytes may be kept by several, and each says when they are free.
+            let is_used = |i: &usize| used.iter().any(|&at| entries[at].overlaps(&entries[*i]));
+            used = (0..entries.len()).filter(is_used).collect();
+        }
         // A source of no bytes counts as one in flight.
         let guards = used.into_iter().map(|at| entries[at].registered.source(&[]));
         guards.collect::<Result<_, _>>().map_err(invalid)
@@ -158,8 +210,8 @@ impl Memory {
         length: Option<usize>,
         keep: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let mut keeps: Vec<Keep> =
-            keep.map(|keep| Keep::Object(keep.unbind())).into_iter().collect();
+        let objects = keep.map(Bound::unbind).into_iter().collect();
+        let mut keeps = Keeps { home: None, objects };
         // Only an int is an address: a tensor of one number would turn into one as willingly.
         let address = memory.cast::<PyInt>().ok().map(|address| address.extract::<usize>());
         let (address, bytes) = match (address.transpose(), length) {
@@ -169,7 +221,7 @@ impl Memory {
             (Ok(None), length) => {
                 let named = |why| invalid(format_args!("memory: {why}"));
                 let Found { keep, address, bytes } = find(memory, Access::Write).map_err(named)?;
-                keeps.push(keep);
+                keeps.home = Some(keep);
                 let length = length.unwrap_or(bytes);
                 if length > bytes {
                     return Err(invalid(format_args!("length: {length} of {bytes} bytes")));
@@ -192,7 +244,7 @@ impl Memory {
         let memory = Arc::new(memory);
         let registered = register(address, bytes, Some(Arc::clone(&memory) as _));
         let registered = registered.map_err(invalid)?;
-        let entry = Entry::new(registered, Some(memory), Vec::new());
+        let entry = Entry::new(registered, Some(memory), Keeps::default());
         let entry = connection.memories()?.add(entry);
         Ok(Self { connection: Arc::clone(connection), entry })
     }

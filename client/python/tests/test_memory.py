@@ -239,3 +239,48 @@ def test_shared_memory_is_written_and_put(client: larder.Client, store: larder.S
         client.shared_memory(0)
     with pytest.raises(InvalidArgument):
         client.register(bytearray(1)).view()
+
+
+def test_memory_in_two_registrations_is_free_only_for_both(own_node: Any) -> None:
+    """A job that has a part of it has it, by whichever registration it was found."""
+    with larder.connect(own_node.address, path="tcp", deadline=30.0) as client:
+        store = client.namespace(model="overlap")
+        region, other = bytearray(1000), bytearray(1000)
+        at = np.frombuffer(region, dtype=np.uint8).ctypes.data
+        whole, aside = client.register(region), client.register(other)
+        part = client.register(at + 500, 100)
+        own_node.pause()
+        try:
+            job = store.submit_get_ptrs(["a"], [at + 550], [10])
+            assert aside.unregister(0), "nothing is under way there"
+            assert not part.unregister(0.05) and not whole.unregister(0.05)
+            with pytest.raises(BufferError):
+                region.append(1)
+            store.cancel(job)
+            assert store.drain_all(10) and whole.unregister(0) and part.unregister(0)
+            region.append(1)
+        finally:
+            own_node.resume()
+
+
+def test_what_is_registered_again_is_kept_by_both(tcp_client: larder.Client) -> None:
+    """The first was an address alone: the memory may not be that any more."""
+
+    class Owner:
+        pass
+
+    owner, region = Owner(), bytearray(100)
+    gone = weakref.ref(owner)
+    at = np.frombuffer(region, dtype=np.uint8).ctypes.data
+    memory = tcp_client.register(at, 100)
+    assert tcp_client.register(region, keep=owner).address == at
+    for _ in range(1000):
+        tcp_client.register(region, keep=owner)
+    del owner
+    gc.collect()
+    assert gone() is not None
+    with pytest.raises(BufferError):
+        region.append(1)
+    assert memory.unregister()
+    region.append(1)
+    assert gone() is None
