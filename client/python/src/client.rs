@@ -193,8 +193,11 @@ impl PyClient {
         PyList::new(py, each.collect::<PyResult<Vec<_>>>()?)
     }
 
-    /// Ends the client and every store made of it; what is under way is cancelled and waited for.
-    /// Again is fine. Raises Forked.
+    /// Ends the client and every store made of it, from any thread; again is fine.
+    ///
+    /// Jobs are cancelled and waited for, and their completions can still be taken. Calls of other
+    /// threads end soon, ``CLOSED`` for what has no answer yet; later ones raise Closed. Registered
+    /// memory is given back; leases and views stay as they are. Raises Forked.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         self.connection.close(py)
     }

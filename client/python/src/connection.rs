@@ -10,7 +10,7 @@ use larder_transport::process_id;
 use pyo3::prelude::*;
 
 use crate::desk::Desk;
-use crate::errors::{Closed, forked};
+use crate::errors::{Closed, forked, raise};
 use crate::memory::Memories;
 
 /// A client's connection to a cluster.
@@ -74,19 +74,24 @@ impl Connection {
         desks.push(Arc::downgrade(desk));
     }
 
-    /// Closes every store and lets go of the client; its thread ends with the last call.
+    /// Closes every store, ends the client and gives memory back. Jobs are waited for; calls of
+    /// other threads are answered and end soon. Who closes at the same time waits as long.
     ///
     /// # Errors
     /// `Forked`.
     pub(crate) fn close(&self, py: Python<'_>) -> PyResult<()> {
         self.check_process()?;
         let client = self.client.write().unwrap_or_else(PoisonError::into_inner).take();
-        let desks = std::mem::take(&mut *self.desks.lock().unwrap_or_else(PoisonError::into_inner));
+        let desks = self.desks.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for desk in desks.iter().filter_map(Weak::upgrade) {
             desk.close(py)?;
         }
-        py.detach(|| drop(client));
-        self.memories.clear();
+        if let Some(client) = client {
+            // Calls under way have clones of it.
+            py.detach(|| client.close()).map_err(raise)?;
+            py.detach(|| drop(client));
+        }
+        self.memories.clear(py);
         Ok(())
     }
 }

@@ -130,8 +130,12 @@ impl Desk {
     /// # Errors
     /// `Forked`.
     pub(crate) fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock, or somebody may start jobs that nobody would end.
         self.is_closed.store(true, Ordering::Relaxed);
-        match self.started() {
+        let started = jobs.clone();
+        drop(jobs);
+        match started {
             Some(jobs) => py.detach(|| jobs.close()).map_err(raise),
             None => Ok(()),
         }
@@ -151,10 +155,10 @@ impl Desk {
     }
 
     fn jobs(&self, client: &Client) -> PyResult<Jobs> {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_closed() {
             return Err(Closed::new_err("the store is closed"));
         }
-        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(jobs) = &*jobs {
             return Ok(jobs.clone());
         }

@@ -5,6 +5,7 @@
 //! only when nothing is in flight, on the thread that asked for that.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use larder_client::SharedMemory;
 use larder_transport::{Registered, Source, process_id};
@@ -151,13 +152,17 @@ impl Memories {
         known.may_overlap &= !known.entries.is_empty();
     }
 
-    /// Forgets all of them. What is in flight stays where it is.
-    pub(crate) fn clear(&self) {
+    /// Forgets all of them. What is in flight is waited for, as the calls that have it end soon;
+    /// what is still in flight then stays where it is.
+    pub(crate) fn clear(&self, py: Python<'_>) {
         let known =
             std::mem::take(&mut *self.known.write().unwrap_or_else(PoisonError::into_inner));
-        known.entries.iter().for_each(|entry| {
-            entry.release_if_idle();
-        });
+        for entry in known.entries {
+            if !entry.release_if_idle() {
+                py.detach(|| entry.registered.wait_idle(END_PATIENCE));
+                entry.release_if_idle();
+            }
+        }
     }
 
     /// Sees to it that each memory a loan uses is not idle until the loan is back.
@@ -307,3 +312,7 @@ impl Memory {
         format!("<larder.Memory of {bytes} bytes at {address:#x}>")
     }
 }
+
+/// How long who closes a client waits for calls that have its memory. A guess: they end within
+/// microseconds, unless they have many megabytes to copy.
+const END_PATIENCE: Duration = Duration::from_secs(1);
