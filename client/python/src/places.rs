@@ -106,6 +106,9 @@ pub(crate) fn find(object: &Bound<'_, PyAny>, access: Access) -> Result<Found, S
     if found.address == 0 && found.bytes > 0 {
         return Err("has a shape but no memory".into());
     }
+    if isize::try_from(found.bytes).is_err() || found.address.checked_add(found.bytes).is_none() {
+        return Err(format!("says that it has {} bytes", found.bytes));
+    }
     Ok(found)
 }
 
