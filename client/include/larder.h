@@ -71,7 +71,8 @@ typedef struct larder_config {
  * failed: then larder_last_error() says why. */
 larder_client *larder_connect(const larder_config *config);
 
-/* Ends a client, whose stores were closed before. NULL is fine. */
+/* Lets go of a client. Its stores go on until they are closed, and leases and completions until
+ * they are freed. NULL is fine. */
 void larder_client_close(larder_client *client);
 
 /* -- Stores: one namespace of a client -------------------------------------------------------- */

@@ -92,6 +92,12 @@ impl Object {
         if pieces.iter().any(|piece| piece.address.is_null() && piece.bytes > 0) {
             return Err(invalid("piece without an address"));
         }
+        let wraps = |piece: &Piece| piece.address.addr().checked_add(piece.bytes).is_none();
+        let bytes = pieces.iter().try_fold(0_usize, |sum, piece| sum.checked_add(piece.bytes));
+        let is_memory = bytes.is_some_and(|bytes| isize::try_from(bytes).is_ok());
+        if !is_memory || pieces.iter().any(wraps) {
+            return Err(invalid("pieces of more bytes than can be addressed"));
+        }
         Ok(pieces.iter().map(|piece| (piece.address.cast(), piece.bytes)))
     }
 

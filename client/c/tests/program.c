@@ -183,6 +183,20 @@ static void mistakes(larder_client *client, larder_store *store) {
   pieces[0].bytes = 1;
   object.piece_count = 1;
   CHECK(larder_submit_put(store, &object, 1, 0, 0) == LARDER_INVALID_ARGUMENT);
+  pieces[0].address = sources;
+  pieces[0].bytes = SIZE_MAX / 2 + 1;
+  CHECK(larder_get(store, &object, 1, 0) == LARDER_INVALID_ARGUMENT);
+  CHECK(larder_submit_get(store, &object, 1, 0) == LARDER_INVALID_ARGUMENT);
+  pieces[0].address = (void *)(UINTPTR_MAX - 7);
+  pieces[0].bytes = 16;
+  CHECK(larder_get(store, &object, 1, 0) == LARDER_INVALID_ARGUMENT);
+  CHECK(larder_put(store, &object, 1, 0, 0) == LARDER_INVALID_ARGUMENT);
+  CHECK(strstr(larder_last_error(), "addressed") != NULL);
+  for (int at = 0; at < LARDER_PIECES_MAX; at++)
+    pieces[at] = (larder_piece){sources, SIZE_MAX / 4};
+  object.piece_count = LARDER_PIECES_MAX;
+  CHECK(larder_submit_get(store, &object, 1, 0) == LARDER_INVALID_ARGUMENT);
+  CHECK(larder_submit_put(store, &object, 1, 0, 0) == LARDER_INVALID_ARGUMENT);
   CHECK(larder_open(client, NULL, 0) == NULL && larder_open(NULL, NULL, 0) == NULL);
   CHECK(larder_next(NULL) == NULL && larder_fd(NULL) < 0);
   CHECK(strcmp(larder_status_name(LARDER_CORRUPT), "CORRUPT") == 0);
