@@ -15,8 +15,8 @@ impl Client {
     /// Ends the client and all its clones. Never waits, and again is fine.
     ///
     /// Calls under way are answered within microseconds: keys without an answer get
-    /// [`KeyError::Closed`]. As always, only the answer says that nothing touches landings and
-    /// sources any more. Leases live on.
+    /// [`KeyError::Closed`](crate::KeyError::Closed). As always, only the answer says that nothing
+    /// touches landings and sources any more. Leases live on.
     ///
     /// # Errors
     /// [`Error::Forked`].
