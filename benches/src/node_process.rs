@@ -80,7 +80,7 @@ impl NodeProcess {
             .args(["--listen", &address.to_string()])
             .args(["--shards", &shape.shards.to_string()])
             .args(["--memory", &format_bytes(shape.memory_bytes)])
-            .args(["--pin-cores", if shape.is_pinned { "auto" } else { "off" }])
+            .args(["--pin-cores", if shape.is_pinned { "on" } else { "off" }])
             .args(["--admin", "off", "--log", "warn"])
             .args(shape.unix.iter().flat_map(|socket| [OsStr::new("--uds"), socket.as_os_str()]))
             .stdin(Stdio::null())

@@ -5,7 +5,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -23,6 +23,7 @@ pub struct Counters {
     values: [AtomicU64; STAT_NUMBERS],
     requests: [AtomicU64; OPCODE_NUMBERS],
     ticks: AtomicU64,
+    thread: AtomicU32,
 }
 
 impl Counters {
@@ -32,6 +33,7 @@ impl Counters {
             values: [const { AtomicU64::new(0) }; STAT_NUMBERS],
             requests: [const { AtomicU64::new(0) }; OPCODE_NUMBERS],
             ticks: AtomicU64::new(0),
+            thread: AtomicU32::new(0),
         }
     }
 
@@ -58,6 +60,16 @@ impl Counters {
     /// Says that the shard's executor is alive. Each 100 ms, by a task of the executor itself.
     pub fn tick(&self) {
         self.ticks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Says which thread the executor is.
+    pub fn set_thread(&self, id: u32) {
+        self.thread.store(id, Ordering::Relaxed);
+    }
+
+    /// Which thread the executor is, `None` before it has said so.
+    pub fn thread(&self) -> Option<u32> {
+        Some(self.thread.load(Ordering::Relaxed)).filter(|&id| id != 0)
     }
 
     /// Says that the executor ends as it should, and that no tick will follow.

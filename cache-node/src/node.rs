@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use glommio::net::TcpListener;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
-use larder_transport::process::memory_available_bytes;
+use larder_transport::process::{self, memory_available_bytes};
 use larder_transport::{Arena, Region, RegionError, RegionReport};
 
 use crate::breath::Breath;
@@ -209,6 +209,7 @@ impl ShardStart {
     }
 
     async fn run(self, entry: Option<Entry>, report: Report) {
+        self.state.shards[usize::from(self.index)].set_thread(process::thread_id());
         let (core, listener) = match self.prepare(Breath::new().await) {
             Ok((core, listener, memory)) => {
                 // The starter may have given up because of another shard.

@@ -177,7 +177,7 @@ const BAD_BODIES: &[Bad] = &[
     ("bytes follow", |r| r.frame(Opcode::Bump, &[1; 9], 0)),
     ("bytes follow", |r| r.frame(Opcode::Match, &[0, 1, 0, 0, 0, 1, 7, 7], 0)),
     ("reserved bits", |r| r.frame(Opcode::Match, &[4, 0, 0, 0, 0], 0)),
-    ("reserved bits", |r| r.frame(Opcode::Put, &[2, 0, 0, 0, 0], 0)),
+    ("reserved bits", |r| r.frame(Opcode::Put, &[4, 0, 0, 0, 0], 0)),
     ("reserved bits", |r| get_with(r, |b| b[0] = 6)),
     ("reserved bits", |r| get_with(r, |b| b[0] = 8)),
     ("freshness has no meaning for 4", |r| get_with(r, |b| b[1] = 4)),

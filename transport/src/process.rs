@@ -6,6 +6,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The user that this process acts as.
 pub fn user_id() -> u32 {
@@ -29,6 +30,34 @@ pub fn cpu_time_us(pid: Option<u32>) -> io::Result<u64> {
             Ok(ticks * 1_000_000 / rustix::param::clock_ticks_per_second())
         }
     }
+}
+
+/// The calling thread, as the kernel numbers threads; never 0.
+pub fn thread_id() -> u32 {
+    rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()
+}
+
+/// What a thread has had of the processors, and whether it wants one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ThreadUse {
+    /// How long it has run.
+    pub ran: Duration,
+    /// Whether it runs, or would if it were given a core.
+    pub is_runnable: bool,
+}
+
+/// What thread `id` of this process has had so far.
+///
+/// # Errors
+///
+/// If there is no such thread, or the kernel keeps no account of it.
+pub fn thread_use(id: u32) -> io::Result<ThreadUse> {
+    let read = |file: &str| fs::read_to_string(format!("/proc/self/task/{id}/{file}"));
+    let ran_ns = nth_number(&read("schedstat")?, 0).ok_or_else(|| odd("schedstat"))?;
+    let stat = read("stat")?;
+    let (_, after_name) = stat.rsplit_once(')').ok_or_else(|| odd("stat of a thread"))?;
+    let is_runnable = after_name.trim_start().starts_with('R');
+    Ok(ThreadUse { ran: Duration::from_nanos(ran_ns), is_runnable })
 }
 
 /// Memory of a process that is present right now, in bytes; `None` means this process.

@@ -81,8 +81,9 @@ pub(super) struct Flags {
     /// file an array of such texts may be given [default: none]
     #[arg(long, value_name = "LIST")]
     pub(super) peers: Option<Given>,
-    /// Keep each shard on a core of its own, if there are enough: auto or off [default: auto]
-    #[arg(long, value_name = "auto|off")]
+    /// Keep each shard on a core of its own: auto (if one is left over for others), on or off
+    /// [default: auto]
+    #[arg(long, value_name = "auto|on|off")]
     pub(super) pin_cores: Option<Given>,
     /// Ask for memory in huge pages: try or off [default: try]
     #[arg(long, value_name = "try|off")]
@@ -228,7 +229,7 @@ mod tests {
         ("node-name", "a"),
         ("weight", "200"),
         ("peers", "b@10.0.0.1:7400/8"),
-        ("pin-cores", "off"),
+        ("pin-cores", "on"),
         ("huge-pages", "off"),
         ("objects-max", "5000"),
         ("connections-max", "100"),

@@ -11,7 +11,7 @@ use larder_protocol::limits::SHARDS_MAX;
 use larder_transport::HugePages;
 
 use super::check::{SHARD_MEMORY_BYTES_MIN, refused};
-use super::cores::cores_for;
+use super::cores::{cores_for, spare_cores_for};
 use super::flags::Flags;
 use super::given::Given;
 use super::peers::{HOST_FORM, NAME_FORM, PEERS_FORM, is_host, is_name, parse_peers};
@@ -47,9 +47,10 @@ impl Flags {
         set(&mut c.node_name, "node-name", self.node_name, NAME_FORM, name)?;
         set(&mut c.weight, "weight", self.weight, COUNT_FORM, number)?;
         set(&mut c.peers, "peers", self.peers, PEERS_FORM, parse_peers)?;
-        c.cores = cores_for(c.shards);
-        set(&mut c.cores, "pin-cores", self.pin_cores, "auto or off", |text| match text {
-            "auto" => Some(cores_for(c.shards)),
+        c.cores = spare_cores_for(c.shards);
+        set(&mut c.cores, "pin-cores", self.pin_cores, PINNING_FORM, |text| match text {
+            "auto" => Some(spare_cores_for(c.shards)),
+            "on" => cores_for(c.shards.into()),
             "off" => Some(Vec::new()),
             _ => None,
         })?;
@@ -134,6 +135,7 @@ fn shards_default(memory_bytes: u64) -> u16 {
 const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7400);
 const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7480);
 const COUNT_FORM: &str = "a whole number";
+const PINNING_FORM: &str = "auto, on (with a core for each shard), or off";
 
 #[cfg(test)]
 mod tests {
@@ -159,7 +161,7 @@ mod tests {
             ("node-name", "a b", "letters"),
             ("weight", "many", "whole number"),
             ("peers", "a@h:1", "name@host:port/shards"),
-            ("pin-cores", "yes", "auto or off"),
+            ("pin-cores", "yes", "auto, on"),
             ("huge-pages", "always", "try or off"),
             ("objects-max", "1M", "whole number"),
             ("connections-max", "0", "1 to 65536"),

@@ -96,10 +96,10 @@ impl Control {
 
     /// Looks at shards and process again and again, the first time before anybody is served.
     async fn look_around(&self) {
-        let mut watch = Watch::new(self.state.shards.len(), STILL_LOOKS);
+        let mut watch = Watch::new(self.state.shards.len(), STILL_LOOKS, LOOK_PERIOD);
         for look in 0u64.. {
             let still = match watch.observe_node(&self.state) {
-                Verdict::Moving => NOBODY,
+                Verdict::Moving | Verdict::Starved { .. } => NOBODY,
                 Verdict::Still { shard, .. } => shard as u64,
             };
             self.still_shard.store(still, Ordering::Relaxed);
