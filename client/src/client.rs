@@ -188,6 +188,8 @@ impl Client {
         objects: &[PutObject<Pieces<'_>>],
         options: &PutOptions,
     ) -> Result<Vec<KeyResult<()>>, Error> {
+        // First: in a forked child the lock of the memories may be held for ever.
+        self.check_process()?;
         let shown = objects.iter().map(|object| object.bytes.as_slices().iter().copied());
         let mut seals = self.shared.memories.seals_of(shown);
         let mut total = 0;

@@ -74,12 +74,13 @@ mod tests {
     use larder_protocol::{Key, NamespaceSpec, Status};
 
     use super::*;
-    use crate::config::{Config, GetOptions};
+    use crate::config::{Config, GetOptions, PutOptions};
     use crate::error::{KeyError, KeyResult};
     use crate::inbox::Remote;
     use crate::io::start_io;
     use crate::namespace::Namespace;
-    use crate::object::Object;
+    use crate::object::{Object, Payload, Pieces, PutObject};
+    use crate::shared::SharedMemory;
 
     /// The I/O of a client that knows one node, on this host at `port`.
     fn io_to(port: u16) -> (Remote, JoinHandle<()>) {
@@ -123,11 +124,31 @@ mod tests {
         let child = client(parent + 1);
         assert_eq!(get(&child), Err(Error::Forked));
         assert_eq!(child.close(), Err(Error::Forked));
+        puts_are_refused_without_a_lock(&child);
         drop(child);
         // Nobody listens there, which only a living I/O thread can tell.
         let answer = get(&client(parent)).unwrap().remove(0).unwrap_err();
         assert!(answer.is_unanswered() && answer.status() != Some(Status::Miss), "{answer}");
         thread.join().unwrap();
+    }
+
+    fn puts_are_refused_without_a_lock(child: &Client) {
+        let memory = SharedMemory::new(1 << 20, &child.shared.memories).unwrap();
+        let held = child.shared.memories.held();
+        let (tell, told) = std::sync::mpsc::channel();
+        let child = child.clone();
+        let putting = std::thread::spawn(move || {
+            let namespace = Namespace::describe(NamespaceSpec::new("t", "m")).unwrap();
+            let (key, options) = (Key::new(b"k").unwrap(), PutOptions::default());
+            let object = PutObject::new(key, Pieces::from(&memory[..]));
+            let _ = tell.send(child.put(&namespace, &[object], &options));
+            let object = PutObject::new(key, Payload::Bytes(vec![0; 100_000].into()));
+            let _ = tell.send(child.put_owned(&namespace, vec![object], &options));
+        });
+        let answers = [(); 2].map(|()| told.recv_timeout(Duration::from_secs(5)));
+        drop(held);
+        putting.join().unwrap();
+        assert_eq!(answers, [const { Ok(Err(Error::Forked)) }; 2]);
     }
 
     #[test]

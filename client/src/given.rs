@@ -82,6 +82,8 @@ impl Client {
         objects: Vec<PutObject<Payload>>,
         options: &PutOptions,
     ) -> Result<Pending<Vec<KeyResult<()>>>, Error> {
+        // First: in a forked child the lock of the memories may be held for ever.
+        self.check_process()?;
         let shown = objects.iter().map(|object| object.bytes.pieces());
         let mut seals = self.shared.memories.seals_of(shown);
         for object in &objects {

@@ -205,6 +205,14 @@ impl Memories {
     }
 }
 
+#[cfg(test)]
+impl Memories {
+    /// What a forked child may find held for ever.
+    pub(crate) fn held(&self) -> impl Sized + '_ {
+        self.slots.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Known {
     /// Whether a node may be asked to read from it.
     fn is_good(&self) -> bool {
