@@ -8,6 +8,7 @@ mod host;
 mod on_host;
 mod puts_on_host;
 mod sums;
+mod sums_amid;
 mod talk;
 
 use std::time::Duration;

@@ -33,7 +33,7 @@ fn two(memory: &Bytes) -> Vec<(&'static [u8], Payload)> {
 }
 
 /// The checksum of an object of one part, and its seal, as they travel.
-fn sums_of(talk: &Talk, key: &[u8], bytes: &[u8]) -> Vec<u8> {
+pub(super) fn sums_of(talk: &Talk, key: &[u8], bytes: &[u8]) -> Vec<u8> {
     let mut sums = encode_parts(&part_checksums(bytes, 0));
     let what = Sealed {
         namespace_digest: talk.namespace.digest(),
@@ -140,6 +140,38 @@ fn a_put_that_goes_elsewhere_amid_its_checksums_has_them_all_there() {
             assert_eq!(answers(call), [Ok(()), Ok(())]);
         }
     }
+}
+
+#[test]
+fn a_put_of_which_only_a_part_may_be_named_has_its_checksums_stated() {
+    let (memories, unfit, bytes) = memory();
+    let fit = memory_with(0, &bytes, &memories);
+    let both = || vec![(&b"a"[..], unfit.slice(..LEN).into()), (b"b", fit.slice(1..LEN).into())];
+    // Connections end on one of the memories, until it is offered no more.
+    for _ in 0..3 {
+        let mut host = Host::new();
+        let call = host.talk.put_unsealed(two(&unfit), &memories);
+        assert_eq!(Frame::opcodes(&host.talk.frames()), [SHARE, PUT]);
+        drop(host);
+        assert_eq!(answers(call), [Err(KeyError::Closed), Err(KeyError::Closed)]);
+    }
+    let mut host = Host::new();
+    let call = host.talk.put_unsealed(both(), &memories);
+    let sent = host.talk.frames();
+    assert_eq!(Frame::opcodes(&sent), [SHARE, PUT]);
+    assert_eq!(sent[1].places(), [None, Some((1, 1))]);
+    assert!(sent[1].payload == bytes);
+    let put = Put::decode(&sent[1].body, sent[1].header.payload_bytes).unwrap();
+    assert!(!put.sums_follow && !host.talk.session.sum_next());
+    for (item, bytes) in put.items.iter().zip([&bytes[..], &bytes[1..]]) {
+        let mut stated = item.parts.to_vec();
+        stated.u32(item.seal);
+        assert_eq!(stated, sums_of(&host.talk, item.key.as_bytes(), bytes));
+    }
+    host.talk.say(&sent[0].header.reply(Code::Ok), b"", b"");
+    host.talk.say_stored(&sent[1].header, 2);
+    host.talk.receive().unwrap();
+    assert_eq!(answers(call), [Ok(()), Ok(())]);
 }
 
 #[test]
