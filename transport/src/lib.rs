@@ -6,8 +6,8 @@
 //! through a [`Landing`] or a [`Source`]: memory of a caller that another thread may use until it
 //! lets go; callers in other languages name theirs by address ([`Registered`], once
 //! [`check_present`] has found it). [`EventFd`] tells a caller that polls that something happened,
-//! and [`Luck`] whether it pays to look for it without sleeping. Threads that work for others do not
-//! stop those who wake them ([`background`]).
+//! and [`Luck`] whether it pays to look for it without sleeping. Threads that work for others do
+//! not stop those who wake them ([`background`]).
 //!
 //! Other processes on this host read a region in place ([`MappedRegion`], [`LeasedBytes`]), and let
 //! a node read what they want to put ([`SharedMemory`]); the descriptors travel by [`rights`].

@@ -1,9 +1,9 @@
 //! Ends the process when an executor stands still: half a node that looks alive is worse than none.
 //!
 //! Time is counted in the watchdog's own periods, not by a clock: when the whole machine or process
-//! was paused, the watchdog was too, and then nobody has stood still. What a reader would get wrong:
-//! a shard that wants its core and is not given it stands still too, on a host whose other programs
-//! are busy. That is no fault of its own, and it goes on as soon as it may.
+//! was paused, the watchdog was too, and then nobody has stood still. What a reader would get
+//! wrong: a shard that wants its core and is not given it stands still too, on a host whose other
+//! programs are busy. That is no fault of its own, and it goes on as soon as it may.
 
 use std::io;
 use std::sync::Arc;
