@@ -82,8 +82,8 @@ impl Filling {
         self.sums.update(&self.pending.slot.filled_bytes()[start..], parts);
     }
 
-    /// Copies the next bytes, a few at a time, from where a client shares them: the object begins at
-    /// `offset` there. They are checked as they were copied. How many they were.
+    /// Copies the next bytes, a few at a time, from where a client shares them: the object begins
+    /// at `offset` there. They are checked as they were copied. How many they were.
     pub(crate) fn pull(&mut self, from: &MappedRegion, offset: u64, parts: &[u8]) -> u32 {
         let slot = &mut self.pending.slot;
         let left = slot.len() - slot.filled();

@@ -12,13 +12,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
+from vllm.logger import init_logger
 from vllm.v1.kv_offload.tiering.async_lookup import AsyncLookupManager, LookupPhase
 
 import larder
 from larder._link import Link
+from larder._seldom import Seldom
+from larder.vllm_jobs import reasons
 
 if TYPE_CHECKING:
     from vllm.v1.kv_offload.base import OffloadKey, ReqContext
+
+# Under vLLM's logger, or nobody would see what is logged.
+logger = init_logger("vllm.larder.tier")
 
 
 class Lookups(AsyncLookupManager):
@@ -31,6 +37,10 @@ class Lookups(AsyncLookupManager):
         # Only the lookup thread adds to the first, only the scheduler's changes the second.
         self._counted = dict.fromkeys(OUTCOMES, 0)
         self._told = dict.fromkeys(OUTCOMES, 0)
+        # Of the lookup thread. Without it a node that is too slow looks like an empty one.
+        self._unanswered = Seldom(
+            logger, "Larder did not say in time whether %d chunks are there (%s): computed instead."
+        )
         super().__init__(tier_type=tier_type)
 
     def batch_lookup(self, keys: list[OffloadKey], req_context: ReqContext) -> Iterable[bool]:
@@ -48,6 +58,9 @@ class Lookups(AsyncLookupManager):
         silent = sum(status in SILENT for status in match.statuses)
         self._counted["hit"] += hits
         self._counted["unanswered"] += silent
+        if silent:
+            said = (status for status in match.statuses if status in SILENT)
+            self._unanswered.add(silent, f"{reasons(said)}, lookup_timeout {self._timeout:g} s")
         self._counted["miss"] += len(keys) - hits - silent
         return [key in found for key in keys]
 

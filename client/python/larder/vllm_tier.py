@@ -40,6 +40,7 @@ from vllm.v1.metrics.cache_hit_source import CacheHitSource
 import larder
 from larder._limits import DEPTH_MAX, OBJECT_BYTES_MAX, fit
 from larder._link import Link, PathChoice, Settings, Stores, positive
+from larder._seldom import Seldom
 from larder.vllm_jobs import STORED, Job, reasons, sort_out
 from larder.vllm_lookups import Lookups
 from larder.vllm_namespace import tier_namespace
@@ -169,6 +170,7 @@ class LarderTier(SecondaryTierManager):
         self._ended: list[JobResult] = []
         self._counts = TierCounts()
         self._seen_hit = False
+        self._unstored = Seldom(logger, "Larder did not store %d chunks (%s).")
 
     # What vLLM asks, in the order of a step.
 
@@ -316,15 +318,17 @@ class LarderTier(SecondaryTierManager):
         return depths
 
     def _collect(self, stores: Stores) -> None:
-        """Takes completions and makes results of them."""
-        for completion in stores.reads.drain():
-            job = self._loads.pop(completion.job, None)
-            if job is not None:
-                self._loaded(job, completion)
-        for completion in stores.writes.drain():
-            job = self._writes.pop(completion.job, None)
-            if job is not None:
-                self._stored(job, completion)
+        """Takes completions and makes results of them. In most steps there are none to come."""
+        if self._loads:
+            for completion in stores.reads.drain():
+                job = self._loads.pop(completion.job, None)
+                if job is not None:
+                    self._loaded(job, completion)
+        if self._writes:
+            for completion in stores.writes.drain():
+                job = self._writes.pop(completion.job, None)
+                if job is not None:
+                    self._stored(job, completion)
 
     def _loaded(self, job: Job, completion: larder.Completion) -> None:
         """A shorter object than a row leaves the row's end as it was, so it is a failure too."""
@@ -394,12 +398,8 @@ class LarderTier(SecondaryTierManager):
         self._counts.add("store", "present", len(there) - new)
         self._counts.add("store", "failed", lost)
         if lost:
-            logger.debug(
-                "Larder: %d of %d chunks were not stored (%s).",
-                lost,
-                len(job.keys),
-                completion.error or reasons(completion.statuses),
-            )
+            failed = (status for status in completion.statuses if status not in STORED)
+            self._unstored.add(lost, completion.error or reasons(failed))
         # A node evicts what was stored first, so as stored it would lose the head of a chain before
         # its tail. Touching in the chain's order makes it the other way round.
         self._link.touch(key for _, key in sorted(zip(job.depths, job.keys)) if key in stored)

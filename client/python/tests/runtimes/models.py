@@ -4,7 +4,7 @@ What a reader would get wrong: vLLM's `load_format=dummy` draws weights so small
 hardly matters, and then a test of equal tokens passes with any KV at all. These weights are drawn
 wide, and every test of equality has its negative control.
 
-    python models.py DIRECTORY      # makes DIRECTORY/llama and DIRECTORY/llava
+    python models.py DIRECTORY      # makes DIRECTORY/llama, worded-llama and llava
 """
 
 from __future__ import annotations
@@ -48,6 +48,12 @@ def make_llama(directory: pathlib.Path) -> None:
     """3.4 M parameters; an object of the offload tier is 256 KiB for each 128 tokens."""
     torch.manual_seed(SEED)
     LlamaForCausalLM(llama_config()).to(torch.bfloat16).save_pretrained(directory)
+
+
+def make_worded_llama(directory: pathlib.Path) -> None:
+    """The same with a tokenizer, for servers, which are asked in words: w3 is token 3."""
+    make_llama(directory)
+    _tokenizer().save_pretrained(directory)
 
 
 def make_llava(directory: pathlib.Path) -> None:
@@ -161,7 +167,8 @@ def _tokenizer() -> Any:
 
 def main() -> None:
     root = pathlib.Path(sys.argv[1])
-    for name, make in (("llama", make_llama), ("llava", make_llava)):
+    made = {"llama": make_llama, "worded-llama": make_worded_llama, "llava": make_llava}
+    for name, make in made.items():
         directory = root / name
         if (directory / "config.json").exists():
             continue

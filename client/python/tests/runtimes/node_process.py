@@ -16,7 +16,7 @@ import tempfile
 import time
 from types import TracebackType
 
-__all__ = ["Node", "free_port"]
+__all__ = ["Node", "free_port", "node_binary"]
 
 
 class Node:

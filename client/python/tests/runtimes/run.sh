@@ -4,13 +4,14 @@
 #
 #   run.sh [--newest] [--only LIST] [--venv DIR] [--cache DIR]
 #
-#   --only   some of vllm-tier,vllm-ec,lmcache,transformers (default: all)
+#   --only   some of transformers,vllm-serve,vllm-tier,vllm-ec,lmcache (default: all)
 #   --newest the newest release of each runtime instead of the pinned one, to see what churned
 #   --venv   an environment to use for all of them, as it is (with larder in it)
 #   --cache  where environments and models are kept (default ~/.cache/larder-runtimes)
 #
 # Needs Python 3.11 (PYTHON=…), Rust to build the package (or LARDER_WHEEL=FILE), libnuma1 for vLLM,
-# some 8 GB of disk, and a larder-node: LARDER_NODE_BIN, or target/release of this checkout.
+# some 8 GB of disk, and a larder-node with `larder` beside it: LARDER_NODE_BIN, or target/release of
+# this checkout.
 set -euo pipefail
 # Or a step that fails inside $(…) would go unnoticed.
 shopt -s inherit_errexit
@@ -26,7 +27,7 @@ LMCACHE_NEEDS="$LMCACHE_NEEDS opentelemetry-exporter-prometheus"
 here=$(cd "$(dirname "$0")" && pwd)
 package=$(cd "$here/../.." && pwd)
 cache=${LARDER_RUNTIMES_CACHE:-$HOME/.cache/larder-runtimes}
-only=vllm-tier,vllm-ec,lmcache,transformers
+only=transformers,vllm-serve,vllm-tier,vllm-ec,lmcache
 venv=
 newest=
 
@@ -164,6 +165,7 @@ prove() {
 rm -rf "$cache/work"
 mkdir -p "$cache/work"
 prove transformers transformers_proof.py transformers
+prove vllm-serve vllm_serve_proof.py vllm
 prove vllm-tier vllm_tier_proof.py vllm
 prove vllm-ec vllm_ec_proof.py vllm
 prove lmcache lmcache_proof.py vllm

@@ -58,7 +58,8 @@ def child(mode: str, directory: pathlib.Path, endpoint: str, node_pid: int) -> d
     if mode != "without":
         started = time.monotonic()
         try:
-            client = larder.connect(endpoint, name="proof", connect_timeout=1.0)
+            # Wide: on machines that are shared, an answer may take its time.
+            client = larder.connect(endpoint, name="proof", connect_timeout=1.0, deadline=1.0)
         except larder.Unavailable:
             out["unavailable"] = time.monotonic() - started
         else:
@@ -170,7 +171,7 @@ def prove(work: pathlib.Path) -> int:
         killed = proof.run("kill", node.endpoint, node.pid)
         holds = killed["tokens"] == want and killed["restored"] == [0] * PROMPTS
         detail = f"recomputed, slowest load {max(killed['load']) * 1e3:.0f} ms"
-        proof.claim("node killed between match and get", holds and max(killed["load"]) < 2, detail)
+        proof.claim("node killed between match and get", holds and max(killed["load"]) < 3, detail)
         gone = proof.run("fresh", node.endpoint)
         holds = gone["tokens"] == want and 0 <= gone.get("unavailable", -1) < 2
         detail = f"connect says so in {gone.get('unavailable', -1):.2f} s, tokens equal"

@@ -32,6 +32,20 @@ HERE = pathlib.Path(__file__).resolve().parent
 ENGINE_SECONDS_MAX = 900
 
 
+def engine_environment() -> dict[str, str]:
+    """For an engine on a CPU, in the company of others, that is to find this folder's modules."""
+    return {
+        **os.environ,
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
+    }
+
+
 class Proof(Claims):
     """A runtime's claims, and the engines that support them."""
 
@@ -56,15 +70,8 @@ class Proof(Claims):
         """
         directory = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.work))
         environment = {
-            **os.environ,
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-            "VLLM_NO_USAGE_STATS": "1",
-            "CUDA_VISIBLE_DEVICES": "",
+            **engine_environment(),
             "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if processes else "0",
-            "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
             "PROOF_RECORD": str(directory / "record"),
             "PROOF_FAULT_FILE": str(directory / "fault"),
             "PROOF_NODE_PID": str(faults.pid if faults is not None else 0),
