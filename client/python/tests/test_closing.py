@@ -16,7 +16,7 @@ BODY = bytes(range(256)) * 400
 
 
 def connect(node: Any, path: Any) -> larder.Client:
-    seed = node.address if path == "tcp" else f"unix:{node.uds}"
+    seed = node.seed(path)
     return larder.connect(seed, path=path, deadline=60.0)
 
 

@@ -243,7 +243,7 @@ def test_shared_memory_is_written_and_put(client: larder.Client, store: larder.S
 
 def test_memory_in_two_registrations_is_free_only_for_both(own_node: Any) -> None:
     """A job that has a part of it has it, by whichever registration it was found."""
-    with larder.connect(own_node.address, path="tcp", deadline=30.0) as client:
+    with larder.connect(own_node.endpoint, path="tcp", deadline=30.0) as client:
         store = client.namespace(model="overlap")
         region, other = bytearray(1000), bytearray(1000)
         at = np.frombuffer(region, dtype=np.uint8).ctypes.data
