@@ -10,7 +10,6 @@ use larder_protocol::Header;
 use larder_protocol::stats::Stat;
 use larder_transport::Spin;
 
-use crate::breath::Breath;
 use crate::shard::Shard;
 use crate::spin::Spinning;
 use crate::stalls::{NEVER, Stalls};
@@ -25,7 +24,6 @@ pub(crate) struct Core {
     pub(crate) stalls: Stalls,
     pub(crate) limits: Limits,
     pub(crate) spin: Spinning,
-    pub(crate) breath: Breath,
 }
 
 /// How long and how many, for the connections of one core.
@@ -41,13 +39,7 @@ pub(crate) struct Limits {
 
 impl Core {
     /// A core that serves `shard`; time counts from `started`.
-    pub(crate) fn new(
-        shard: Shard,
-        limits: Limits,
-        spin: Spin,
-        breath: Breath,
-        started: Instant,
-    ) -> Self {
+    pub(crate) fn new(shard: Shard, limits: Limits, spin: Spin, started: Instant) -> Self {
         Self {
             shard: RefCell::new(shard),
             inside: Cell::new(false),
@@ -56,7 +48,6 @@ impl Core {
             stalls: Stalls::default(),
             limits,
             spin: Spinning::new(spin),
-            breath,
         }
     }
 

@@ -5,7 +5,6 @@
 //! runs on.
 #![forbid(unsafe_code)]
 
-mod breath;
 pub mod config;
 pub mod control;
 mod core;

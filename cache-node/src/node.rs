@@ -17,7 +17,6 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement
 use larder_transport::process::{self, memory_available_bytes};
 use larder_transport::{Arena, Region, RegionError, RegionReport};
 
-use crate::breath::Breath;
 use crate::config::{Config, ConfigError, format_bytes};
 use crate::control::{Control, ControlHandle};
 use crate::core::{Core, Limits};
@@ -210,7 +209,7 @@ impl ShardStart {
 
     async fn run(self, entry: Option<Entry>, report: Report) {
         self.state.shards[usize::from(self.index)].set_thread(process::thread_id());
-        let (core, listener) = match self.prepare(Breath::new().await) {
+        let (core, listener) = match self.prepare() {
             Ok((core, listener, memory)) => {
                 // The starter may have given up because of another shard.
                 if report.send(Ok(memory)).is_err() {
@@ -233,7 +232,7 @@ impl ShardStart {
         self.tick_until_stopped(&core).await;
     }
 
-    fn prepare(&self, breath: Breath) -> Result<(Rc<Core>, TcpListener, RegionReport), StartError> {
+    fn prepare(&self) -> Result<(Rc<Core>, TcpListener, RegionReport), StartError> {
         let shard = self.index;
         let bytes = self.config.shard_memory_bytes();
         // Made on the shard's own thread, so that its memory is near its core.
@@ -243,8 +242,7 @@ impl ShardStart {
         let arena = Arena::new(Arc::new(region));
         let identity = Identity::new(&self.config, &self.state, shard)?;
         let shard = Shard::new(arena, identity, &self.config);
-        let (limits, spin) = (limits(&self.config), self.config.spin);
-        let core = Core::new(shard, limits, spin, breath, self.state.started);
+        let core = Core::new(shard, limits(&self.config), self.config.spin, self.state.started);
         let address = self.address();
         let listener = TcpListener::bind(address).map_err(|error| StartError::Listen {
             address,

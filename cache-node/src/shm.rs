@@ -25,7 +25,7 @@ use crate::inbox::Inbox;
 use crate::outbox::Outbox;
 use crate::shard::{Peer, ShareJob};
 use crate::stalls::{NEVER, Notice, Patience, Word};
-use crate::tcp::{ACCEPT_BURST, Ending, SCRAP_BYTES, Wire, connection};
+use crate::tcp::{ACCEPT_BURST, BREATH, Ending, SCRAP_BYTES, Wire, connection};
 use crate::uds::Entry;
 
 /// Takes in the connections that wait in the shard's hall, whenever its bell rings.
@@ -51,7 +51,7 @@ pub(crate) async fn welcome(entry: Entry, core: Rc<Core>) {
             burst += 1;
             if burst >= ACCEPT_BURST {
                 burst = 0;
-                core.breath.take().await;
+                glommio::timer::sleep(BREATH).await;
             }
         }
     }

@@ -22,7 +22,6 @@ use larder_protocol::limits::HEADER_BYTES;
 use larder_protocol::stats::Stat;
 use larder_transport::{PeerProcess, rights, socket};
 
-use crate::breath::Breath;
 use crate::core::Core;
 use crate::inbox::Inbox;
 use crate::outbox::Outbox;
@@ -63,7 +62,7 @@ pub(crate) async fn accept(listener: TcpListener, core: Rc<Core>) {
                 burst += 1;
                 if burst >= ACCEPT_BURST {
                     burst = 0;
-                    core.breath.take().await;
+                    glommio::timer::sleep(BREATH).await;
                 }
             }
             Err(error) => {
@@ -84,7 +83,7 @@ pub(crate) async fn connection(stream: TcpStream, core: Rc<Core>, near: Option<P
         tune(&stream);
     }
     let hello_by = core.now_ms() + core.limits.hello_timeout_ms;
-    let mut wire = Wire::new(stream, &core);
+    let mut wire = Wire::new(stream, core.stalls.clone());
     // Declared after the socket, so dropped before it: the sweep never cuts a reused descriptor.
     let patience = core.stalls.watch(wire.stream.as_raw_fd(), hello_by, near);
     wire.near = is_near.then(|| Near::new(patience.notice()));
@@ -286,7 +285,6 @@ pub(crate) struct Wire {
     pub(crate) near: Option<Near>,
     /// Who else is served by this core.
     stalls: Stalls,
-    breath: Breath,
     /// Where small objects of a put are received many at a time, and what is thrown away.
     pub(crate) staging: Vec<u8>,
     /// Requests served, and bytes moved, since this task last had to wait.
@@ -297,17 +295,9 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    fn new(stream: TcpStream, core: &Core) -> Self {
-        Self {
-            stream,
-            near: None,
-            stalls: core.stalls.clone(),
-            breath: core.breath.clone(),
-            staging: Vec::new(),
-            requests: 0,
-            bytes: 0,
-            readable_bytes: 1,
-        }
+    fn new(stream: TcpStream, stalls: Stalls) -> Self {
+        let (staging, near) = (Vec::new(), None);
+        Self { stream, near, stalls, staging, requests: 0, bytes: 0, readable_bytes: 1 }
     }
 
     /// As [`Wire::read`]; where it has to wait, it waits for `wanted` bytes.
@@ -434,7 +424,7 @@ impl Wire {
     /// Lets the runtime poll.
     pub(crate) async fn breathe(&mut self) {
         (self.requests, self.bytes) = (0, 0);
-        self.breath.take().await;
+        glommio::timer::sleep(BREATH).await;
     }
 
     /// Receives what is there already.
@@ -463,6 +453,8 @@ const POLL_BYTES: u64 = 4 << 20;
 /// What each of many connections may be served, however many there are.
 const BREATH_REQUESTS_MIN: usize = 16;
 const BREATH_BYTES_MIN: u64 = 256 << 10;
+/// Any timer that is not over at once will do; a short one costs the least.
+pub(crate) const BREATH: Duration = Duration::from_micros(1);
 /// Until a full Unix socket is tried again. A guess; it is rare.
 const ROOM_PAUSE: Duration = Duration::from_millis(1);
 

@@ -76,15 +76,7 @@ const CRATES: [(&str, &[&str]); 8] = [
 
 /// A library, and the files that may name it.
 const NAMED_ALONE: [(&str, &[&str]); 9] = [
-    (
-        "glommio::",
-        &[
-            "cache-node/src/breath.rs",
-            "cache-node/src/node.rs",
-            "cache-node/src/shm.rs",
-            "cache-node/src/tcp.rs",
-        ],
-    ),
+    ("glommio::", &["cache-node/src/node.rs", "cache-node/src/shm.rs", "cache-node/src/tcp.rs"]),
     ("socket2::", &["cache-node/src/shm.rs"]),
     ("tokio::", &["cache-node/src/control"]),
     ("axum::", &["cache-node/src/control"]),
