@@ -102,7 +102,7 @@ impl<'a> PayloadIn<'a> {
         staging.resize(STAGING_BYTES, 0);
         let most = staging.len().min(usize::try_from(self.on_wire).unwrap_or(usize::MAX));
         let received = match awake {
-            Some(core) => self.wire.await_next(core, &mut staging[..most]).await,
+            Some(core) => self.wire.await_rest(core, &mut staging[..most]).await,
             None => self.wire.read(&mut staging[..most]).await,
         };
         self.wire.staging = staging;

@@ -81,6 +81,23 @@ impl Wire {
         }
     }
 
+    /// Receives at least one byte of a request whose other bytes are here, awake for a while: its
+    /// peer makes them at this moment. Nobody else is polled for, since that takes as long.
+    ///
+    /// # Errors
+    /// As [`Wire::read`].
+    pub(crate) async fn await_rest(&mut self, core: &Core, into: &mut [u8]) -> io::Result<usize> {
+        let until_us = core.now_us() + REST_US;
+        while core.now_us() < until_us {
+            match self.receive_now(into) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                received => return received,
+            }
+            futures_lite::future::yield_now().await;
+        }
+        self.read(into).await
+    }
+
     /// Looks for bytes for as long as that is likely to pay; `None` if it is not, or did not.
     async fn look(&mut self, core: &Core, into: &mut [u8]) -> Option<io::Result<usize>> {
         let look = core.spin.begin(core.now_us())?;
@@ -122,6 +139,8 @@ impl Wire {
 /// What a client on this host takes from an answer to its next request if it copies a megabyte in
 /// between, measured on two cores of a VM.
 const SPIN: Duration = Duration::from_micros(200);
+/// As long as checksums of 2 MiB take: a guess, since they began before the copy that is done.
+const REST_US: u64 = 100;
 /// Looks between two times that the core is offered to other threads: that costs as much as a look.
 const YIELD_EVERY: u32 = 8;
 /// Each look costs all lookers a system call. A guess.
