@@ -191,7 +191,7 @@ impl Client {
         // First: in a forked child the lock of the memories may be held for ever.
         self.check_process()?;
         let shown = objects.iter().map(|object| object.bytes.as_slices().iter().copied());
-        let mut seals = self.shared.memories.seals_of(shown);
+        let mut seals = self.seals_of(shown);
         let mut total = 0;
         for object in objects {
             let pieces = object.bytes.as_slices();

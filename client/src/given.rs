@@ -85,7 +85,7 @@ impl Client {
         // First: in a forked child the lock of the memories may be held for ever.
         self.check_process()?;
         let shown = objects.iter().map(|object| object.bytes.pieces());
-        let mut seals = self.shared.memories.seals_of(shown);
+        let mut seals = self.seals_of(shown);
         for object in &objects {
             seals.add(namespace, object, object.bytes.pieces())?;
         }

@@ -29,6 +29,8 @@ pub(crate) struct Helm {
     is_busy: AtomicBool,
     /// How many calls were made from the helm.
     calls: AtomicU64,
+    /// Whether it paid to look for answers: caller and node had a core each.
+    looks_pay: AtomicBool,
     /// Whether the keeper is to come back from its rest.
     is_called: Mutex<bool>,
     called: Condvar,
@@ -42,6 +44,7 @@ impl Helm {
             is_wanted: AtomicBool::new(false),
             is_busy: AtomicBool::new(false),
             calls: AtomicU64::new(0),
+            looks_pay: AtomicBool::new(false),
             is_called: Mutex::new(false),
             called: Condvar::new(),
         }
@@ -111,6 +114,7 @@ impl Helm {
         self.at.store(CALLER, Ordering::SeqCst);
         let has_ended = sail(io, call, legs).is_err();
         let is_busy = !has_ended && io.is_busy();
+        self.looks_pay.store(io.luck.pays(), Ordering::Relaxed);
         let ended = if has_ended { helm.take() } else { None };
         self.at.store(NOBODY, Ordering::SeqCst);
         // Not after the lock is free: a keeper that came in between would leave for nobody.
@@ -122,6 +126,11 @@ impl Helm {
         if is_busy || has_ended || remote.has_jobs() {
             self.call_keeper();
         }
+    }
+
+    /// Whether caller and node seem to have a core each, so that both may work on one call.
+    pub(crate) fn looks_pay(&self) -> bool {
+        self.looks_pay.load(Ordering::Relaxed)
     }
 
     /// Whether the keeper is at the helm and a caller wants it. It rings after it said so, the

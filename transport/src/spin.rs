@@ -49,6 +49,15 @@ impl Luck {
         }
     }
 
+    /// Whether a look would be tried now, as far as it depends on how earlier ones ended.
+    pub const fn pays(&self) -> bool {
+        match self.spin {
+            Spin::Off => false,
+            Spin::For(_) => true,
+            Spin::Auto => self.score >= 0,
+        }
+    }
+
     /// What was looked for came.
     pub fn paid(&mut self) {
         self.score = (self.score + 1).min(SCORE_MAX);
@@ -113,7 +122,8 @@ mod tests {
         assert!(!luck.is_crowded(CROWDED));
         assert_eq!(luck.look_for(AUTO), AUTO);
         assert!(luck.is_crowded(CROWDED + Duration::from_nanos(1)));
-        assert!((0..SCORE_MAX).all(|_| luck.look_for(AUTO).is_zero()));
+        assert!((0..SCORE_MAX).all(|_| !luck.pays() && luck.look_for(AUTO).is_zero()));
+        assert!(luck.pays());
         assert_eq!(luck.look_for(AUTO), AUTO);
     }
 
