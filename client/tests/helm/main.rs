@@ -32,6 +32,9 @@ mod router {
     pub(crate) use crate::world::Routes;
 }
 
+use std::time::Duration;
+
+use larder_client::Spin;
 use loom::thread::{self, JoinHandle};
 
 use crate::inbox::Remote;
@@ -61,13 +64,22 @@ fn spawn(remote: &Remote, does: impl FnOnce(&Remote) + 'static) -> JoinHandle<()
 /// interrupted (or `LOOM_MAX_PREEMPTIONS`), and ends the I/O. The keeper's rests may end by
 /// themselves `strikes` times.
 fn check(preemptions: usize, strikes: u32, scene: impl Fn(&Remote) + Send + Sync + 'static) {
+    check_spinning(Spin::Off, preemptions, strikes, scene);
+}
+
+fn check_spinning(
+    spin: Spin,
+    preemptions: usize,
+    strikes: u32,
+    scene: impl Fn(&Remote) + Send + Sync + 'static,
+) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound.get_or_insert(preemptions);
     model.check(move || {
         set_clock(strikes);
         let waker = Waker::default();
         let remote = Remote::new(waker.clone(), Routes);
-        remote.helm().man(Io::new(remote.clone(), waker));
+        remote.helm().man(Io::new(remote.clone(), waker, spin));
         let keeper = spawn(&remote, |remote| remote.helm().keep(remote));
         scene(&remote);
         remote.close();
@@ -90,6 +102,17 @@ fn a_caller_gets_the_helm_while_the_keeper_comes_back_by_itself() {
         assert_eq!(steer(remote, When::Next), Answer::Done);
         assert_eq!(steer(remote, When::Next), Answer::Done);
     });
+}
+
+#[test]
+fn looks_pay_if_the_last_caller_at_the_helm_found_so() {
+    for (spin, pays) in [(Spin::Off, false), (Spin::For(Duration::ZERO), true)] {
+        check_spinning(spin, 2, 0, move |remote| {
+            assert!(!remote.helm().looks_pay(), "nobody has looked");
+            assert_eq!(steer(remote, When::AtOnce), Answer::Done);
+            assert_eq!(remote.helm().looks_pay(), pays);
+        });
+    }
 }
 
 #[test]

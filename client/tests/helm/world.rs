@@ -119,8 +119,9 @@ impl Drop for Leg {
 }
 
 impl Io {
-    pub(crate) fn new(remote: Remote, waker: Waker) -> Self {
-        let luck = Luck::new(Spin::Off);
+    /// One without sockets has nothing to look for: `spin` must not ask for any time.
+    pub(crate) fn new(remote: Remote, waker: Waker, spin: Spin) -> Self {
+        let luck = Luck::new(spin);
         Self { luck, remote, waker, jobs: Vec::new(), flights: Vec::new(), cancelled: Vec::new() }
     }
 
