@@ -9,7 +9,7 @@ use std::io;
 use std::ops::Range;
 
 use bytes::Bytes;
-use larder_protocol::checksum::{PartVerifier, Sealed, part_count, part_range, seal};
+use larder_protocol::checksum::{PartVerifier, part_count, part_range};
 use larder_protocol::message::{GetAnswer, Hit, Item, LeasedPlace, Payload as Form, Sharing};
 use larder_protocol::wire::Reader;
 use larder_protocol::{DecodeError, Status};
@@ -318,16 +318,9 @@ fn copy_of(meta: &[u8]) -> Bytes {
 fn refusal(index: usize, key: &[u8], hit: &Hit<'_>, leg: &Leg) -> Option<Status> {
     let namespace = leg.namespace.as_ref().expect("gets have a namespace");
     let part_bytes = namespace.part_bytes();
-    let what = Sealed {
-        namespace_digest: namespace.digest(),
-        generation: namespace.generation(),
-        key,
-        version: hit.version,
-        object_bytes: hit.object_bytes,
-        user_meta: hit.user_meta,
-    };
     let parts = part_count(hit.object_bytes, part_bytes);
-    if hit.parts.len() != 8 * parts as usize || seal(&what, hit.parts) != hit.seal {
+    let seal = || namespace.seal(key, hit.version, hit.object_bytes, hit.user_meta, hit.parts);
+    if hit.parts.len() != 8 * parts as usize || seal() != hit.seal {
         return Some(Status::MissCorrupt);
     }
     let (first, count) = (u32::from(leg.get.part_first), u32::from(leg.get.part_count));

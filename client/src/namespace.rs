@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use larder_protocol::checksum::{Sealed, seal};
 use larder_protocol::{Generation, NamespaceSpec};
 
 use crate::error::Error;
@@ -54,6 +55,27 @@ impl Namespace {
     /// Bytes of one part; 0 makes the whole object one part.
     pub fn part_bytes(&self) -> u32 {
         self.shared.spec.part_bytes
+    }
+
+    /// Binds an object of this namespace and generation to its bytes, of which `parts` are the
+    /// encoded checksums.
+    pub(crate) fn seal(
+        &self,
+        key: &[u8],
+        version: u64,
+        object_bytes: u32,
+        user_meta: &[u8],
+        parts: &[u8],
+    ) -> u32 {
+        let what = Sealed {
+            namespace_digest: self.digest(),
+            generation: self.generation,
+            key,
+            version,
+            object_bytes,
+            user_meta,
+        };
+        seal(&what, parts)
     }
 
     /// Whether both came from the same handle. If not, they may still be equal.

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use larder_protocol::checksum::{Crc64, Sealed, part_count, seal};
+use larder_protocol::checksum::{Crc64, part_count};
 use larder_protocol::limits::{TAGS_MAX, USER_META_BYTES_MAX};
 use larder_protocol::message::{Payload as Form, PutItem};
 use larder_protocol::wire::Write;
@@ -64,29 +64,16 @@ impl Seals {
         let tags_at = self.bytes.len();
         object.tags.iter().for_each(|&tag| self.bytes.u64(tag));
         let parts_at = self.bytes.len();
-        if self.are_due {
+        let seal = if self.are_due {
             let parts = part_count(object_bytes, namespace.part_bytes()) as usize;
             self.bytes.resize(parts_at + 8 * parts, 0);
-            let parts = parts_at..self.bytes.len();
-            self.objects.push(SealedObject {
-                object_bytes,
-                tags: tags_at..parts_at,
-                parts,
-                seal: 0,
-            });
-            return Ok(());
-        }
-        checksum_parts(pieces, namespace.part_bytes(), &mut self.bytes);
-        let what = Sealed {
-            namespace_digest: namespace.digest(),
-            generation: namespace.generation(),
-            key: object.key.as_bytes(),
-            version: object.version,
-            object_bytes,
-            user_meta: object.user_meta.as_ref(),
+            0
+        } else {
+            checksum_parts(pieces, namespace.part_bytes(), &mut self.bytes);
+            let (key, parts) = (object.key.as_bytes(), &self.bytes[parts_at..]);
+            namespace.seal(key, object.version, object_bytes, &object.user_meta, parts)
         };
         let parts = parts_at..self.bytes.len();
-        let seal = seal(&what, &self.bytes[parts.clone()]);
         self.objects.push(SealedObject { object_bytes, tags: tags_at..parts_at, parts, seal });
         Ok(())
     }

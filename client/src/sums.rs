@@ -5,14 +5,12 @@
 //! wrong: they are put off, not left out, and only for whoever waits. Legs that go to another
 //! thread have theirs made before, so that the I/O keeps nobody waiting for another's checksums.
 
-use larder_protocol::checksum::{Sealed, seal};
 use larder_protocol::limits::INLINE_BYTES_MAX;
 use larder_protocol::message::{Put, PutItem};
 use larder_protocol::wire::Write;
 
 use crate::client::{Client, Shared};
 use crate::leg::Leg;
-use crate::namespace::Namespace;
 use crate::sealing::{Seals, checksum_parts};
 use crate::session::Session;
 use crate::shared::Memories;
@@ -110,9 +108,11 @@ impl Leg {
             }
             let parts_at = out.len();
             checksum_parts(source.pieces(), namespace.part_bytes(), out);
-            let seal = seal(&sealed(namespace, &item), &out[parts_at..]);
+            let PutItem { key, version, object_bytes, user_meta, .. } = item;
+            let parts = &out[parts_at..];
+            let seal = namespace.seal(key.as_bytes(), version, object_bytes, user_meta, parts);
             out.u32(seal);
-            read += u64::from(item.object_bytes);
+            read += u64::from(object_bytes);
             next += 1;
         }
         next
@@ -130,18 +130,6 @@ impl Session {
             self.summing.pop_front();
         }
         false
-    }
-}
-
-/// What the seal of an object binds.
-fn sealed<'a>(namespace: &Namespace, item: &'a PutItem<'_>) -> Sealed<'a> {
-    Sealed {
-        namespace_digest: namespace.digest(),
-        generation: namespace.generation(),
-        key: item.key.as_bytes(),
-        version: item.version,
-        object_bytes: item.object_bytes,
-        user_meta: item.user_meta,
     }
 }
 

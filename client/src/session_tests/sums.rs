@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use larder_protocol::checksum::{Sealed, encode_parts, part_checksums, seal};
 use larder_protocol::message::Put;
 use larder_protocol::wire::Write;
 use larder_protocol::{Code, Opcode};
@@ -34,16 +33,7 @@ fn two(memory: &Bytes) -> Vec<(&'static [u8], Payload)> {
 
 /// The checksum of an object of one part, and its seal, as they travel.
 pub(super) fn sums_of(talk: &Talk, key: &[u8], bytes: &[u8]) -> Vec<u8> {
-    let mut sums = encode_parts(&part_checksums(bytes, 0));
-    let what = Sealed {
-        namespace_digest: talk.namespace.digest(),
-        generation: talk.namespace.generation(),
-        key,
-        version: 0,
-        object_bytes: bytes.len() as u32,
-        user_meta: b"",
-    };
-    let seal = seal(&what, &sums);
+    let (mut sums, seal) = talk.sums(key, 0, b"", bytes);
     sums.u32(seal);
     sums
 }

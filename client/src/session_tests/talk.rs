@@ -343,15 +343,7 @@ impl Talk {
         payload: Form<'_>,
         body: &mut Vec<u8>,
     ) {
-        let parts = encode_parts(&part_checksums(bytes, self.namespace.part_bytes()));
-        let what = Sealed {
-            namespace_digest: self.namespace.digest(),
-            generation: self.namespace.generation(),
-            key,
-            version: 5,
-            object_bytes: bytes.len() as u32,
-            user_meta: b"meta",
-        };
+        let (parts, seal) = self.sums(key, 5, b"meta", bytes);
         let hit = Hit {
             object_bytes: bytes.len() as u32,
             sent_bytes,
@@ -359,9 +351,30 @@ impl Talk {
             payload,
             user_meta: b"meta",
             parts: &parts,
-            seal: seal(&what, &parts),
+            seal,
         };
         hit.encode(body);
+    }
+
+    /// The part checksums of an object as they travel, and its seal.
+    pub(super) fn sums(
+        &self,
+        key: &[u8],
+        version: u64,
+        user_meta: &[u8],
+        bytes: &[u8],
+    ) -> (Vec<u8>, u32) {
+        let parts = encode_parts(&part_checksums(bytes, self.namespace.part_bytes()));
+        let what = Sealed {
+            namespace_digest: self.namespace.digest(),
+            generation: self.namespace.generation(),
+            key,
+            version,
+            object_bytes: bytes.len() as u32,
+            user_meta,
+        };
+        let seal = seal(&what, &parts);
+        (parts, seal)
     }
 }
 
