@@ -63,8 +63,8 @@ pub enum Error {
     /// The client was closed.
     #[error("the client is closed")]
     Closed,
-    /// More is under way than was allowed; nothing was sent.
-    #[error("too many jobs are under way")]
+    /// As much is under way, or done and not yet taken, as was allowed; nothing was sent.
+    #[error("too many jobs are under way or not yet taken")]
     Busy,
     /// The operating system refused a thread or a descriptor.
     #[error("{what}: {kind}")]
