@@ -3,14 +3,15 @@
 //! What a reader would get wrong: a run that shows its progress between two steps shows nothing
 //! when a step does not end, which is when somebody wants to know most.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::fmt::Write as _;
-use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use larder_transport::process::{self, ThreadUse};
 
 /// Watches a run from a thread of its own until it is dropped.
 #[derive(Debug)]
@@ -66,66 +67,30 @@ impl Drop for Standstill {
 
 /// What the threads of this process have done so far, by their ids.
 #[derive(Debug, Default)]
-struct Threads(HashMap<u64, Thread>);
-
-#[derive(Debug, Clone)]
-struct Thread {
-    name: String,
-    /// As the kernel has it: `R` runs or wants to, `S` sleeps, `D` waits for the kernel.
-    state: char,
-    user_ticks: u64,
-    system_ticks: u64,
-}
+struct Threads(HashMap<u32, ThreadUse>);
 
 impl Threads {
     /// Those that can be read; none where there is no `/proc`.
     fn now() -> Self {
-        let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-        let threads = tasks.filter_map(|task| {
-            let id = task.file_name().to_str()?.parse().ok()?;
-            Some((id, Thread::parse(&fs::read_to_string(task.path().join("stat")).ok()?)?))
-        });
-        Self(threads.collect())
+        let threads = process::threads().unwrap_or_default();
+        let used = |id| Some((id, process::thread_use(id).ok()?));
+        Self(threads.into_iter().filter_map(used).collect())
     }
 
-    /// A line: each thread, those that did most first, with its CPU since `before`.
+    /// A line: each thread, those that ran most first, and for how long since `before`.
     fn since(&self, before: &Self) -> String {
-        let spent = |(id, thread): (&u64, &Thread)| {
-            let (user, system) =
-                before.0.get(id).map_or((0, 0), |before| (before.user_ticks, before.system_ticks));
-            let user = thread.user_ticks.saturating_sub(user);
-            (user, thread.system_ticks.saturating_sub(system), thread.clone())
+        let ran = |(id, thread): (&u32, &ThreadUse)| {
+            let before = before.0.get(id).map_or(Duration::ZERO, |before| before.ran);
+            (Reverse(thread.ran.saturating_sub(before)), thread.name.clone(), thread.state)
         };
-        let mut threads: Vec<_> = self.0.iter().map(spent).collect();
-        threads.sort_by_key(|(user, system, thread)| {
-            (std::cmp::Reverse(user + system), thread.name.clone())
+        let mut threads: Vec<_> = self.0.iter().map(ran).collect();
+        threads.sort();
+        let line = threads.iter().map(|(Reverse(ran), name, state)| {
+            format!("{name} {state} ran {:.2} s", ran.as_secs_f64())
         });
-        let mut line = String::new();
-        for (user, system, Thread { name, state, .. }) in threads {
-            let [user, system] = [user, system].map(|ticks| ticks as f64 / TICKS_PER_S);
-            let comma = if line.is_empty() { "" } else { ", " };
-            // Writing to a string does not fail.
-            let _ = write!(line, "{comma}{name} {state} {user:.2} s user {system:.2} s system");
-        }
-        line
+        line.collect::<Vec<_>>().join(", ")
     }
 }
-
-impl Thread {
-    /// Takes `/proc/PID/task/TID/stat` apart. The name stands in brackets and may hold any.
-    fn parse(stat: &str) -> Option<Self> {
-        let (before, after) = stat.rsplit_once(')')?;
-        let name = before.split_once('(')?.1.to_owned();
-        let mut words = after.split_ascii_whitespace();
-        let state = words.next()?.chars().next()?;
-        let user_ticks = words.nth(10)?.parse().ok()?;
-        let system_ticks = words.next()?.parse().ok()?;
-        Some(Self { name, state, user_ticks, system_ticks })
-    }
-}
-
-/// The unit of `/proc` on every architecture that we run on.
-const TICKS_PER_S: f64 = 100.0;
 
 #[cfg(test)]
 mod tests {
@@ -154,15 +119,15 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_is_known_by_its_stat_whatever_its_name_is() {
-        let stat = "77 (a ) (b) S 1 2 3 4 5 6 7 8 9 10 250 31 0 0 20";
-        let thread = Thread::parse(stat).unwrap();
-        assert_eq!((thread.name.as_str(), thread.state), ("a ) (b", 'S'));
-        assert_eq!((thread.user_ticks, thread.system_ticks), (250, 31));
-        assert!(Thread::parse("77 (short) S 1 2").is_none());
-        let before = Threads::default();
-        let now = Threads([(77, thread)].into());
-        assert_eq!(now.since(&before), "a ) (b S 2.50 s user 0.31 s system");
-        assert_eq!(now.since(&now), "a ) (b S 0.00 s user 0.00 s system");
+    fn threads_that_ran_most_come_first() {
+        let thread = |name: &str, state, ms| ThreadUse {
+            name: name.into(),
+            state,
+            ran: Duration::from_millis(ms),
+        };
+        let before = Threads([(7, thread("a", 'R', 9000))].into());
+        let now = Threads([(7, thread("a", 'S', 9250)), (8, thread("b", 'R', 1310))].into());
+        assert_eq!(now.since(&before), "b R ran 1.31 s, a S ran 0.25 s");
+        assert_eq!(now.since(&now), "a S ran 0.00 s, b R ran 0.00 s");
     }
 }

@@ -37,13 +37,23 @@ pub fn thread_id() -> u32 {
     rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()
 }
 
-/// What a thread has had of the processors, and whether it wants one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a thread has had of the processors, and what it does now.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ThreadUse {
+    /// Its name, of which the kernel keeps 15 bytes.
+    pub name: String,
+    /// As the kernel has it: `R` runs, or would if it were given a core, `S` sleeps, `D` waits for
+    /// the kernel.
+    pub state: char,
     /// How long it has run.
     pub ran: Duration,
+}
+
+impl ThreadUse {
     /// Whether it runs, or would if it were given a core.
-    pub is_runnable: bool,
+    pub const fn is_runnable(&self) -> bool {
+        self.state == 'R'
+    }
 }
 
 /// What thread `id` of this process has had so far.
@@ -54,10 +64,18 @@ pub struct ThreadUse {
 pub fn thread_use(id: u32) -> io::Result<ThreadUse> {
     let read = |file: &str| fs::read_to_string(format!("/proc/self/task/{id}/{file}"));
     let ran_ns = nth_number(&read("schedstat")?, 0).ok_or_else(|| odd("schedstat"))?;
-    let stat = read("stat")?;
-    let (_, after_name) = stat.rsplit_once(')').ok_or_else(|| odd("stat of a thread"))?;
-    let is_runnable = after_name.trim_start().starts_with('R');
-    Ok(ThreadUse { ran: Duration::from_nanos(ran_ns), is_runnable })
+    let (name, state) = name_and_state(&read("stat")?).ok_or_else(|| odd("stat of a thread"))?;
+    Ok(ThreadUse { name, state, ran: Duration::from_nanos(ran_ns) })
+}
+
+/// The threads of this process, as [`thread_id`] numbers them; some may have ended since.
+///
+/// # Errors
+///
+/// If the kernel does not list them.
+pub fn threads() -> io::Result<Vec<u32>> {
+    let tasks = fs::read_dir("/proc/self/task")?;
+    Ok(tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok()).collect())
 }
 
 /// Memory of a process that is present right now, in bytes; `None` means this process.
@@ -129,6 +147,12 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
     Some(nth_number(after_name, 11)? + nth_number(after_name, 12)?)
 }
 
+/// The name stands in brackets and may hold any.
+fn name_and_state(stat: &str) -> Option<(String, char)> {
+    let (before, after) = stat.rsplit_once(')')?;
+    Some((before.split_once('(')?.1.to_owned(), after.trim_start().chars().next()?))
+}
+
 fn nth_number(words: &str, n: usize) -> Option<u64> {
     words.split_ascii_whitespace().nth(n)?.parse().ok()
 }
@@ -181,6 +205,34 @@ mod tests {
         let stat = "7 (a b) 1 2) S 1 7 7 0 -1 4194560 2 0 0 0 11 22 0 0 20 0 1 0 5 6 7";
         assert_eq!(cpu_ticks(stat), Some(33));
         assert_eq!(cpu_ticks("7 (a"), None);
+        assert_eq!(name_and_state(stat), Some(("a b) 1 2".into(), 'S')));
+        assert_eq!(name_and_state("7 (a) "), None);
+    }
+
+    #[test]
+    fn a_thread_that_runs_and_one_that_waits_are_told_apart() {
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let (tell, told) = std::sync::mpsc::channel();
+        let waits = move || {
+            tell.send(thread_id()).unwrap();
+            ended.recv().unwrap_err();
+        };
+        let waits = std::thread::Builder::new().name("waits (long)".into()).spawn(waits).unwrap();
+        let id = told.recv().unwrap();
+        let sleeps = || thread_use(id).unwrap().state == 'S';
+        while !sleeps() {
+            std::thread::yield_now();
+        }
+        let (mine, its) = (thread_use(thread_id()).unwrap(), thread_use(id).unwrap());
+        assert!(mine.is_runnable() && mine.ran > Duration::ZERO);
+        assert!(!its.is_runnable() && its.name == "waits (long)");
+        assert!([thread_id(), id].iter().all(|id| threads().unwrap().contains(id)));
+        drop(end);
+        waits.join().unwrap();
+        // The kernel may list it for a moment more.
+        while thread_use(id).is_ok() {
+            std::thread::yield_now();
+        }
     }
 
     #[test]

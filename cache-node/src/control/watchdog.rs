@@ -128,9 +128,9 @@ impl Watch {
                 continue;
             }
             let now = use_of(shard);
-            let before = std::mem::replace(&mut seen.ran, now.map(|now| now.ran));
+            let before = std::mem::replace(&mut seen.ran, now.as_ref().map(|now| now.ran));
             let is_starved = now.zip(before).is_some_and(|(now, before)| {
-                now.is_runnable && now.ran.saturating_sub(before) < self.period / 2
+                now.is_runnable() && now.ran.saturating_sub(before) < self.period / 2
             });
             if is_starved {
                 seen.starved_periods += 1;
@@ -167,9 +167,13 @@ mod tests {
 
     #[test]
     fn a_shard_that_others_keep_from_its_core_is_told_of_and_not_still() {
-        let ran = |ms, is_runnable| Some(ThreadUse { ran: Duration::from_millis(ms), is_runnable });
+        let ran = |ms, is_runnable| {
+            let (name, state) = ("shard".into(), if is_runnable { 'R' } else { 'S' });
+            Some(ThreadUse { name, state, ran: Duration::from_millis(ms) })
+        };
         let mut watch = Watch::new(1, 10, PERIOD);
-        let mut look = |thread| watch.observe([Some(7)].into_iter(), |_| thread);
+        let mut look =
+            |thread: Option<ThreadUse>| watch.observe([Some(7)].into_iter(), |_| thread.clone());
         let starved = Verdict::Starved { shard: 0, periods: 10 };
         // What it had before is not known at the first look without a tick.
         let verdicts: Vec<_> = (0..200).map(|look_ms| look(ran(50 + look_ms, true))).collect();
@@ -180,7 +184,7 @@ mod tests {
             let mut watch = Watch::new(1, 10, PERIOD);
             let looks = (0..12).map(|at| {
                 let had = ran(if is_runnable { 60 * at } else { 0 }, is_runnable);
-                watch.observe([Some(7)].into_iter(), |_| had)
+                watch.observe([Some(7)].into_iter(), |_| had.clone())
             });
             let still = Verdict::Still { shard: 0, periods: 10 };
             assert_eq!(looks.collect::<Vec<_>>()[10], still);
