@@ -280,6 +280,15 @@ fn others_are_served_while_much_is_pulled() {
 
 #[test]
 fn source_that_changes_meanwhile_is_stored_right_or_not_at_all() {
+    a_changing_source_is_stored_right_or_not_at_all(false);
+}
+
+#[test]
+fn source_that_changes_before_its_checksums_come_is_stored_right_or_not_at_all() {
+    a_changing_source_is_stored_right_or_not_at_all(true);
+}
+
+fn a_changing_source_is_stored_right_or_not_at_all(sums_follow: bool) {
     let node = Process::start_local(&[]);
     let mut raw = Raw::open_local(&node.socket(), "m");
     let mut memory = SharedMemory::new(4 << 20).unwrap();
@@ -290,12 +299,17 @@ fn source_that_changes_meanwhile_is_stored_right_or_not_at_all() {
         let bytes = content(b"k", version, 3 << 20);
         let object = Object::shared("k", bytes.clone(), 0, &mut memory, 77);
         let object = Object { version, ..object };
-        let body = raw.put_body(&[object], false);
-        let frame = raw.frame(Opcode::Put, &body, 0);
+        let (frame, follow) = if sums_follow {
+            raw.put_and_sums(&[object], false)
+        } else {
+            let body = raw.put_body(&[object], false);
+            (raw.frame(Opcode::Put, &body, 0), Vec::new())
+        };
         raw.send(&frame);
         let at = 77 + random.below(3 << 20) as usize;
         std::thread::sleep(Duration::from_micros(random.below(2000)));
         memory[at] ^= 0xff;
+        raw.send(&follow);
         match raw.reply().statuses()[0] {
             Status::Stored => {
                 stored += 1;

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use larder_protocol::message::Put;
 use larder_protocol::stats::Stat;
-use larder_protocol::wire::Write;
 use larder_protocol::{Code, NamespaceSpec, Opcode, Status};
 use larder_transport::SharedMemory;
 
@@ -21,28 +20,6 @@ use raw::object::Object;
 
 const SOON: Duration = Duration::from_secs(3);
 const LARGE: usize = 300_000;
-
-impl Raw {
-    /// A put of `objects` without the checksums, and those.
-    fn put_and_sums(&mut self, objects: &[Object], if_absent: bool) -> (Vec<u8>, Vec<u8>) {
-        let mut body = Vec::new();
-        Put::encode_head(if_absent, true, objects.len(), &mut body);
-        let mut follow = Vec::new();
-        for object in objects {
-            object.encode_unsealed(&self.meaning, &mut body);
-            let (parts, seal) = object.sums(&self.meaning);
-            follow.extend_from_slice(&parts);
-            follow.u32(seal);
-        }
-        (self.frame(Opcode::Put, &body, follow.len() as u64), follow)
-    }
-
-    fn put_then_sums(&mut self, objects: &[Object]) -> Vec<Status> {
-        let (frame, follow) = self.put_and_sums(objects, false);
-        self.send(&[frame, follow].concat());
-        self.reply().statuses()
-    }
-}
 
 /// A connection that has shared `bytes` of memory as number 0.
 fn sharing(node: &Process, bytes: u64) -> (Raw, SharedMemory) {
@@ -130,37 +107,6 @@ fn objects_of_other_checksums_are_not_stored_and_the_others_are() {
     let [stored, corrupt] = [Status::Stored, Status::Corrupt];
     assert_eq!(raw.put_then_sums(&mixed), [corrupt, stored, corrupt, stored]);
     assert!(raw.get_one("too").unwrap().bytes == good.bytes);
-}
-
-#[test]
-fn source_that_changes_meanwhile_is_stored_right_or_not_at_all() {
-    let node = Process::start_local(&[]);
-    let (mut raw, mut memory) = sharing(&node, 4 << 20);
-    let mut random = Random::new(6);
-    let (mut stored, mut corrupt) = (0, 0);
-    for version in 1..60 {
-        let bytes = content(b"k", version, 3 << 20);
-        let object = Object::shared("k", bytes.clone(), 0, &mut memory, 77);
-        let (frame, follow) = raw.put_and_sums(&[Object { version, ..object }], false);
-        raw.send(&frame);
-        let at = 77 + random.below(3 << 20) as usize;
-        std::thread::sleep(Duration::from_micros(random.below(2000)));
-        memory[at] ^= 0xff;
-        raw.send(&follow);
-        match raw.reply().statuses()[0] {
-            Status::Stored => {
-                stored += 1;
-                // Read and checked by the raw client, seal and all.
-                assert!(raw.get_one("k").unwrap().bytes == bytes);
-            }
-            status => {
-                corrupt += 1;
-                assert_eq!(status, Status::Corrupt);
-            }
-        }
-    }
-    println!("{stored} stored, {corrupt} corrupt");
-    assert_eq!(raw.stat(Stat::Corrupt), corrupt);
 }
 
 #[test]

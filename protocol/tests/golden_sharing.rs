@@ -58,13 +58,12 @@ fn what_peers_on_one_host_say_is_golden() {
     assert_eq!((read.touch, read.sharing), (true, Sharing::LeaseOrBusy));
 }
 
-#[test]
-fn put_whose_checksums_follow_is_golden() {
-    let golden = golden!("put_unsealed");
-    let plain = PutItem {
-        key: key(b"k2"),
-        object_bytes: 1,
-        payload: Payload::Shared { region: 0, offset: 64 },
+/// An object of 12 bytes with room for the checksum of one part.
+fn unsealed<'a>(name: &'static [u8], payload: Payload<'a>) -> PutItem<'a> {
+    PutItem {
+        key: key(name),
+        object_bytes: 12,
+        payload,
         depth: 0,
         class_hint: 0,
         cost_hint: 0,
@@ -74,15 +73,20 @@ fn put_whose_checksums_follow_is_golden() {
         user_meta: b"",
         parts: &[0; 8],
         seal: 0,
-    };
+    }
+}
+
+#[test]
+fn put_whose_checksums_follow_is_golden() {
+    let golden = golden!("put_unsealed");
+    let shared = Payload::Shared { region: 0, offset: 64 };
+    let plain = PutItem { object_bytes: 1, ..unsealed(b"k2", shared) };
     let first = PutItem {
-        key: key(b"k1"),
         object_bytes: 10,
-        payload: Payload::Shared { region: 6, offset: 0x12_3456_789a },
         depth: 0x0102,
         version: 9,
         parts: &[0; 24],
-        ..plain
+        ..unsealed(b"k1", Payload::Shared { region: 6, offset: 0x12_3456_789a })
     };
     let written = encoded(|out| {
         Put::encode_head(false, true, 2, out);
@@ -111,21 +115,7 @@ fn only_shared_objects_may_have_checksums_that_follow() {
     let with = |payload: Payload<'_>| {
         encoded(|out| {
             Put::encode_head(true, true, 1, out);
-            PutItem {
-                key: key(b"k"),
-                object_bytes: 12,
-                payload,
-                depth: 0,
-                class_hint: 0,
-                cost_hint: 0,
-                ttl_ms: 0,
-                version: 0,
-                tags: b"",
-                user_meta: b"",
-                parts: &[0; 8],
-                seal: 0,
-            }
-            .encode(out);
+            unsealed(b"k", payload).encode(out);
         })
     };
     let shared = with(Payload::Shared { region: 0, offset: 0 });

@@ -83,6 +83,29 @@ impl Raw {
         frame
     }
 
+    /// A put of `objects` without the checksums, and those, which follow it.
+    pub(crate) fn put_and_sums(
+        &mut self,
+        objects: &[Object],
+        if_absent: bool,
+    ) -> (Vec<u8>, Vec<u8>) {
+        let (mut body, mut follow) = (Vec::new(), Vec::new());
+        Put::encode_head(if_absent, true, objects.len(), &mut body);
+        for object in objects {
+            object.encode_unsealed(&self.meaning, &mut body);
+            let (parts, seal) = object.sums(&self.meaning);
+            follow.extend_from_slice(&parts);
+            follow.u32(seal);
+        }
+        (self.frame(Opcode::Put, &body, follow.len() as u64), follow)
+    }
+
+    pub(crate) fn put_then_sums(&mut self, objects: &[Object]) -> Vec<Status> {
+        let (frame, follow) = self.put_and_sums(objects, false);
+        self.send(&[frame, follow].concat());
+        self.reply().statuses()
+    }
+
     pub(crate) fn try_put(&mut self, objects: &[Object], if_absent: bool) -> Reply {
         let frame = self.put_frame(objects, if_absent);
         self.call(&frame)

@@ -178,21 +178,28 @@ def test_an_address_where_something_else_is_is_refused(client: larder.Client) ->
     refused(at, 2**46, "0x[0-9a-f]+.*")
 
 
-def test_memory_is_kept_until_it_is_unregistered(tcp_client: larder.Client) -> None:
-    class Owner:
-        pass
+class Owner:
+    """Whose memory it is."""
 
-    owner, region = Owner(), bytearray(100)
-    gone = weakref.ref(owner)
-    memory = tcp_client.register(region, keep=owner)
-    del owner
+
+def kept_until_unregistered(
+    memory: larder.Memory, region: bytearray, owner: "weakref.ref[Owner]"
+) -> None:
     gc.collect()
-    assert gone() is not None
+    assert owner() is not None
     with pytest.raises(BufferError):
         region.append(1)
     assert memory.unregister()
     region.append(1)
-    assert gone() is None
+    assert owner() is None
+
+
+def test_memory_is_kept_until_it_is_unregistered(tcp_client: larder.Client) -> None:
+    owner, region = Owner(), bytearray(100)
+    gone = weakref.ref(owner)
+    memory = tcp_client.register(region, keep=owner)
+    del owner
+    kept_until_unregistered(memory, region, gone)
     # A client that is closed lets go of everything.
     tcp_client.register(region)
     tcp_client.close()
@@ -265,10 +272,6 @@ def test_memory_in_two_registrations_is_free_only_for_both(own_node: Any) -> Non
 
 def test_what_is_registered_again_is_kept_by_both(tcp_client: larder.Client) -> None:
     """The first was an address alone: the memory may not be that any more."""
-
-    class Owner:
-        pass
-
     owner, region = Owner(), bytearray(100)
     gone = weakref.ref(owner)
     at = np.frombuffer(region, dtype=np.uint8).ctypes.data
@@ -277,10 +280,4 @@ def test_what_is_registered_again_is_kept_by_both(tcp_client: larder.Client) -> 
     for _ in range(1000):
         tcp_client.register(region, keep=owner)
     del owner
-    gc.collect()
-    assert gone() is not None
-    with pytest.raises(BufferError):
-        region.append(1)
-    assert memory.unregister()
-    region.append(1)
-    assert gone() is None
+    kept_until_unregistered(memory, region, gone)
