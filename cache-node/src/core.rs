@@ -4,12 +4,15 @@
 //! call leaves the core *not whole*, and then nothing of it may go on serving.
 
 use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
 use std::time::Instant;
 
 use larder_protocol::Header;
 use larder_protocol::stats::Stat;
 use larder_transport::Spin;
 
+use crate::polls::Polls;
 use crate::shard::Shard;
 use crate::spin::Spinning;
 use crate::stalls::{NEVER, Stalls};
@@ -22,6 +25,7 @@ pub(crate) struct Core {
     stopping: Cell<bool>,
     started: Instant,
     pub(crate) stalls: Stalls,
+    pub(crate) polls: Rc<Polls>,
     pub(crate) limits: Limits,
     pub(crate) spin: Spinning,
 }
@@ -39,16 +43,25 @@ pub(crate) struct Limits {
 
 impl Core {
     /// A core that serves `shard`; time counts from `started`.
-    pub(crate) fn new(shard: Shard, limits: Limits, spin: Spin, started: Instant) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// If there is no descriptor left.
+    pub(crate) fn new(
+        shard: Shard,
+        limits: Limits,
+        spin: Spin,
+        started: Instant,
+    ) -> io::Result<Self> {
+        Ok(Self {
             shard: RefCell::new(shard),
             inside: Cell::new(false),
             stopping: Cell::new(false),
             started,
             stalls: Stalls::default(),
+            polls: Rc::new(Polls::new()?),
             limits,
             spin: Spinning::new(spin),
-        }
+        })
     }
 
     /// Lets `work` have the shard, with its clock set to now.

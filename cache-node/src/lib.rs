@@ -17,6 +17,7 @@ pub mod namespace;
 pub mod node;
 mod outbox;
 mod payload;
+mod polls;
 #[cfg(feature = "probe")]
 #[doc(hidden)]
 pub mod probe;

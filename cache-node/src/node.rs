@@ -65,6 +65,14 @@ pub enum StartError {
         /// What failed, and how much was asked for.
         source: RegionError,
     },
+    /// A shard cannot watch its connections.
+    #[error("shard {shard} cannot watch connections: {source}")]
+    Connections {
+        /// Which shard.
+        shard: u16,
+        /// What the system said.
+        source: io::Error,
+    },
     /// An executor could not be made.
     #[error("cannot start the executor of shard {shard}: {reason}")]
     Executor {
@@ -242,7 +250,9 @@ impl ShardStart {
         let arena = Arena::new(Arc::new(region));
         let identity = Identity::new(&self.config, &self.state, shard)?;
         let shard = Shard::new(arena, identity, &self.config);
-        let core = Core::new(shard, limits(&self.config), self.config.spin, self.state.started);
+        let (spin, started) = (self.config.spin, self.state.started);
+        let core = Core::new(shard, limits(&self.config), spin, started)
+            .map_err(|source| StartError::Connections { shard: self.index, source })?;
         let address = self.address();
         let listener = TcpListener::bind(address).map_err(|error| StartError::Listen {
             address,

@@ -8,6 +8,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::mem;
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::panic::AssertUnwindSafe;
@@ -26,6 +27,7 @@ use crate::core::Core;
 use crate::inbox::Inbox;
 use crate::outbox::Outbox;
 use crate::payload::PayloadIn;
+use crate::polls::{Mark, POLL_BYTES, POLL_REQUESTS, Polls};
 use crate::putting::{AdmittedPut, answer_first};
 use crate::shard::{Peer, Step};
 use crate::shm::{self, Near};
@@ -83,7 +85,7 @@ pub(crate) async fn connection(stream: TcpStream, core: Rc<Core>, near: Option<P
         tune(&stream);
     }
     let hello_by = core.now_ms() + core.limits.hello_timeout_ms;
-    let mut wire = Wire::new(stream, core.stalls.clone());
+    let mut wire = Wire::new(stream, &core);
     // Declared after the socket, so dropped before it: the sweep never cuts a reused descriptor.
     let patience = core.stalls.watch(wire.stream.as_raw_fd(), hello_by, near);
     wire.near = is_near.then(|| Near::new(patience.notice()));
@@ -285,19 +287,25 @@ pub(crate) struct Wire {
     pub(crate) near: Option<Near>,
     /// Who else is served by this core.
     stalls: Stalls,
+    pub(crate) polls: Rc<Polls>,
+    /// What this connection is called there.
+    pub(crate) name: u64,
     /// Where small objects of a put are received many at a time, and what is thrown away.
     pub(crate) staging: Vec<u8>,
-    /// Requests served, and bytes moved, since this task last had to wait.
-    requests: u32,
+    /// Requests served, and bytes moved, since this task last had to wait or asked who waits.
+    requests: u64,
     pub(crate) bytes: u64,
     /// With how many bytes the socket counts as readable.
     readable_bytes: u32,
 }
 
 impl Wire {
-    fn new(stream: TcpStream, stalls: Stalls) -> Self {
+    fn new(stream: TcpStream, core: &Core) -> Self {
+        let (stalls, polls) = (core.stalls.clone(), Rc::clone(&core.polls));
+        let name = polls.watch(&stream);
         let (staging, near) = (Vec::new(), None);
-        Self { stream, near, stalls, staging, requests: 0, bytes: 0, readable_bytes: 1 }
+        let (requests, bytes, readable_bytes) = (0, 0, 1);
+        Self { stream, near, stalls, polls, name, staging, requests, bytes, readable_bytes }
     }
 
     /// As [`Wire::read`]; where it has to wait, it waits for `wanted` bytes.
@@ -325,21 +333,31 @@ impl Wire {
     }
 
     async fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let mark = self.polls.mark();
         if let Some(near) = &mut self.near {
             let (count, has_waited) = near.receive(&self.stream, into).await?;
             if has_waited {
-                (self.requests, self.bytes) = (0, 0);
+                self.has_waited(&mark);
             }
             return Ok(count);
         }
-        poll_fn(|cx| {
+        let mut has_waited = false;
+        let received = poll_fn(|cx| {
             let poll = Pin::new(&mut self.stream).poll_read(cx, into);
-            if poll.is_pending() {
-                (self.requests, self.bytes) = (0, 0);
-            }
+            has_waited |= poll.is_pending();
             poll
         })
-        .await
+        .await;
+        if has_waited {
+            self.has_waited(&mark);
+        }
+        received
+    }
+
+    /// The runtime has polled since `mark`, or this would wait still.
+    fn has_waited(&mut self, mark: &Mark) {
+        (self.requests, self.bytes) = (0, 0);
+        self.polls.polled(mark);
     }
 
     /// Sends all of `outbox`, in the time that a slow line needs.
@@ -376,17 +394,21 @@ impl Wire {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let first = slices.iter().find(|s| !s.is_empty()).map_or(&[][..], |s| s);
-                    let Self { stream, near, requests, bytes, .. } = self;
-                    poll_fn(|cx| {
+                    let Self { stream, near, polls, name, .. } = self;
+                    let mark = polls.mark();
+                    polls.await_room(stream, *name, true);
+                    let sent = poll_fn(|cx| {
                         let poll = Pin::new(&mut *stream).poll_write(cx, first);
                         if poll.is_ready() {
                             return poll;
                         }
-                        (*requests, *bytes) = (0, 0);
                         // A connection from this host is not cut, so it has to listen meanwhile.
                         near.as_mut().map_or(poll, |near| near.told(cx).map_ok(|()| 0))
                     })
-                    .await?
+                    .await;
+                    polls.await_room(stream, *name, false);
+                    self.has_waited(&mark);
+                    sent?
                 }
                 Err(error) => return Err(error),
             };
@@ -403,28 +425,32 @@ impl Wire {
         self.requests += 1;
     }
 
-    /// Lets the runtime poll the other connections if this one was served for long enough.
+    /// Gives others their turn if this connection was served for long enough: those whose tasks are
+    /// runnable, and if others wait for the runtime to poll, those.
     ///
-    /// What may be served between two polls is shared by all connections: a lone one needs no
-    /// breath for as many requests as a client has in flight, and a breath costs some microseconds.
+    /// What may be served until others are asked for is shared by all connections: a lone one needs
+    /// to ask for nobody for as many requests as a client has in flight.
     pub(crate) async fn breathe_if_spent(&mut self) {
-        let share = self.stalls.len().max(1);
-        let requests_max = (POLL_REQUESTS / share).max(BREATH_REQUESTS_MIN);
-        let bytes_max = (POLL_BYTES / share as u64).max(BREATH_BYTES_MIN);
-        if self.requests as usize >= requests_max || self.bytes >= bytes_max {
+        let share = self.stalls.len().max(1) as u64;
+        let requests_max = (POLL_REQUESTS / share).max(ASK_REQUESTS_MIN);
+        let bytes_max = (POLL_BYTES / share).max(ASK_BYTES_MIN);
+        if self.polls.is_owed() {
             self.breathe().await;
+        } else if self.requests >= requests_max || self.bytes >= bytes_max {
+            let (requests, bytes) = (mem::take(&mut self.requests), mem::take(&mut self.bytes));
+            if self.polls.is_due_after(self.name, requests, bytes) {
+                self.breathe().await;
+            } else {
+                futures_lite::future::yield_now().await;
+            }
         }
-    }
-
-    /// Has the next request be the last before a breath.
-    pub(crate) const fn owe_breath(&mut self) {
-        self.requests = POLL_REQUESTS as u32;
     }
 
     /// Lets the runtime poll.
     pub(crate) async fn breathe(&mut self) {
-        (self.requests, self.bytes) = (0, 0);
+        let mark = self.polls.mark();
         glommio::timer::sleep(BREATH).await;
+        self.has_waited(&mark);
     }
 
     /// Receives what is there already.
@@ -447,12 +473,9 @@ const READABLE_BYTES_MAX: usize = 256 << 10;
 /// What nobody wants is read by so much at a time.
 pub(crate) const SCRAP_BYTES: usize = 16 << 10;
 
-/// What all connections of a core may be served between two polls: 1 to 2 ms of work.
-const POLL_REQUESTS: usize = 512;
-const POLL_BYTES: u64 = 4 << 20;
-/// What each of many connections may be served, however many there are.
-const BREATH_REQUESTS_MIN: usize = 16;
-const BREATH_BYTES_MIN: u64 = 256 << 10;
+/// What each of many connections may be served, however many there are, until others are asked for.
+const ASK_REQUESTS_MIN: u64 = 16;
+const ASK_BYTES_MIN: u64 = 256 << 10;
 /// Any timer that is not over at once will do; a short one costs the least.
 pub(crate) const BREATH: Duration = Duration::from_micros(1);
 /// Until a full Unix socket is tried again. A guess; it is rare.
