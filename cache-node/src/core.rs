@@ -58,7 +58,7 @@ impl Core {
             stopping: Cell::new(false),
             started,
             stalls: Stalls::default(),
-            polls: Rc::new(Polls::new()?),
+            polls: Rc::new(Polls::new(started)?),
             limits,
             spin: Spinning::new(spin),
         })

@@ -28,4 +28,5 @@ mod spin;
 mod stalls;
 pub mod store;
 mod tcp;
+mod turns;
 mod uds;

@@ -1,7 +1,7 @@
 //! The driver's part of a put: its objects into their slots, from the socket or from shared memory.
 //!
 //! What a reader would get wrong: a long object is no reason for others to wait. Whatever is copied
-//! is counted, and the task takes its breath between pieces.
+//! is counted, and others get their turn between pieces.
 
 use std::io;
 

@@ -23,9 +23,10 @@ use larder_transport::{rights, socket};
 use crate::core::Core;
 use crate::inbox::Inbox;
 use crate::outbox::Outbox;
+use crate::polls::BREATH;
 use crate::shard::{Peer, ShareJob};
 use crate::stalls::{NEVER, Notice, Patience, Word};
-use crate::tcp::{ACCEPT_BURST, BREATH, Ending, SCRAP_BYTES, Wire, connection};
+use crate::tcp::{ACCEPT_BURST, Ending, SCRAP_BYTES, Wire, connection};
 use crate::uds::Entry;
 
 /// Takes in the connections that wait in the shard's hall, whenever its bell rings.
@@ -74,7 +75,7 @@ impl Near {
         Self { notice, arrived: Vec::new(), is_drained: true, is_dead: false }
     }
 
-    /// Receives at least one byte, and whatever descriptors come with it; says whether it waited.
+    /// Receives at least one byte, and whatever descriptors come with it.
     ///
     /// # Errors
     /// `TimedOut` if the connection is told to end, `InvalidData` for too many descriptors.
@@ -82,17 +83,16 @@ impl Near {
         &mut self,
         stream: &TcpStream,
         into: &mut [u8],
-    ) -> io::Result<(usize, bool)> {
-        let mut has_waited = false;
+    ) -> io::Result<usize> {
         loop {
             if !self.is_drained {
                 match self.receive_now(stream, into) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    received => return received.map(|count| (count, has_waited)),
+                    received => return received,
                 }
             }
             self.is_drained = false;
-            has_waited |= self.readable(stream).await?;
+            self.readable(stream).await?;
         }
     }
 
@@ -107,20 +107,15 @@ impl Near {
         received
     }
 
-    /// Waits until there is something to receive, the end included; whether it had to.
-    async fn readable(&mut self, stream: &TcpStream) -> io::Result<bool> {
+    /// Waits until there is something to receive, the end included.
+    async fn readable(&mut self, stream: &TcpStream) -> io::Result<()> {
         let mut byte = [0];
         let mut peek = pin!(stream.peek(&mut byte));
-        let mut has_waited = false;
-        poll_fn(|cx| {
-            if let Poll::Ready(peeked) = peek.as_mut().poll(cx) {
-                return Poll::Ready(peeked.map(drop).map_err(io::Error::from));
-            }
-            has_waited = true;
-            self.told(cx)
+        poll_fn(|cx| match peek.as_mut().poll(cx) {
+            Poll::Ready(peeked) => Poll::Ready(peeked.map(drop).map_err(io::Error::from)),
+            Poll::Pending => self.told(cx),
         })
-        .await?;
-        Ok(has_waited)
+        .await
     }
 
     /// Ready with an error if the connection is told to end; else it is woken when it is.
@@ -212,8 +207,13 @@ pub(crate) async fn hold_leases(wire: &mut Wire, core: &Core, patience: &Patienc
             Err(error) => match error.kind() {
                 io::ErrorKind::TimedOut if wire.is_peer_dead() => return true,
                 io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => return true,
-                // It was told to end, or sends descriptors: neither ends a lease.
-                io::ErrorKind::TimedOut | io::ErrorKind::InvalidData => {}
+                // It was told to end: that ends no lease.
+                io::ErrorKind::TimedOut => {}
+                // Nor do descriptors, which it may send without a pause.
+                io::ErrorKind::InvalidData => {
+                    wire.bytes += SCRAP_BYTES as u64;
+                    wire.breathe_if_spent().await;
+                }
                 // That we cannot hear it does not mean that it has stopped reading.
                 _ => glommio::timer::sleep(DEAF_PAUSE).await,
             },

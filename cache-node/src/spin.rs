@@ -70,15 +70,17 @@ impl Wire {
             return None;
         }
         let polls = Rc::clone(&self.polls);
-        let _looking = polls.look(self.name)?;
+        let _looking = polls.look()?;
         let until_us = core.now_us() + look_for.as_micros() as u64;
         for turn in 1_u32.. {
             match self.receive_now(into) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    polls.has_read_all(self.name);
+                }
                 received => {
                     core.spin.with_luck(Luck::paid);
-                    // A breath that is due is taken once what came was served.
-                    polls.is_due();
+                    // A breath that is owed is taken once what came was served.
+                    polls.ask_in_time();
                     return Some(received);
                 }
             }
@@ -87,7 +89,8 @@ impl Wire {
                 core.spin.with_luck(Luck::did_not_pay);
                 return None;
             }
-            if polls.is_due() {
+            polls.ask_in_time();
+            if polls.is_owed() {
                 self.breathe().await;
             } else {
                 if turn.is_multiple_of(YIELD_EVERY) {

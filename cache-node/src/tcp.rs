@@ -4,11 +4,11 @@
 //! Bytes of a put go from the socket straight into their slot, bytes of a get from their slot to
 //! the socket. The shard is borrowed between awaits, never across one. What a reader would get
 //! wrong: an await is no turn for others. The runtime polls I/O only when no task is runnable, so
-//! a task that did not have to wait for a while takes a *breath*, which makes it wait.
+//! a task that did not have to wait for a while gives the others their turn, which may take a
+//! *breath*: see `polls.rs`.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::mem;
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::panic::AssertUnwindSafe;
@@ -27,7 +27,7 @@ use crate::core::Core;
 use crate::inbox::Inbox;
 use crate::outbox::Outbox;
 use crate::payload::PayloadIn;
-use crate::polls::{Mark, POLL_BYTES, POLL_REQUESTS, Polls};
+use crate::polls::{BREATH, Polls};
 use crate::putting::{AdmittedPut, answer_first};
 use crate::shard::{Peer, Step};
 use crate::shm::{self, Near};
@@ -206,8 +206,7 @@ async fn converse(
                 seen_ahead = 0;
                 wire.send(core, patience, outbox).await?;
             }
-            wire.breathe_if_spent().await;
-            if wire.requests == 0 {
+            if wire.give_way(core, patience, outbox).await? {
                 // Others were served meanwhile.
                 seen_ahead = 0;
             }
@@ -286,14 +285,14 @@ pub(crate) struct Wire {
     /// Of a connection from this host.
     pub(crate) near: Option<Near>,
     /// Who else is served by this core.
-    stalls: Stalls,
+    pub(crate) stalls: Stalls,
     pub(crate) polls: Rc<Polls>,
     /// What this connection is called there.
     pub(crate) name: u64,
     /// Where small objects of a put are received many at a time, and what is thrown away.
     pub(crate) staging: Vec<u8>,
     /// Requests served, and bytes moved, since this task last had to wait or asked who waits.
-    requests: u64,
+    pub(crate) requests: u64,
     pub(crate) bytes: u64,
     /// With how many bytes the socket counts as readable.
     readable_bytes: u32,
@@ -333,31 +332,20 @@ impl Wire {
     }
 
     async fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let mark = self.polls.mark();
-        if let Some(near) = &mut self.near {
-            let (count, has_waited) = near.receive(&self.stream, into).await?;
-            if has_waited {
-                self.has_waited(&mark);
-            }
-            return Ok(count);
+        let (polls, name, room) = (&self.polls, self.name, into.len());
+        let (received, has_waited) = if let Some(near) = &mut self.near {
+            polls.wait(name, near.receive(&self.stream, into)).await
+        } else {
+            let stream = &mut self.stream;
+            polls.wait(name, poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, into))).await
+        };
+        if received.as_ref().is_ok_and(|&count| count < room) {
+            polls.has_read_all(name);
         }
-        let mut has_waited = false;
-        let received = poll_fn(|cx| {
-            let poll = Pin::new(&mut self.stream).poll_read(cx, into);
-            has_waited |= poll.is_pending();
-            poll
-        })
-        .await;
         if has_waited {
-            self.has_waited(&mark);
+            (self.requests, self.bytes) = (0, 0);
         }
         received
-    }
-
-    /// The runtime has polled since `mark`, or this would wait still.
-    fn has_waited(&mut self, mark: &Mark) {
-        (self.requests, self.bytes) = (0, 0);
-        self.polls.polled(mark);
     }
 
     /// Sends all of `outbox`, in the time that a slow line needs.
@@ -395,19 +383,20 @@ impl Wire {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let first = slices.iter().find(|s| !s.is_empty()).map_or(&[][..], |s| s);
                     let Self { stream, near, polls, name, .. } = self;
-                    let mark = polls.mark();
                     polls.await_room(stream, *name, true);
-                    let sent = poll_fn(|cx| {
+                    let sending = poll_fn(|cx| {
                         let poll = Pin::new(&mut *stream).poll_write(cx, first);
                         if poll.is_ready() {
                             return poll;
                         }
                         // A connection from this host is not cut, so it has to listen meanwhile.
                         near.as_mut().map_or(poll, |near| near.told(cx).map_ok(|()| 0))
-                    })
-                    .await;
+                    });
+                    let (sent, has_waited) = polls.wait(*name, sending).await;
                     polls.await_room(stream, *name, false);
-                    self.has_waited(&mark);
+                    if has_waited {
+                        (self.requests, self.bytes) = (0, 0);
+                    }
                     sent?
                 }
                 Err(error) => return Err(error),
@@ -420,45 +409,18 @@ impl Wire {
         Ok(())
     }
 
-    /// Counts one request; the bytes are counted where they are moved.
-    pub(crate) fn spend(&mut self) {
-        self.requests += 1;
-    }
-
-    /// Gives others their turn if this connection was served for long enough: those whose tasks are
-    /// runnable, and if others wait for the runtime to poll, those.
-    ///
-    /// What may be served until others are asked for is shared by all connections: a lone one needs
-    /// to ask for nobody for as many requests as a client has in flight.
-    pub(crate) async fn breathe_if_spent(&mut self) {
-        let share = self.stalls.len().max(1) as u64;
-        let requests_max = (POLL_REQUESTS / share).max(ASK_REQUESTS_MIN);
-        let bytes_max = (POLL_BYTES / share).max(ASK_BYTES_MIN);
-        if self.polls.is_owed() {
-            self.breathe().await;
-        } else if self.requests >= requests_max || self.bytes >= bytes_max {
-            let (requests, bytes) = (mem::take(&mut self.requests), mem::take(&mut self.bytes));
-            if self.polls.is_due_after(self.name, requests, bytes) {
-                self.breathe().await;
-            } else {
-                futures_lite::future::yield_now().await;
-            }
-        }
-    }
-
-    /// Lets the runtime poll.
-    pub(crate) async fn breathe(&mut self) {
-        let mark = self.polls.mark();
-        glommio::timer::sleep(BREATH).await;
-        self.has_waited(&mark);
-    }
-
     /// Receives what is there already.
     pub(crate) fn receive_now(&mut self, into: &mut [u8]) -> io::Result<usize> {
         match &mut self.near {
             Some(near) => near.receive_now(&self.stream, into),
             None => socket::recv(&self.stream, into),
         }
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.polls.forget(self.name);
     }
 }
 
@@ -473,11 +435,6 @@ const READABLE_BYTES_MAX: usize = 256 << 10;
 /// What nobody wants is read by so much at a time.
 pub(crate) const SCRAP_BYTES: usize = 16 << 10;
 
-/// What each of many connections may be served, however many there are, until others are asked for.
-const ASK_REQUESTS_MIN: u64 = 16;
-const ASK_BYTES_MIN: u64 = 256 << 10;
-/// Any timer that is not over at once will do; a short one costs the least.
-pub(crate) const BREATH: Duration = Duration::from_micros(1);
 /// Until a full Unix socket is tried again. A guess; it is rare.
 const ROOM_PAUSE: Duration = Duration::from_millis(1);
 

@@ -22,7 +22,7 @@ const OBJECT_BYTES: usize = 8 << 20;
 const CANARY: [u8; 4096] = [0xa5; 4096];
 /// Calls that were cut in the middle of their reply, and how often that is tried.
 const CUTS: usize = 3;
-const TRIES_MAX: usize = 40;
+const TRIES_MAX: usize = 200;
 
 /// One node, and what lies on it.
 struct Rig {
