@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Proves the adapters with the real runtimes: makes environments and models, starts nodes, prints a
-# table of claims. Exit 1 if a claim does not hold or something could not be run, 2 for wrong usage.
+# table of claims. Exit 1 if a claim does not hold, 2 if something could not be installed or made, or
+# for wrong usage.
 #
 #   run.sh [--newest] [--only LIST] [--venv DIR] [--cache DIR]
 #
