@@ -7,6 +7,7 @@ use std::io;
 use std::ops::Range;
 
 use crate::core::Core;
+use crate::spin::REST_US;
 use crate::tcp::Wire;
 
 /// The payload of one request: what came with its body, then what is still on the wire.
@@ -62,9 +63,11 @@ impl<'a> PayloadIn<'a> {
         count: usize,
     ) -> io::Result<()> {
         into.clear();
+        // For all of it: a peer that sends it byte by byte keeps nobody waiting for longer.
+        let until_us = core.now_us() + REST_US;
         while into.len() < count {
             if self.behind.is_empty() && self.staged.is_empty() {
-                self.stage(Some(core)).await?;
+                self.stage(Some((core, until_us))).await?;
             }
             let most = count - into.len();
             let start = into.len();
@@ -96,13 +99,15 @@ impl<'a> PayloadIn<'a> {
         Ok(())
     }
 
-    /// Receives many small objects with one call, to be copied from there; awake, if on a core.
-    async fn stage(&mut self, awake: Option<&Core>) -> io::Result<()> {
+    /// Receives many small objects with one call, to be copied from there; awake until then.
+    async fn stage(&mut self, awake: Option<(&Core, u64)>) -> io::Result<()> {
         let mut staging = std::mem::take(&mut self.wire.staging);
         staging.resize(STAGING_BYTES, 0);
         let most = staging.len().min(usize::try_from(self.on_wire).unwrap_or(usize::MAX));
         let received = match awake {
-            Some(core) => self.wire.await_rest(core, &mut staging[..most]).await,
+            Some((core, until_us)) => {
+                self.wire.await_rest(core, until_us, &mut staging[..most]).await
+            }
             None => self.wire.read(&mut staging[..most]).await,
         };
         self.wire.staging = staging;

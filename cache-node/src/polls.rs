@@ -28,11 +28,16 @@ pub(crate) struct Polls {
     /// How often a poll came to be owed, and how many of those times were made good.
     owed: Cell<u64>,
     paid: Cell<u64>,
+    /// To whom it is owed, if nobody and nothing else asks for it.
+    debtors: RefCell<Vec<u64>>,
+    is_owed_to_all: Cell<bool>,
     /// Whether a task takes a breath, and who waits for its end.
     is_breathing: Cell<bool>,
     breaths: Cell<u64>,
     breathing: RefCell<Vec<Waker>>,
     started: Instant,
+    /// [`POLL_US`], but where a test must not be saved by it.
+    poll_us: u64,
     asked_us: Cell<u64>,
     polled_us: Cell<u64>,
     /// Requests served, and bytes moved, since the runtime polled, as far as they were told.
@@ -72,10 +77,13 @@ impl Polls {
             lookers: Cell::new(0),
             owed: Cell::new(0),
             paid: Cell::new(0),
+            debtors: RefCell::default(),
+            is_owed_to_all: Cell::new(false),
             is_breathing: Cell::new(false),
             breaths: Cell::new(0),
             breathing: RefCell::default(),
             started,
+            poll_us: POLL_US,
             asked_us: Cell::new(0),
             polled_us: Cell::new(0),
             requests: Cell::new(0),
@@ -125,10 +133,10 @@ impl Polls {
         self.owed.get() > self.paid.get() || self.is_breathing.get()
     }
 
+    /// Owes a poll to whoever waits, from now on.
     fn owe(&self) {
-        if self.owed.get() == self.paid.get() {
-            self.owed.set(self.owed.get() + 1);
-        }
+        self.owed.set(self.owed.get() + 1);
+        self.is_owed_to_all.set(true);
     }
 
     /// Asks who waits, if that was long ago: for a connection that looks.
@@ -143,40 +151,44 @@ impl Polls {
     pub(crate) fn turn_after(&self, requests: u64, bytes: u64) -> Turn {
         self.requests.set(self.requests.get() + requests);
         self.bytes.set(self.bytes.get() + bytes);
+        if self.is_owed() {
+            return Turn::Breath;
+        }
         if self.requests.get() >= POLL_REQUESTS || self.bytes.get() >= POLL_BYTES {
             self.owe();
-        } else if !self.is_owed() {
+        } else {
             self.ask(self.now_us());
         }
         if self.is_owed() { Turn::Breath } else { Turn::Yield }
     }
 
-    /// Whether bytes of this connection that came before are read by now: it has found no more.
+    /// What came for this connection before is read by now: it has found no more.
     pub(crate) fn has_read_all(&self, name: u64) {
         if let Some(connection) = &mut self.connections.borrow_mut()[name as usize] {
             connection.has_arrival = false;
         }
     }
 
-    /// Waits as `future` does, for what the runtime has to poll for.
+    /// Waits as `future` does, for what the runtime has to poll for; and whether it had to.
     pub(crate) async fn wait<F: Future>(&self, name: u64, future: F) -> (F::Output, bool) {
         let mut future = pin!(future);
-        let mut mark = None;
+        let mut owed = None;
         let output = poll_fn(|cx| {
             let poll = future.as_mut().poll(cx);
-            if poll.is_pending() && mark.is_none() {
-                mark = Some(self.suspend(name));
+            if poll.is_pending() && owed.is_none() {
+                owed = Some(self.suspend(name));
             }
             poll
         });
         let output = output.await;
-        if let Some(mark) = &mark {
-            self.resume(name, mark);
+        if let Some(owed) = owed {
+            self.resume(name, owed);
         }
-        (output, mark.is_some())
+        (output, owed.is_some())
     }
 
-    fn suspend(&self, name: u64) -> Mark {
+    /// Notes that a connection's task begins to wait; what is owed by now.
+    fn suspend(&self, name: u64) -> u64 {
         if let Some(connection) = &mut self.connections.borrow_mut()[name as usize] {
             connection.waits = true;
             // It may be just that which is waited for.
@@ -184,14 +196,23 @@ impl Polls {
                 self.owe();
             }
         }
-        self.mark()
+        self.owed.get()
     }
 
-    fn resume(&self, name: u64, mark: &Mark) {
+    /// Notes that it was woken, since when this much was owed.
+    fn resume(&self, name: u64, owed: u64) {
+        let mut debtors = self.debtors.borrow_mut();
+        let before = debtors.len();
+        debtors.retain(|&debtor| debtor != name);
         if let Some(connection) = &mut self.connections.borrow_mut()[name as usize] {
             connection.waits = false;
+            // It may have been woken before that came.
+            connection.has_arrival |= debtors.len() < before;
         }
-        self.polled(mark);
+        // Nobody is left who needs it.
+        let is_settled = debtors.is_empty() && !self.is_owed_to_all.get();
+        drop(debtors);
+        self.polled(if is_settled { self.owed.get() } else { owed });
     }
 
     /// Lets the runtime poll. Whoever comes while another breathes shares its breath: else they
@@ -211,64 +232,61 @@ impl Polls {
         }
         self.is_breathing.set(true);
         let breath = Breath(self);
-        let mark = self.mark();
-        let mut has_waited = false;
-        // A thread that had no core in between finds its timer over already.
+        let owed = self.owed.get();
+        let (mut duration, mut has_waited) = (BREATH, false);
+        // Whoever had no core in between, or has a slow clock, finds the timer over already.
         while !has_waited {
-            let mut sleep = pin!(glommio::timer::sleep(BREATH));
+            let mut sleep = pin!(glommio::timer::sleep(duration));
             poll_fn(|cx| {
                 let poll = sleep.as_mut().poll(cx);
                 has_waited |= poll.is_pending();
                 poll
             })
             .await;
+            duration *= 2;
         }
-        self.polled(&mark);
+        self.polled(owed);
         drop(breath);
     }
 
-    fn mark(&self) -> Mark {
-        Mark { owed: self.owed.get(), us: self.now_us() }
-    }
-
-    /// The runtime has polled at some time after `mark`: a task that waited since then was woken.
-    fn polled(&self, mark: &Mark) {
+    /// The runtime has polled since no more than this was owed: a task that waited was woken.
+    fn polled(&self, owed: u64) {
         // What came to be owed since then may not have been there yet.
-        self.paid.set(self.paid.get().max(mark.owed));
-        if mark.us >= self.polled_us.get() {
-            self.polled_us.set(mark.us);
-            self.requests.set(0);
-            self.bytes.set(0);
+        self.paid.set(self.paid.get().max(owed));
+        if self.paid.get() == self.owed.get() {
+            self.debtors.borrow_mut().clear();
+            self.is_owed_to_all.set(false);
         }
+        self.polled_us.set(self.now_us());
+        self.requests.set(0);
+        self.bytes.set(0);
     }
 
     /// Asks whether something came for a connection that waits.
     fn ask(&self, now_us: u64) {
         self.asked_us.set(now_us);
-        let mut is_owed = now_us >= self.polled_us.get() + POLL_US;
-        let mut connections = self.connections.borrow_mut();
+        let (mut connections, mut debtors) =
+            (self.connections.borrow_mut(), self.debtors.borrow_mut());
         let asked = self.readiness.arrivals(|name| {
             if let Some(Some(connection)) = connections.get_mut(name as usize) {
-                is_owed |= connection.waits;
-                connection.has_arrival |= !connection.waits;
+                if connection.waits {
+                    debtors.push(name);
+                } else {
+                    connection.has_arrival = true;
+                }
             }
         });
         // What cannot be known is taken to be so.
-        if is_owed || asked.is_err() {
+        if asked.is_err() || now_us >= self.polled_us.get().saturating_add(self.poll_us) {
             self.owe();
+        } else if !debtors.is_empty() {
+            self.owed.set(self.owed.get() + 1);
         }
     }
 
     fn now_us(&self) -> u64 {
         self.started.elapsed().as_micros() as u64
     }
-}
-
-/// A moment, and what was owed then.
-#[derive(Debug)]
-struct Mark {
-    owed: u64,
-    us: u64,
 }
 
 /// A connection that looks.
@@ -293,7 +311,7 @@ impl Drop for Breath<'_> {
 }
 
 /// Any timer that is not over at once will do; a short one costs the least.
-pub(crate) const BREATH: Duration = Duration::from_micros(1);
+const BREATH: Duration = Duration::from_micros(1);
 /// Each look costs all lookers a system call. A guess.
 const LOOKERS_MAX: usize = 4;
 /// How long what came for a connection that waits may be overlooked. A guess: a hundred questions.
@@ -308,184 +326,4 @@ pub(crate) const POLL_BYTES: u64 = 4 << 20;
 const _: () = assert!(ASK_US < POLL_US);
 
 #[cfg(test)]
-mod tests {
-    use std::io::{Read, Write};
-    use std::os::unix::net::UnixStream;
-    use std::rc::Rc;
-
-    use futures_lite::{AsyncReadExt, AsyncWriteExt};
-    use glommio::LocalExecutor;
-    use glommio::net::TcpStream;
-
-    use super::*;
-
-    /// With time never up.
-    fn patient() -> Polls {
-        let polls = Polls::new(Instant::now()).unwrap();
-        polls.polled_us.set(u64::MAX / 2);
-        polls
-    }
-
-    /// A connection's other end and its name; its task waits.
-    fn waiting(polls: &Polls) -> (UnixStream, UnixStream, u64, Mark) {
-        let (near, far) = UnixStream::pair().unwrap();
-        let name = polls.watch(&near);
-        let mark = polls.suspend(name);
-        (near, far, name, mark)
-    }
-
-    #[test]
-    fn few_look_at_a_time() {
-        let polls = patient();
-        let mut looking: Vec<_> = (0..LOOKERS_MAX).map(|_| polls.look().unwrap()).collect();
-        assert!(polls.look().is_none());
-        drop(looking.pop());
-        assert!(polls.look().is_some());
-    }
-
-    #[test]
-    fn who_waits_is_polled_for_and_who_does_not_is_not() {
-        let polls = patient();
-        let [mut a, mut b] = [waiting(&polls), waiting(&polls)];
-        polls.resume(a.2, &a.3);
-        a.1.write_all(b"x").unwrap();
-        assert_eq!(polls.turn_after(1, 1), Turn::Yield);
-        b.1.write_all(b"x").unwrap();
-        assert_eq!(polls.turn_after(1, 1), Turn::Breath);
-        // Until the runtime has polled, as a task knows that was woken: not one that slept before.
-        polls.resume(b.2, &b.3);
-        assert_eq!(polls.turn_after(1, 1), Turn::Breath);
-        polls.polled(&polls.mark());
-        assert_eq!(polls.turn_after(1, 1), Turn::Yield);
-        // What came for the first is remembered, until it has found nothing more.
-        let mark = polls.suspend(a.2);
-        assert!(polls.is_owed());
-        polls.resume(a.2, &mark);
-        a.1.write_all(b"x").unwrap();
-        assert_eq!(polls.turn_after(1, 1), Turn::Yield);
-        polls.has_read_all(a.2);
-        polls.suspend(a.2);
-        assert!(!polls.is_owed());
-    }
-
-    #[test]
-    fn names_are_used_again() {
-        let polls = patient();
-        let [a, b] = [waiting(&polls), waiting(&polls)];
-        polls.forget(a.2);
-        let mut c = waiting(&polls);
-        assert_eq!((b.2, c.2), (1, 0));
-        polls.resume(c.2, &c.3);
-        drop(a);
-        c.1.write_all(b"x").unwrap();
-        assert_eq!(polls.turn_after(1, 1), Turn::Yield);
-    }
-
-    #[test]
-    fn time_and_work_are_up_even_if_nobody_is_known_to_wait() {
-        let polls = Polls::new(Instant::now()).unwrap();
-        std::thread::sleep(Duration::from_micros(POLL_US));
-        polls.ask_in_time();
-        assert!(polls.is_owed());
-        polls.polled(&polls.mark());
-        polls.polled_us.set(u64::MAX / 2);
-        assert_eq!(polls.turn_after(POLL_REQUESTS - 1, POLL_BYTES - 1), Turn::Yield);
-        assert_eq!(polls.turn_after(1, 0), Turn::Breath);
-    }
-
-    #[test]
-    fn what_comes_during_a_breath_is_owed_after_it() {
-        let polls = patient();
-        let [mut a, mut b] = [waiting(&polls), waiting(&polls)];
-        a.1.write_all(b"x").unwrap();
-        assert_eq!(polls.turn_after(1, 1), Turn::Breath);
-        let breath = polls.mark();
-        // The runtime polls; before the task runs that took the breath, others do.
-        polls.polled(&polls.mark());
-        b.1.write_all(b"x").unwrap();
-        assert_eq!(polls.turn_after(1, 1), Turn::Breath);
-        polls.polled(&breath);
-        assert!(polls.is_owed());
-        polls.polled(&polls.mark());
-        assert!(!polls.is_owed());
-    }
-
-    /// Serves echoes on a connection whose task is never done at once: it looks, or waits.
-    async fn echo(polls: Rc<Polls>, mut stream: TcpStream, looks: bool) {
-        let name = polls.watch(&stream);
-        let mut byte = [0];
-        loop {
-            let _looking = if looks { polls.look() } else { None };
-            for _ in 0..if looks { 300 } else { 0 } {
-                polls.ask_in_time();
-                if polls.is_owed() {
-                    polls.breathe().await;
-                } else {
-                    futures_lite::future::yield_now().await;
-                }
-            }
-            let (read, _) = polls.wait(name, stream.read(&mut byte)).await;
-            if read.unwrap_or(0) == 0 {
-                return polls.forget(name);
-            }
-            match polls.turn_after(0, 0) {
-                Turn::Breath => polls.breathe().await,
-                _ => futures_lite::future::yield_now().await,
-            }
-            stream.write_all(&byte).await.unwrap();
-        }
-    }
-
-    #[test]
-    fn nobody_is_overlooked_while_others_look() {
-        let began = Instant::now();
-        let (echoes, asks): (Vec<_>, Vec<_>) = (0..8).map(|_| UnixStream::pair().unwrap()).unzip();
-        let asking: Vec<_> = asks
-            .into_iter()
-            .map(|mut far| {
-                far.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-                std::thread::spawn(move || {
-                    (0..300_u32).for_each(|round| {
-                        let byte = [round as u8];
-                        far.write_all(&byte).unwrap();
-                        let mut back = [0];
-                        far.read_exact(&mut back).expect("it is answered");
-                        assert_eq!(back, byte);
-                    });
-                })
-            })
-            .collect();
-        LocalExecutor::default().run(async move {
-            let polls = Rc::new(patient());
-            // Somebody who looks for ever, so that the runtime polls only when it is made to.
-            let for_ever = {
-                let polls = Rc::clone(&polls);
-                glommio::spawn_local(async move {
-                    loop {
-                        polls.ask_in_time();
-                        if polls.is_owed() {
-                            polls.breathe().await;
-                        } else {
-                            futures_lite::future::yield_now().await;
-                        }
-                    }
-                })
-            };
-            let tasks: Vec<_> = echoes
-                .into_iter()
-                .enumerate()
-                .map(|(at, near)| {
-                    let stream = TcpStream::from(socket2::Socket::from(near));
-                    glommio::spawn_local(echo(Rc::clone(&polls), stream, at % 3 == 0))
-                })
-                .collect();
-            for task in tasks {
-                task.await;
-            }
-            for_ever.cancel().await;
-        });
-        asking.into_iter().for_each(|thread| thread.join().unwrap());
-        // Some milliseconds. The runtime polls of itself too, but so seldom that it takes half a minute.
-        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    }
-}
+mod tests;

@@ -23,7 +23,6 @@ use larder_transport::{rights, socket};
 use crate::core::Core;
 use crate::inbox::Inbox;
 use crate::outbox::Outbox;
-use crate::polls::BREATH;
 use crate::shard::{Peer, ShareJob};
 use crate::stalls::{NEVER, Notice, Patience, Word};
 use crate::tcp::{ACCEPT_BURST, Ending, SCRAP_BYTES, Wire, connection};
@@ -52,7 +51,7 @@ pub(crate) async fn welcome(entry: Entry, core: Rc<Core>) {
             burst += 1;
             if burst >= ACCEPT_BURST {
                 burst = 0;
-                glommio::timer::sleep(BREATH).await;
+                core.polls.breathe().await;
             }
         }
     }

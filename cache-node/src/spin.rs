@@ -46,13 +46,17 @@ impl Wire {
         }
     }
 
-    /// Receives at least one byte of a request whose other bytes are here, awake for a while: its
+    /// Receives at least one byte of a request whose other bytes are here, awake until then: its
     /// peer makes them at this moment. Nobody else is polled for, since that takes as long.
     ///
     /// # Errors
     /// As [`Wire::read`].
-    pub(crate) async fn await_rest(&mut self, core: &Core, into: &mut [u8]) -> io::Result<usize> {
-        let until_us = core.now_us() + REST_US;
+    pub(crate) async fn await_rest(
+        &mut self,
+        core: &Core,
+        until_us: u64,
+        into: &mut [u8],
+    ) -> io::Result<usize> {
         while core.now_us() < until_us {
             match self.receive_now(into) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -74,9 +78,7 @@ impl Wire {
         let until_us = core.now_us() + look_for.as_micros() as u64;
         for turn in 1_u32.. {
             match self.receive_now(into) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    polls.has_read_all(self.name);
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 received => {
                     core.spin.with_luck(Luck::paid);
                     // A breath that is owed is taken once what came was served.
@@ -112,7 +114,7 @@ impl Wire {
 /// between, measured on two cores of a VM.
 const SPIN: Duration = Duration::from_micros(200);
 /// As long as checksums of 2 MiB take: a guess, since they began before the copy that is done.
-const REST_US: u64 = 100;
+pub(crate) const REST_US: u64 = 100;
 /// Looks between two times that the core is offered to other threads: that costs as much as a look.
 const YIELD_EVERY: u32 = 8;
 

@@ -27,7 +27,7 @@ use crate::core::Core;
 use crate::inbox::Inbox;
 use crate::outbox::Outbox;
 use crate::payload::PayloadIn;
-use crate::polls::{BREATH, Polls};
+use crate::polls::Polls;
 use crate::putting::{AdmittedPut, answer_first};
 use crate::shard::{Peer, Step};
 use crate::shm::{self, Near};
@@ -64,7 +64,7 @@ pub(crate) async fn accept(listener: TcpListener, core: Rc<Core>) {
                 burst += 1;
                 if burst >= ACCEPT_BURST {
                     burst = 0;
-                    glommio::timer::sleep(BREATH).await;
+                    core.polls.breathe().await;
                 }
             }
             Err(error) => {
@@ -411,10 +411,14 @@ impl Wire {
 
     /// Receives what is there already.
     pub(crate) fn receive_now(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match &mut self.near {
+        let received = match &mut self.near {
             Some(near) => near.receive_now(&self.stream, into),
             None => socket::recv(&self.stream, into),
+        };
+        if received.as_ref().map_or(true, |&count| count < into.len()) {
+            self.polls.has_read_all(self.name);
         }
+        received
     }
 }
 

@@ -23,7 +23,7 @@ impl Wire {
         self.give(turn).await;
     }
 
-    /// As [`Wire::breathe_if_spent`], but what is answered is sent first; whether others had a turn.
+    /// As [`Wire::breathe_if_spent`], but what is answered is sent first; whether others had one.
     pub(crate) async fn give_way(
         &mut self,
         core: &Core,
@@ -33,6 +33,10 @@ impl Wire {
         let turn = self.turn_of_others();
         if turn == Turn::Breath && !outbox.is_empty() {
             self.send(core, patience, outbox).await?;
+            // It may have breathed already.
+            if !self.polls.is_owed() {
+                return Ok(true);
+            }
         }
         self.give(turn).await;
         Ok(turn != Turn::None)

@@ -76,8 +76,17 @@ const CRATES: [(&str, &[&str]); 8] = [
 
 /// A library, and the files that may name it.
 const NAMED_ALONE: [(&str, &[&str]); 9] = [
-    ("glommio::", &["cache-node/src/node.rs", "cache-node/src/shm.rs", "cache-node/src/tcp.rs"]),
-    ("socket2::", &["cache-node/src/shm.rs"]),
+    (
+        "glommio::",
+        &[
+            "cache-node/src/node.rs",
+            "cache-node/src/polls.rs",
+            "cache-node/src/polls/tests.rs",
+            "cache-node/src/shm.rs",
+            "cache-node/src/tcp.rs",
+        ],
+    ),
+    ("socket2::", &["cache-node/src/shm.rs", "cache-node/src/polls/tests.rs"]),
     ("tokio::", &["cache-node/src/control"]),
     ("axum::", &["cache-node/src/control"]),
     ("mio::", &["client/src/", "client/tests/"]),
