@@ -138,7 +138,7 @@ PY
 failed=0
 finished=
 # Whatever ended it before its end was no claim that failed.
-trap '[ -n "$finished" ] || exit 2' EXIT
+trap '[ -n "$finished" ] || exit $((failed ? 1 : 2))' EXIT
 # prove NAME SCRIPT ENVIRONMENT: one proof, whose table goes to standard output.
 prove() {
     wants "$1" || return 0
