@@ -174,7 +174,11 @@ impl Step {
     ) {
         let mut from = from;
         let mut lines_left = lines.len();
-        for lines in lines.chunks_mut(STEP_BYTES / LINE_BYTES) {
+        let begins_page = lines.as_ptr().addr().is_multiple_of(PAGE_BYTES);
+        let lines_early = if STREAMED && begins_page { LINES_EARLY.min(lines_left) } else { 0 };
+        let (first, rest) = lines.split_at_mut(lines_early);
+        let steps = |lines| <[_]>::chunks_mut(lines, STEP_BYTES / LINE_BYTES);
+        for lines in steps(first).chain(steps(rest)) {
             // SAFETY: the caller promised it all.
             unsafe { self.step_lines::<STREAMED>(from, lines) };
             let bytes = lines.len() * LINE_BYTES;
@@ -253,6 +257,13 @@ const _: () = assert!(STEP_BYTES.is_multiple_of(LINE_BYTES) && align_of::<Step>(
 /// loop, and those for the innermost cache.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 const LINES_AHEAD: usize = 32;
+/// How long the first step is if the destination begins a page. Else each step would begin one, and
+/// wait for its translation; so that is looked up at the end of a step, while the checksum runs.
+/// Measured, of cold bytes, at any place of the source in its page: a tenth faster.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+const LINES_EARLY: usize = 2;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+const PAGE_BYTES: usize = 4 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -269,10 +280,12 @@ mod tests {
         (0..bytes).map(|i| (i * 7 + i / 256 * 13) as u8).collect()
     }
 
-    /// Copies `bytes` bytes between places with these many bytes before them, and looks at it all.
+    /// Copies `bytes` bytes between places with these many bytes before them, that of the
+    /// destination in its page, and looks at it all.
     fn copy_and_look(kind: Kind, bytes: usize, from_skip: usize, to_skip: usize) {
         let source = numbered(from_skip + bytes);
-        let mut target = vec![0xEE; to_skip + bytes + 100];
+        let mut target = vec![0xEE; STEP_BYTES + to_skip + bytes + 100];
+        let to_skip = target.as_ptr().align_offset(STEP_BYTES) + to_skip;
         let (mut shown, mut calls) = (Vec::new(), 0);
         let stores = Stores(kind);
         let to = &mut target[to_skip..to_skip + bytes];
