@@ -9,6 +9,9 @@
 //! and [`Luck`] whether it pays to look for it without sleeping. Threads that work for others do
 //! not stop those who wake them ([`background`]).
 //!
+//! A network card of another host reads and writes a caller's memory for a node, but never a node's
+//! ([`rdma`]).
+//!
 //! Other processes on this host read a region in place ([`MappedRegion`], [`LeasedBytes`]), and let
 //! a node read what they want to put ([`SharedMemory`]); the descriptors travel by [`rights`].
 //!
@@ -28,6 +31,7 @@ pub mod pieces;
 pub mod prefetch;
 pub mod present;
 pub mod process;
+pub mod rdma;
 pub mod readiness;
 pub mod region;
 pub mod registered;

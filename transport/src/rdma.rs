@@ -1,0 +1,18 @@
+//! Memory of other hosts, read and written by the network card: what verbs do.
+//!
+//! The node is the one that moves bytes: it writes gets into the landings of its clients and reads
+//! puts from their sources ([`Transfers`]), so nobody ever gets a key to its memory. Both sides
+//! speak to a [`Fabric`], of which there are two: a card, and one in this process that is slow,
+//! loses things and cuts links as its seed says ([`simulated`]).
+//!
+//! What a reader would get wrong: a work that was posted may touch memory until its completion was
+//! polled or its queue pair is gone, whatever the peer, the deadline or the connection says.
+
+pub mod fabric;
+pub mod simulated;
+pub mod transfers;
+
+pub use fabric::{
+    Completion, Direction, Fabric, FabricError, Memory, PairAddress, QueuePair, Work, WorkError,
+};
+pub use transfers::{Ended, Held, Refused, Transfers, TransfersConfig};
