@@ -220,7 +220,7 @@ fn store_all(to: &[AtomicU64], values: &[u64]) {
 /// A bit of the ticks that no executor reaches by ticking, and that one more tick does not clear.
 const RETIRED: u64 = 1 << 63;
 
-const _: () = assert!((Opcode::Stats as usize) < OPCODE_NUMBERS);
+const _: () = assert!((Opcode::Pair as usize) < OPCODE_NUMBERS);
 
 #[cfg(test)]
 mod tests {

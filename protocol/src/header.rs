@@ -52,11 +52,13 @@ pub enum Opcode {
     Unshare = 12,
     /// Ends leases. It has no reply.
     Release = 13,
+    /// Connects queue pairs, so that the node reads and writes the client's memory.
+    Pair = 14,
 }
 
 from_byte!(
     Opcode, "opcode", Hello, Open, Bump, Match, Get, Put, Remove, View, Stats, Region, Share,
-    Unshare, Release,
+    Unshare, Release, Pair,
 );
 
 /// The header of a frame.

@@ -1,12 +1,12 @@
-//! What only peers on one host say, against bytes that were written down apart from our encoder.
+//! What peers say that reach each other's memory, against bytes that were written down apart from our encoder.
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic too")]
 
 mod files;
 
 use files::{assert_golden, encoded, golden, key};
 use larder_protocol::message::{
-    CAPABILITY_SHARED, Get, GetItem, HelloReply, LeasedPlace, Payload, Put, PutItem, Release,
-    SharedRegion, Sharing, SocketPath, Unshare,
+    CAPABILITY_REMOTE, CAPABILITY_SHARED, Get, GetItem, HelloReply, LeasedPlace, PairAddress,
+    Payload, Put, PutItem, Release, SharedRegion, Sharing, SocketPath, Unshare,
 };
 use larder_protocol::{DecodeError, Opcode};
 
@@ -122,4 +122,40 @@ fn only_shared_objects_may_have_checksums_that_follow() {
     assert!(Put::decode(&shared, 12).is_ok_and(|put| put.if_absent && put.sums_follow));
     let error = Put::decode(&with(Payload::Inline), 12).unwrap_err();
     assert_eq!(error, DecodeError::Value { what: "form of an unsealed object", found: 0 });
+}
+
+const PAIR: PairAddress = PairAddress {
+    gid: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 77, 0, 1],
+    lid: 0,
+    number: 17,
+    first_packet: 0x12_3456,
+    packet_bytes_max: 4096,
+};
+
+#[test]
+fn pair_is_golden() {
+    let golden = golden!("pair");
+    assert_golden(&encoded(|out| PAIR.encode(out)), &golden);
+    assert_eq!(PairAddress::decode(&golden), Ok(PAIR));
+    assert_eq!((Opcode::Pair as u8, CAPABILITY_REMOTE), (14, 2));
+}
+
+#[test]
+fn numbers_that_no_card_has_are_refused() {
+    let wrong = |pair: PairAddress| PairAddress::decode(&encoded(|out| pair.encode(out)));
+    for packet_bytes_max in [0, 128, 1000, 4097, 8192] {
+        let found = u64::from(packet_bytes_max);
+        let refused = Err(DecodeError::Value { what: "packet bytes", found });
+        assert_eq!(wrong(PairAddress { packet_bytes_max, ..PAIR }), refused);
+    }
+    let too_long = |what| {
+        let (found, limit) = (1 << 24, (1 << 24) - 1);
+        Err(DecodeError::TooLong { what, found, limit })
+    };
+    assert_eq!(wrong(PairAddress { number: 1 << 24, ..PAIR }), too_long("queue pair"));
+    assert_eq!(wrong(PairAddress { first_packet: 1 << 24, ..PAIR }), too_long("first packet"));
+    let mut long = encoded(|out| PAIR.encode(out));
+    assert!(PairAddress::decode(&long[..27]).is_err());
+    long.push(0);
+    assert!(PairAddress::decode(&long).is_err());
 }

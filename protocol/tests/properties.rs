@@ -11,8 +11,8 @@ use larder_protocol::key::Key;
 use larder_protocol::limits::OBJECT_BYTES_MAX;
 use larder_protocol::message::{
     Batch, Bump, Freshness, Get, GetItem, Hello, HelloReply, Hit, LeasedPlace, Match,
-    MatchReplyWriter, Open, Payload, Put, PutItem, Release, RemotePiece, Remove, SharedRegion,
-    Sharing, Unshare, encode_stats, encode_statuses,
+    MatchReplyWriter, Open, PairAddress, Payload, Put, PutItem, Release, RemotePiece, Remove,
+    SharedRegion, Sharing, Unshare, encode_stats, encode_statuses,
 };
 use larder_protocol::view::{Member, MemberState, View};
 use larder_protocol::wire::{DecodeError, Reader, Write};
@@ -276,6 +276,13 @@ fn other_bodies() -> impl Strategy<Value = Body> {
             let places = places.into_iter().map(|(region, offset)| LeasedPlace { region, offset });
             written("release", |out| Release::encode(&places.collect::<Vec<_>>(), out))
         }),
+        (any::<[u8; 16]>(), any::<u16>(), 0..1u32 << 24, 0..1u32 << 24, 8..=12u32).prop_map(
+            |(gid, lid, number, first_packet, packet)| {
+                let packet_bytes_max = 1 << packet;
+                let pair = PairAddress { gid, lid, number, first_packet, packet_bytes_max };
+                written("pair", |out| pair.encode(out))
+            }
+        ),
         any::<u64>()
             .prop_map(|v| written("stats reply", |out| encode_stats(|s| v ^ s as u64, out))),
     ]

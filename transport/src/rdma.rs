@@ -12,7 +12,5 @@ pub mod fabric;
 pub mod simulated;
 pub mod transfers;
 
-pub use fabric::{
-    Completion, Direction, Fabric, FabricError, Memory, PairAddress, QueuePair, Work, WorkError,
-};
+pub use fabric::{Completion, Direction, Fabric, FabricError, Memory, QueuePair, Work, WorkError};
 pub use transfers::{Ended, Held, Refused, Transfers, TransfersConfig};

@@ -11,9 +11,9 @@ use larder_protocol::limits::{
     RELEASES_MAX, SHARED_REGIONS_MAX, TAGS_MAX, USER_META_BYTES_MAX,
 };
 use larder_protocol::message::{
-    Bump, Get, GetAnswer, Hello, HelloReply, Match, MatchReply, MatchReplyWriter, Open, Payload,
-    Put, REMOTE_PIECES_MAX, Release, Remove, SharedRegion, Unshare, decode_stats, decode_statuses,
-    encode_statuses,
+    Bump, Get, GetAnswer, Hello, HelloReply, Match, MatchReply, MatchReplyWriter, Open,
+    PairAddress, Payload, Put, REMOTE_PIECES_MAX, Release, Remove, SharedRegion, Unshare,
+    decode_stats, decode_statuses, encode_statuses,
 };
 use larder_protocol::stats::Stat;
 use larder_protocol::view::View;
@@ -42,6 +42,7 @@ pub(crate) const DECODERS: &[(&str, Decoder)] = &[
     ("shared region", shared_region),
     ("unshare", unshare),
     ("release", release),
+    ("pair", pair),
 ];
 
 /// A header that is accepted is written back as it was.
@@ -218,6 +219,12 @@ fn release(body: &[u8]) -> Result<(), DecodeError> {
     let leases: Vec<_> = Release::decode(body)?.leases.iter().collect();
     assert!(leases.len() <= RELEASES_MAX);
     same(body, |out| Release::encode(&leases, out))
+}
+
+fn pair(body: &[u8]) -> Result<(), DecodeError> {
+    let pair = PairAddress::decode(body)?;
+    assert!(pair.packet_bytes_max.is_power_of_two() && pair.number < 1 << 24);
+    same(body, |out| pair.encode(out))
 }
 
 fn same(body: &[u8], write: impl FnOnce(&mut Vec<u8>)) -> Result<(), DecodeError> {

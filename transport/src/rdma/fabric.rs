@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use larder_protocol::message::RemotePiece;
+use larder_protocol::message::{PairAddress, RemotePiece};
 
 use crate::region::Region;
 use crate::registered::Registered;
@@ -87,19 +87,6 @@ pub trait QueuePair {
     /// Takes it down: no work of the peer is executed any more, and its own complete, mostly as
     /// [`WorkError::Flushed`]. Nothing can be posted.
     fn end(&mut self);
-}
-
-/// How a queue pair is found, for its peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PairAddress {
-    /// Address of its port.
-    pub gid: [u8; 16],
-    /// The pair's number, 24 bits.
-    pub number: u32,
-    /// Number of its first packet, 24 bits, drawn at random.
-    pub first_packet: u32,
-    /// Most bytes of one packet: a power of two from 256 to 4,096.
-    pub packet_bytes_max: u16,
 }
 
 /// Bytes to move between one place here and one place of the peer.

@@ -10,8 +10,10 @@ use std::io::ErrorKind;
 use std::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use larder_protocol::message::PairAddress;
+
 use crate::rdma::fabric::{
-    Completion, Direction, Fabric, FabricError, Memory, PairAddress, QueuePair, Work, WorkError,
+    Completion, Direction, Fabric, FabricError, Memory, QueuePair, Work, WorkError,
 };
 use crate::region::Region;
 use crate::registered::Registered;
@@ -191,8 +193,8 @@ impl Drop for Entry {
 
 impl QueuePair for SimulatedPair {
     fn address(&self) -> PairAddress {
-        let (gid, number) = ([0; 16], self.number);
-        PairAddress { gid, number, first_packet: 0, packet_bytes_max: PACKET_BYTES_MAX as u16 }
+        let packet_bytes_max = PACKET_BYTES_MAX as u16;
+        PairAddress { gid: [0; 16], lid: 0, number: self.number, first_packet: 0, packet_bytes_max }
     }
 
     fn connect(&mut self, peer: &PairAddress) -> Result<(), FabricError> {
