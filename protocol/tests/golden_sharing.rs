@@ -1,4 +1,5 @@
-//! What peers say that reach each other's memory, against bytes that were written down apart from our encoder.
+//! What peers say that reach each other's memory, against bytes that were written down apart from
+//! our encoder.
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic too")]
 
 mod files;
