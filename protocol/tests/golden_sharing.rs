@@ -131,6 +131,7 @@ const PAIR: PairAddress = PairAddress {
     number: 17,
     first_packet: 0x12_3456,
     packet_bytes_max: 4096,
+    reads_max: 16,
 };
 
 #[test]
@@ -156,7 +157,7 @@ fn numbers_that_no_card_has_are_refused() {
     assert_eq!(wrong(PairAddress { number: 1 << 24, ..PAIR }), too_long("queue pair"));
     assert_eq!(wrong(PairAddress { first_packet: 1 << 24, ..PAIR }), too_long("first packet"));
     let mut long = encoded(|out| PAIR.encode(out));
-    assert!(PairAddress::decode(&long[..27]).is_err());
+    assert!(PairAddress::decode(&long[..28]).is_err());
     long.push(0);
     assert!(PairAddress::decode(&long).is_err());
 }

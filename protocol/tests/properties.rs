@@ -276,10 +276,11 @@ fn other_bodies() -> impl Strategy<Value = Body> {
             let places = places.into_iter().map(|(region, offset)| LeasedPlace { region, offset });
             written("release", |out| Release::encode(&places.collect::<Vec<_>>(), out))
         }),
-        (any::<[u8; 16]>(), any::<u16>(), 0..1u32 << 24, 0..1u32 << 24, 8..=12u32).prop_map(
-            |(gid, lid, number, first_packet, packet)| {
+        (any::<([u8; 16], u16, u8)>(), 0..1u32 << 24, 0..1u32 << 24, 8..=12u32).prop_map(
+            |((gid, lid, reads_max), number, first_packet, packet)| {
                 let packet_bytes_max = 1 << packet;
-                let pair = PairAddress { gid, lid, number, first_packet, packet_bytes_max };
+                let pair =
+                    PairAddress { gid, lid, number, first_packet, packet_bytes_max, reads_max };
                 written("pair", |out| pair.encode(out))
             }
         ),

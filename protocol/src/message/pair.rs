@@ -14,7 +14,7 @@ pub const CAPABILITY_REMOTE: u64 = 2;
 pub struct PairAddress {
     /// Address of its port.
     pub gid: [u8; 16],
-    /// Local identifier of its port; 0 on Ethernet.
+    /// Address of its port where a subnet manager gives them out, else 0.
     pub lid: u16,
     /// Number of its queue pair, 24 bits.
     pub number: u32,
@@ -22,6 +22,9 @@ pub struct PairAddress {
     pub first_packet: u32,
     /// Most bytes of one packet: a power of two from 256 to 4,096.
     pub packet_bytes_max: u16,
+    /// Most reads that its device answers at a time. The peer's device fails the pair if there are
+    /// more.
+    pub reads_max: u8,
 }
 
 impl PairAddress {
@@ -32,6 +35,7 @@ impl PairAddress {
         out.u32(self.number);
         out.u32(self.first_packet);
         out.u16(self.packet_bytes_max);
+        out.u8(self.reads_max);
     }
 
     /// Reads the body.
@@ -50,6 +54,7 @@ impl PairAddress {
             number: reader.u32("queue pair")?,
             first_packet: reader.u32("first packet")?,
             packet_bytes_max: reader.u16("packet bytes")?,
+            reads_max: reader.u8("reads")?,
         };
         reader.end()?;
         within(u64::from(pair.number), NUMBER_MAX, "queue pair")?;

@@ -194,7 +194,14 @@ impl Drop for Entry {
 impl QueuePair for SimulatedPair {
     fn address(&self) -> PairAddress {
         let packet_bytes_max = PACKET_BYTES_MAX as u16;
-        PairAddress { gid: [0; 16], lid: 0, number: self.number, first_packet: 0, packet_bytes_max }
+        PairAddress {
+            gid: [0; 16],
+            lid: 0,
+            number: self.number,
+            first_packet: 0,
+            packet_bytes_max,
+            reads_max: 1,
+        }
     }
 
     fn connect(&mut self, peer: &PairAddress) -> Result<(), FabricError> {
