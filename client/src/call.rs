@@ -267,11 +267,12 @@ impl Uncopied {
     }
 
     /// Makes the copies, on the thread that takes the answer and has waited for it since
-    /// `awaited_since`. No landing is written any more when this returns.
-    pub(crate) fn complete(self, awaited_since: Instant) -> Outcome {
+    /// `awaited_since`, `None` for the start of the call. No landing is written any more when this
+    /// returns.
+    pub(crate) fn complete(self, awaited_since: Option<Instant>) -> Outcome {
         let Self { mut outcome, copies, deadline } = self;
         // Who comes late is not in a hurry; who waits is not kept past the deadline.
-        let is_late = awaited_since >= deadline;
+        let is_late = awaited_since.is_some_and(|since| since >= deadline);
         for copy in copies {
             if !is_late && Instant::now() >= deadline {
                 break;
@@ -345,7 +346,7 @@ impl<T> Pending<T> {
         Self { call, unsent: Vec::new(), awaited_since: None, finish: Finish::Shards(finish) }
     }
 
-    fn finish(&self, outcome: Outcome, awaited_since: Instant) -> Result<T, Error> {
+    fn finish(&self, outcome: Outcome, awaited_since: Option<Instant>) -> Result<T, Error> {
         match (&self.finish, self.call.left(outcome).complete(awaited_since)) {
             (Finish::Call(finish), outcome) => finish(&self.call, outcome),
             (Finish::Shards(finish), Outcome::Shards(answers)) => finish(&self.call, answers),
@@ -367,8 +368,9 @@ impl<T> Pending<T> {
         if self.call.pid != process_id() {
             return Err(Error::Forked);
         }
-        let awaited_since = self.awaited_since.unwrap_or_else(Instant::now);
-        if !self.unsent.is_empty() {
+        let is_sent = self.unsent.is_empty();
+        let awaited_since = is_sent.then(|| self.awaited_since.unwrap_or_else(Instant::now));
+        if !is_sent {
             let remote = &self.call.remote;
             remote.helm().steer(remote, &self.call, std::mem::take(&mut self.unsent));
         }
@@ -414,7 +416,7 @@ impl<T> Future for Pending<T> {
         }
         let this = self.get_mut();
         let awaited_since = *this.awaited_since.get_or_insert_with(Instant::now);
-        this.call.poll(context.waker()).map(|outcome| this.finish(outcome?, awaited_since))
+        this.call.poll(context.waker()).map(|outcome| this.finish(outcome?, Some(awaited_since)))
     }
 }
 

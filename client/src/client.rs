@@ -190,10 +190,14 @@ impl Client {
     ) -> Result<Vec<KeyResult<()>>, Error> {
         // First: in a forked child the lock of the memories may be held for ever.
         self.check_process()?;
+        let until = self.until(options.deadline);
         let shown = objects.iter().map(|object| object.bytes.as_slices().iter().copied());
         let mut seals = self.seals_of(shown);
         let mut total = 0;
         for object in objects {
+            if Instant::now() >= until {
+                return self.put_late(objects.len())?.wait();
+            }
             let pieces = object.bytes.as_slices();
             within(pieces.len(), PIECES_MAX, "pieces")?;
             seals.add(namespace, object, pieces.iter().copied())?;
@@ -204,12 +208,14 @@ impl Client {
                 .iter()
                 .map(|object| Payload::Bytes(object.bytes.as_slices().concat().into()));
             let sources = copies.collect();
-            return self.put_sealed(namespace, objects, &seals, sources, options)?.wait();
+            return self
+                .put_sealed(namespace, objects, &seals, sources, options.if_absent, until)?
+                .wait();
         }
         let pieces = objects.iter().map(|object| object.bytes.as_slices().iter().copied());
         lend_sources(pieces, |sources| {
             let sources = sources.into_iter().map(Payload::Source).collect();
-            self.put_sealed(namespace, objects, &seals, sources, options)?.wait()
+            self.put_sealed(namespace, objects, &seals, sources, options.if_absent, until)?.wait()
         })
     }
 
@@ -315,16 +321,26 @@ impl Client {
         }))
     }
 
+    /// A put whose deadline passed while its checksums were made: nothing is sent.
+    pub(crate) fn put_late(&self, count: usize) -> Result<Pending<Vec<KeyResult<()>>>, Error> {
+        let late = (0..count).map(|_| Err(KeyError::DeadlineExceeded)).collect();
+        let call = self.begin(Outcome::Put(late), Some(Duration::ZERO), None)?;
+        // It has no legs.
+        call.leg_ended();
+        Ok(Pending::new(call, Vec::new(), put_outcome))
+    }
+
     pub(crate) fn put_sealed<B>(
         &self,
         namespace: &Namespace,
         objects: &[PutObject<B>],
         seals: &Seals,
         sources: Vec<Payload>,
-        options: &PutOptions,
+        if_absent: bool,
+        until: Instant,
     ) -> Result<Pending<Vec<KeyResult<()>>>, Error> {
         let unanswered = (0..objects.len()).map(|_| Err(KeyError::DeadlineExceeded)).collect();
-        let call = self.begin(Outcome::Put(unanswered), options.deadline, None)?;
+        let call = self.begin_until(Outcome::Put(unanswered), until, None)?;
         if sources.iter().any(|source| matches!(source, Payload::Source(_))) {
             call.hold_memory();
         }
@@ -332,14 +348,11 @@ impl Client {
         let sources = sources.map(|source| PutSource::new(source, &self.shared.memories)).collect();
         let items = seals.items(objects);
         let legs = self.legs(&call, namespace, |plan| {
-            let mut legs = plan.put(options.if_absent, &items, sources);
+            let mut legs = plan.put(if_absent, &items, sources);
             legs.iter_mut().for_each(|leg| leg.sums = seals.sums());
             legs
         });
-        Ok(Pending::new(call, legs, |_, outcome| match outcome {
-            Outcome::Put(keys) => Ok(keys),
-            other => unreachable!("puts have puts' outcomes: {other:?}"),
-        }))
+        Ok(Pending::new(call, legs, put_outcome))
     }
 
     pub(crate) fn begin(
@@ -348,8 +361,16 @@ impl Client {
         deadline: Option<Duration>,
         namespace: Option<Namespace>,
     ) -> Result<Arc<Call>, Error> {
+        self.begin_until(outcome, self.until(deadline), namespace)
+    }
+
+    fn begin_until(
+        &self,
+        outcome: Outcome,
+        until: Instant,
+        namespace: Option<Namespace>,
+    ) -> Result<Arc<Call>, Error> {
         self.check_open()?;
-        let until = self.until(deadline);
         Ok(Call::new(outcome, until, namespace, self.shared.remote.clone()))
     }
 
@@ -382,6 +403,13 @@ impl Shared {
     ) -> Self {
         let (memories, is_closed) = (Arc::default(), AtomicBool::new(false));
         Self { remote, memories, deadline, thread: Mutex::new(thread), is_closed, pid }
+    }
+}
+
+fn put_outcome(_: &Call, outcome: Outcome) -> Result<Vec<KeyResult<()>>, Error> {
+    match outcome {
+        Outcome::Put(keys) => Ok(keys),
+        other => unreachable!("puts have puts' outcomes: {other:?}"),
     }
 }
 

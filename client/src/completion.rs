@@ -147,7 +147,7 @@ impl Queue {
         drop(answers);
         let completed = list.into_iter().map(|(token, outcome)| Completion {
             token,
-            outcome: outcome.map(|left: Uncopied| left.complete(awaited_since)),
+            outcome: outcome.map(|left: Uncopied| left.complete(Some(awaited_since))),
         });
         completed.collect()
     }

@@ -4,6 +4,8 @@
 //! What a reader would get wrong: landings and bytes are dropped before the answer is there, so
 //! whoever is told by their drop learns of it first.
 
+use std::time::Instant;
+
 use crate::call::Pending;
 use crate::client::Client;
 use crate::config::{GetOptions, PutOptions};
@@ -84,9 +86,13 @@ impl Client {
     ) -> Result<Pending<Vec<KeyResult<()>>>, Error> {
         // First: in a forked child the lock of the memories may be held for ever.
         self.check_process()?;
+        let until = self.until(options.deadline);
         let shown = objects.iter().map(|object| object.bytes.pieces());
         let mut seals = self.seals_of(shown);
         for object in &objects {
+            if Instant::now() >= until {
+                return self.put_late(objects.len());
+            }
             seals.add(namespace, object, object.bytes.pieces())?;
         }
         let mut sources = Vec::with_capacity(objects.len());
@@ -105,6 +111,6 @@ impl Client {
             }
         });
         let named: Vec<_> = named.collect();
-        self.put_sealed(namespace, &named, &seals, sources, options)
+        self.put_sealed(namespace, &named, &seals, sources, options.if_absent, until)
     }
 }

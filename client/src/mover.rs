@@ -31,8 +31,6 @@ pub(crate) struct Board {
     /// Somebody may have waited for a job that has finished.
     pub(crate) finished: Condvar,
     pub(crate) event: EventFd,
-    /// Before the deadlines of all jobs that are started: whoever submits one is waiting for it.
-    began: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -91,7 +89,7 @@ enum Task {
 impl Board {
     pub(crate) fn new(event: EventFd) -> Self {
         let (work, finished) = (Condvar::new(), Condvar::new());
-        Self { state: Mutex::default(), work, finished, event, began: Instant::now() }
+        Self { state: Mutex::default(), work, finished, event }
     }
 
     /// The life of a mover: until the jobs are closed and all have ended.
@@ -104,9 +102,8 @@ impl Board {
             rescue.job = Some(task.job());
             match task {
                 Task::Start(ask) => self.start(client, ask),
-                Task::Copy(job, uncopied) => {
-                    self.finish(job, Ok(uncopied.complete(self.began)));
-                }
+                // Whoever submitted it has waited for it ever since.
+                Task::Copy(job, uncopied) => self.finish(job, Ok(uncopied.complete(None))),
             }
         }
         rescue.is_armed = false;
@@ -268,7 +265,7 @@ impl Sink for Board {
                 state.landed.push_back((job, uncopied));
                 self.wake_mover(state);
             }
-            outcome => self.finish(job, outcome.map(|uncopied| uncopied.complete(self.began))),
+            outcome => self.finish(job, outcome.map(|uncopied| uncopied.complete(None))),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use larder_client::{Client, GetOptions, KeyError, Namespace};
+use larder_client::{Client, GetOptions, KeyError, MatchOptions, Namespace, PutObject, PutOptions};
 
 use crate::calls::{PATIENCE, by, connect, is_right, key, open, put_version};
 use crate::limit::alone;
@@ -62,5 +62,35 @@ fn a_deadline_of_a_millisecond_is_kept_and_a_busy_node_stays_in_use() {
             assert!(hits + late > 100, "{hits} in time, {late} late");
         });
         assert!(samples.iter().all(|sample| sample.verdict == Verdict::Right));
+    });
+}
+
+#[test]
+fn what_is_late_from_the_start_is_not_done_all_the_same() {
+    alone(|nodes| {
+        let node = nodes.start(&["--memory", "128MiB"]);
+        let client = connect(&node, PATIENCE);
+        let namespace = open(&client);
+        let keys: Vec<_> = (0..16).map(|n| key("there", n)).collect();
+        for &key in &keys {
+            put_version(&client, &namespace, key, 1, 1 << 20).unwrap();
+        }
+        let late = vec![Err(KeyError::DeadlineExceeded); 16];
+        let deadline = Some(Duration::ZERO);
+        let mut memory = vec![0; 16 << 20];
+        for _ in 0..50 {
+            let places = keys.iter().copied().zip(memory.chunks_exact_mut(1 << 20));
+            let options = GetOptions { deadline, ..GetOptions::default() };
+            let got = client.get_into(&namespace, &mut places.collect::<Vec<_>>(), &options);
+            // A copy in the node's memory would be made as long as it takes.
+            assert!(got.unwrap().iter().all(|key| *key == Err(KeyError::DeadlineExceeded)));
+        }
+        let absent: Vec<_> = (0..16).map(|n| key("absent", n)).collect();
+        let objects: Vec<_> =
+            absent.iter().zip(memory.chunks(1 << 20)).map(|(&k, m)| PutObject::new(k, m)).collect();
+        let options = PutOptions { deadline, ..PutOptions::default() };
+        assert_eq!(client.put(&namespace, &objects, &options).unwrap(), late);
+        let found = client.match_chain(&namespace, &absent, &MatchOptions::default()).unwrap();
+        assert_eq!(found.leading(), 0, "a put that was late was not sent");
     });
 }
