@@ -203,19 +203,18 @@ impl Client {
             seals.add(namespace, object, pieces.iter().copied())?;
             total += pieces.iter().map(|piece| piece.len()).sum::<usize>();
         }
+        let options = options.until(until);
         if total <= COPIED_BYTES_MAX {
             let copies = objects
                 .iter()
                 .map(|object| Payload::Bytes(object.bytes.as_slices().concat().into()));
             let sources = copies.collect();
-            return self
-                .put_sealed(namespace, objects, &seals, sources, options.if_absent, until)?
-                .wait();
+            return self.put_sealed(namespace, objects, &seals, sources, &options)?.wait();
         }
         let pieces = objects.iter().map(|object| object.bytes.as_slices().iter().copied());
         lend_sources(pieces, |sources| {
             let sources = sources.into_iter().map(Payload::Source).collect();
-            self.put_sealed(namespace, objects, &seals, sources, options.if_absent, until)?.wait()
+            self.put_sealed(namespace, objects, &seals, sources, &options)?.wait()
         })
     }
 
@@ -336,11 +335,10 @@ impl Client {
         objects: &[PutObject<B>],
         seals: &Seals,
         sources: Vec<Payload>,
-        if_absent: bool,
-        until: Instant,
+        options: &PutOptions,
     ) -> Result<Pending<Vec<KeyResult<()>>>, Error> {
         let unanswered = (0..objects.len()).map(|_| Err(KeyError::DeadlineExceeded)).collect();
-        let call = self.begin_until(Outcome::Put(unanswered), until, None)?;
+        let call = self.begin(Outcome::Put(unanswered), options.deadline, None)?;
         if sources.iter().any(|source| matches!(source, Payload::Source(_))) {
             call.hold_memory();
         }
@@ -348,7 +346,7 @@ impl Client {
         let sources = sources.map(|source| PutSource::new(source, &self.shared.memories)).collect();
         let items = seals.items(objects);
         let legs = self.legs(&call, namespace, |plan| {
-            let mut legs = plan.put(if_absent, &items, sources);
+            let mut legs = plan.put(options.if_absent, &items, sources);
             legs.iter_mut().for_each(|leg| leg.sums = seals.sums());
             legs
         });
@@ -361,16 +359,8 @@ impl Client {
         deadline: Option<Duration>,
         namespace: Option<Namespace>,
     ) -> Result<Arc<Call>, Error> {
-        self.begin_until(outcome, self.until(deadline), namespace)
-    }
-
-    fn begin_until(
-        &self,
-        outcome: Outcome,
-        until: Instant,
-        namespace: Option<Namespace>,
-    ) -> Result<Arc<Call>, Error> {
         self.check_open()?;
+        let until = self.until(deadline);
         Ok(Call::new(outcome, until, namespace, self.shared.remote.clone()))
     }
 

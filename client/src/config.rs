@@ -3,7 +3,7 @@
 //! Every option has a default that works; a deadline is never infinite.
 
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use larder_protocol::limits::{CLIENT_NAME_BYTES_MAX, CREDENTIAL_BYTES_MAX, OBJECT_BYTES_MAX};
 use larder_protocol::message::Freshness;
@@ -131,6 +131,13 @@ pub struct PutOptions {
     pub deadline: Option<Duration>,
     /// Keeps what is there already instead of replacing it.
     pub if_absent: bool,
+}
+
+impl PutOptions {
+    /// For what is left of it, if it ends at `until`.
+    pub(crate) fn until(&self, until: Instant) -> Self {
+        Self { deadline: Some(until.saturating_duration_since(Instant::now())), ..self.clone() }
+    }
 }
 
 /// How a match behaves.

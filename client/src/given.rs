@@ -111,6 +111,6 @@ impl Client {
             }
         });
         let named: Vec<_> = named.collect();
-        self.put_sealed(namespace, &named, &seals, sources, options.if_absent, until)
+        self.put_sealed(namespace, &named, &seals, sources, &options.until(until))
     }
 }

@@ -92,7 +92,9 @@ pub(crate) fn from_addresses(
 /// # Errors
 /// What is wrong with it.
 pub(crate) fn find(object: &Bound<'_, PyAny>, access: Access) -> Result<Found, String> {
-    let (found, is_read_only) = match Export::of(object) {
+    // Not all that is memory can say what its items are.
+    let export = Export::with_format(object).or_else(|_| Export::of(object));
+    let (found, is_read_only) = match export {
         Ok(export) => of_export(object.py(), export)?,
         // Some types of items have no letter in the buffer protocol, such as bfloat16.
         Err(error) => match of_tensor(object).or_else(|| of_array(object)) {
@@ -116,6 +118,9 @@ fn of_export(py: Python<'_>, export: Export) -> Result<(Found, bool), String> {
     if !export.is_contiguous(py) {
         return Err("is not contiguous".into());
     }
+    if has_objects(export.format(py)) {
+        return Err("holds references to objects".into());
+    }
     let (address, bytes, is_read_only) = (export.address(), export.bytes(), export.is_read_only());
     Ok((Found { keep: Keep::Export(export), address, bytes }, is_read_only))
 }
@@ -132,6 +137,16 @@ fn of_tensor(object: &Bound<'_, PyAny>) -> Option<Result<(Found, bool), String>>
         }
         if !object.call_method0(intern!(py, "is_contiguous"))?.is_truthy()? {
             return Ok(Err("is not contiguous".into()));
+        }
+        // Its memory has other bytes than it shows.
+        for (is_lazy, name) in
+            [(intern!(py, "is_conj"), "conjugate"), (intern!(py, "is_neg"), "negative")]
+        {
+            if let Some(is_lazy) = object.getattr_opt(is_lazy)?
+                && is_lazy.call0()?.is_truthy()?
+            {
+                return Ok(Err(format!("is a lazy {name}, not resolved")));
+            }
         }
         let bytes: usize = match object.getattr_opt(intern!(py, "nbytes"))? {
             Some(bytes) => bytes.extract()?,
@@ -161,8 +176,18 @@ fn of_array(object: &Bound<'_, PyAny>) -> Option<Result<(Found, bool), String>> 
         let (address, is_read_only): (usize, bool) = data.extract()?;
         let shape: Vec<usize> = shape.extract()?;
         let typestr: String = typestr.extract()?;
+        let kind = typestr.get(1..2);
+        if kind == Some("O") {
+            return Ok(Err("holds references to objects".into()));
+        }
         let Some(each) = typestr.get(2..).and_then(|digits| digits.parse::<usize>().ok()) else {
             return Ok(Err(format!("has items of a size that is not known ({typestr})")));
+        };
+        // Text says how many characters it has, bits how many bits.
+        let each = match kind {
+            Some("U") => each.saturating_mul(4),
+            Some("t") => return Ok(Err("has items of single bits".into())),
+            _ => each,
         };
         if let Some(strides) = entry("strides")? {
             let strides: Vec<isize> = strides.extract()?;
@@ -175,6 +200,13 @@ fn of_array(object: &Bound<'_, PyAny>) -> Option<Result<(Found, bool), String>> 
         Ok(Ok((Found { keep, address, bytes }, is_read_only)))
     };
     Some(said().unwrap_or_else(|error| Err(error.to_string())))
+}
+
+/// Whether the items of a format have references among them: to write over them would be the end of
+/// the interpreter.
+fn has_objects(format: &[u8]) -> bool {
+    // Names of fields stand between colons.
+    format.split(|&byte| byte == b':').step_by(2).any(|letters| letters.contains(&b'O'))
 }
 
 /// Whether items of `each` bytes lie one behind the other, the last index moving first.

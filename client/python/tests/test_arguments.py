@@ -14,8 +14,10 @@ from larder import InvalidArgument, Status
 class Tensor:
     """What torch calls a tensor, as far as it is looked at."""
 
-    def __init__(self, array: Any, device: str = "cpu", contiguous: bool = True) -> None:
-        self.array, self.contiguous = array, contiguous
+    def __init__(
+        self, array: Any, device: str = "cpu", contiguous: bool = True, lazy: str = ""
+    ) -> None:
+        self.array, self.contiguous, self.lazy = array, contiguous, lazy
         self.device = type("Device", (), {"type": device})
 
     def data_ptr(self) -> int:
@@ -23,6 +25,12 @@ class Tensor:
 
     def is_contiguous(self) -> bool:
         return self.contiguous
+
+    def is_conj(self) -> bool:
+        return self.lazy == "is_conj"
+
+    def is_neg(self) -> bool:
+        return self.lazy == "is_neg"
 
     def numel(self) -> int:
         return int(self.array.size)
@@ -82,6 +90,16 @@ def test_a_torch_tensor_is_memory(store: larder.Store) -> None:
     assert store.get_into(["a"], [into]) == [2000] and torch.equal(source, into)
     with pytest.raises(InvalidArgument, match="contiguous"):
         store.put(["a"], [source.t()])
+    with pytest.raises(InvalidArgument, match="conjugate"):
+        store.put(["a"], [torch.zeros(4, dtype=torch.complex64).conj()])
+
+
+def test_what_only_looks_like_objects_is_memory(store: larder.Store) -> None:
+    fields = np.ones(2, dtype=[("O", "u1"), ("number", "<u8")])
+    text = Described(np.array(["ab", "cde"]))
+    assert store.put(["a", "b"], [fields, text]) == [Status.OK] * 2
+    assert store.get(["a"]) == [fields.tobytes()]
+    assert store.match(["b"]).sizes == [2 * 3 * 4]
 
 
 @pytest.mark.parametrize(
@@ -96,6 +114,12 @@ def test_a_torch_tensor_is_memory(store: larder.Store) -> None:
         ([Tensor(np.zeros(8), device="cuda"), bytearray(1)], r"buffers\[0\]: .*device \(cuda\)"),
         ([Tensor(np.zeros(8), contiguous=False), bytearray(1)], "not contiguous"),
         ([Described(np.zeros(4), data=(0, False)), bytearray(1)], "no memory"),
+        ([np.array([None], dtype=object), bytearray(1)], r"buffers\[0\]: .*references"),
+        ([np.zeros(2, dtype=[("O", "u1"), ("b", "O")]), bytearray(1)], "references"),
+        ([Described(np.zeros(4), typestr="|O8"), bytearray(1)], "references"),
+        ([Described(np.zeros(4), typestr="|t1"), bytearray(1)], "single bits"),
+        ([Tensor(np.zeros(8), lazy="is_conj"), bytearray(1)], "lazy conjugate"),
+        ([Tensor(np.zeros(8), lazy="is_neg"), bytearray(1)], "lazy negative"),
         ([bytearray(1), 17], r"buffers\[1\]: neither a buffer nor"),
         ([bytearray(1), None], r"buffers\[1\]"),
         ([bytearray(1)], r"buffers: 1 for 2 keys"),
