@@ -75,7 +75,7 @@ const CRATES: [(&str, &[&str]); 8] = [
 ];
 
 /// A library, and the files that may name it.
-const NAMED_ALONE: [(&str, &[&str]); 9] = [
+const NAMED_ALONE: [(&str, &[&str]); 10] = [
     (
         "glommio::",
         &[
@@ -92,6 +92,7 @@ const NAMED_ALONE: [(&str, &[&str]); 9] = [
     ("mio::", &["client/src/", "client/tests/"]),
     ("libc::", &["transport/src/"]),
     ("pyo3::", &["client/python/src/"]),
+    ("rdma_sys", &["transport/src/rdma/verbs/bindings.rs"]),
     ("rustix::", &["transport/src/"]),
     ("SystemTime", &["cache-node/tests/tidy.rs"]),
 ];

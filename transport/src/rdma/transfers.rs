@@ -306,6 +306,17 @@ impl<P: QueuePair, M: Memory> Transfers<P, M> {
     }
 
     /// Destroys the pair, and fails all that is left. For a device that does not tell of the end.
+    ///
+    /// Nothing can be asked of it afterwards:
+    ///
+    /// ```compile_fail
+    /// use larder_transport::rdma::{Memory, QueuePair, Transfers};
+    ///
+    /// fn after<P: QueuePair, M: Memory>(mut transfers: Transfers<P, M>) {
+    ///     transfers.destroy(&mut Vec::new());
+    ///     transfers.post();
+    /// }
+    /// ```
     pub fn destroy(self, ended: &mut Vec<Ended>) {
         let Self { pair, waiting, under_way, end, .. } = self;
         drop(pair);
