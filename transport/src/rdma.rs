@@ -2,8 +2,8 @@
 //!
 //! The node is the one that moves bytes: it writes gets into the landings of its clients and reads
 //! puts from their sources ([`Transfers`]), so nobody ever gets a key to its memory. Both sides
-//! speak to a [`Fabric`], of which there are two: a card (`verbs`, with the feature `rdma`), and one
-//! in this process that is slow, loses things and cuts links as its seed says ([`simulated`]).
+//! speak to a [`Fabric`], of which there are two: a card (`verbs`, with the feature `rdma`), and
+//! one in this process that is slow, loses things and cuts links as its seed says ([`simulated`]).
 //!
 //! What a reader would get wrong: a work that was posted may touch memory until its completion was
 //! polled or its queue pair is gone, whatever the peer, the deadline or the connection says.

@@ -284,3 +284,57 @@ impl QueuePair for VerbsPair {
 pub const RETRIES_MAX: u8 = 6;
 /// Numbers of pairs and of packets have 24 bits.
 const NUMBER_MAX: u32 = (1 << 24) - 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rdma::fabric::Direction;
+    use crate::region::HugePages;
+    use larder_protocol::message::RemotePiece;
+
+    #[test]
+    #[ignore = "needs an RDMA device"]
+    fn a_forked_child_takes_nothing_of_its_parent_down() {
+        let verbs = Verbs::open(std::env::var("RDMA_DEV").ok().as_deref()).unwrap();
+        let region = Arc::new(Region::memfd("fork-test", 4096, HugePages::No).unwrap());
+        let memory = verbs.register(&region).unwrap();
+        let landing: &'static mut [u8] = Box::leak(Box::new([7; 4096]));
+        // SAFETY: it is never freed, and only used through the registration.
+        let registered = unsafe { Registered::new(landing.as_mut_ptr(), 4096, None) }.unwrap();
+        // SAFETY: the peer is this test.
+        let shown = unsafe { verbs.expose(&registered) }.unwrap();
+        let (mut one, mut two) = (verbs.pair(4).unwrap(), verbs.pair(4).unwrap());
+        one.connect(&two.address()).unwrap();
+        two.connect(&one.address()).unwrap();
+
+        // SAFETY: the child only lets go of what it has, and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            drop((one, two, shown, memory, verbs));
+            // SAFETY: ends the child, and runs nothing of the parent's on the way.
+            unsafe { libc::_exit(0) };
+        }
+        let mut status = -1;
+        // SAFETY: the status is ours to write.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0);
+
+        let address = registered.address() as u64;
+        let remote = RemotePiece { address, rkey: shown.remote_key().unwrap(), bytes: 4096 };
+        let work = Work {
+            number: 5,
+            direction: Direction::Write,
+            local_address: region.base().as_ptr().expose_provenance() as u64,
+            local_key: memory.local_key(),
+            remote,
+            is_signalled: true,
+        };
+        // SAFETY: nobody else uses the region, and it is there until the end.
+        unsafe { one.post(&[work]) }.unwrap();
+        let mut completions = Vec::new();
+        while completions.is_empty() {
+            one.poll(&mut completions).unwrap();
+        }
+        assert_eq!(completions, [Completion { number: 5, outcome: Ok(()) }]);
+    }
+}
