@@ -54,11 +54,13 @@ pub enum Opcode {
     Release = 13,
     /// Connects queue pairs, so that the node reads and writes the client's memory.
     Pair = 14,
+    /// Asks who is connected to the shard, and which way.
+    Clients = 15,
 }
 
 from_byte!(
     Opcode, "opcode", Hello, Open, Bump, Match, Get, Put, Remove, View, Stats, Region, Share,
-    Unshare, Release, Pair,
+    Unshare, Release, Pair, Clients,
 );
 
 /// The header of a frame.

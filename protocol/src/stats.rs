@@ -75,6 +75,12 @@ stats! {
     LeasesUnknown = 23, Counter, "leases_unknown_total", "Releases of what was not leased.";
     UdsDenied = 24, Counter, "uds_denied_total", "Unix connections of users not allowed.";
     PulledBytes = 25, Counter, "pulled_bytes_total", "Bytes of puts read from shared memory.";
+    WrittenBytes = 26, Counter, "written_bytes_total", "Bytes of gets written by a network card.";
+    ReadBytes = 27, Counter, "read_bytes_total", "Bytes of puts read by a network card.";
+    Pairs = 28, Counter, "pairs_total", "Queue pairs connected with clients.";
+    PairsFailed = 29, Counter, "pairs_failed_total", "Queue pairs that failed while in use.";
+    Works = 30, Counter, "works_total", "Works posted to network cards.";
+    Doorbells = 31, Counter, "doorbells_total", "How often works were posted to network cards.";
     Connections = 32, Gauge, "connections", "Connections open.";
     Objects = 33, Gauge, "objects", "Objects in the index.";
     ObjectBytes = 34, Gauge, "object_bytes", "Bytes of objects in memory, as their writers count.";
@@ -87,6 +93,7 @@ stats! {
     StaleObjects = 41, Gauge, "stale_objects", "Objects of older generations not yet reclaimed.";
     LeasesHeld = 42, Gauge, "leases_held", "Leases that readers on this host hold.";
     LeasedBytes = 43, Gauge, "leased_bytes", "Bytes of slots under lease.";
+    PairsOpen = 44, Gauge, "pairs", "Queue pairs connected.";
     ProcessId = 48, Gauge, "process_id", "Process id of the node.";
     ProcessCpuUs = 49, Gauge, "process_cpu_us", "CPU time of the node's process, in us.";
     ProcessRssBytes = 50, Gauge, "process_rss_bytes", "Resident memory of the process.";

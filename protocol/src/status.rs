@@ -33,6 +33,9 @@ pub enum Code {
     Malformed = 10,
     /// A table of the node is full: namespaces, handles.
     TooMany = 11,
+    /// The node's network card did not reach the client's memory. Nothing more is tried through
+    /// the pair, which has to be connected anew.
+    Unreachable = 12,
 }
 
 /// How one key of a request was answered.
@@ -121,6 +124,7 @@ from_byte!(
     DeadlineExceeded,
     Malformed,
     TooMany,
+    Unreachable,
 );
 from_byte!(
     Status,

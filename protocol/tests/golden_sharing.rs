@@ -6,8 +6,9 @@ mod files;
 
 use files::{assert_golden, encoded, golden, key};
 use larder_protocol::message::{
-    CAPABILITY_REMOTE, CAPABILITY_SHARED, Get, GetItem, HelloReply, LeasedPlace, PairAddress,
-    Payload, Put, PutItem, Release, SharedRegion, Sharing, SocketPath, Unshare,
+    CAPABILITY_REMOTE, CAPABILITY_SHARED, ClientPath, ClientReport, Get, GetItem, HelloReply,
+    LeasedPlace, PairAddress, Payload, Put, PutItem, Release, SharedRegion, Sharing, SocketPath,
+    Unshare,
 };
 use larder_protocol::{DecodeError, Opcode};
 
@@ -109,6 +110,23 @@ fn put_whose_checksums_follow_is_golden() {
         let item = item.with_sums(sums);
         assert_eq!((item.parts, item.seal), (&sums[..sums.len() - 4], seal));
     }
+}
+
+#[test]
+fn clients_are_golden() {
+    let golden = golden!("clients_reply");
+    let clients = [
+        ClientReport { name: b"vllm", path: ClientPath::Rdma, connected_ms: 123_456 },
+        ClientReport { name: b"", path: ClientPath::Tcp, connected_ms: 0 },
+    ];
+    assert_golden(&encoded(|out| ClientReport::encode_all(clients.into_iter(), out)), &golden);
+    let read = ClientReport::decode_all(&golden).unwrap();
+    assert_eq!(read.iter().collect::<Vec<_>>(), clients);
+    assert_eq!(Opcode::Clients as u8, 15);
+    let mut unknown = golden;
+    unknown[9] = 3;
+    let error = DecodeError::Value { what: "client path", found: 3 };
+    assert_eq!(ClientReport::decode_all(&unknown).unwrap_err(), error);
 }
 
 #[test]

@@ -10,9 +10,9 @@ use larder_protocol::checksum::crc32c;
 use larder_protocol::key::Key;
 use larder_protocol::limits::OBJECT_BYTES_MAX;
 use larder_protocol::message::{
-    Batch, Bump, Freshness, Get, GetItem, Hello, HelloReply, Hit, LeasedPlace, Match,
-    MatchReplyWriter, Open, PairAddress, Payload, Put, PutItem, Release, RemotePiece, Remove,
-    SharedRegion, Sharing, Unshare, encode_stats, encode_statuses,
+    Batch, Bump, ClientPath, ClientReport, Freshness, Get, GetItem, Hello, HelloReply, Hit,
+    LeasedPlace, Match, MatchReplyWriter, Open, PairAddress, Payload, Put, PutItem, Release,
+    RemotePiece, Remove, SharedRegion, Sharing, Unshare, encode_stats, encode_statuses,
 };
 use larder_protocol::view::{Member, MemberState, View};
 use larder_protocol::wire::{DecodeError, Reader, Write};
@@ -282,6 +282,16 @@ fn other_bodies() -> impl Strategy<Value = Body> {
                 let pair =
                     PairAddress { gid, lid, number, first_packet, packet_bytes_max, reads_max };
                 written("pair", |out| pair.encode(out))
+            }
+        ),
+        vec((vec(any::<u8>(), 0..=64), select(ClientPath::ALL), any::<u64>()), 0..20).prop_map(
+            |clients| {
+                let clients = clients.iter().map(|(name, path, connected_ms)| ClientReport {
+                    name,
+                    path: *path,
+                    connected_ms: *connected_ms,
+                });
+                written("clients reply", |out| ClientReport::encode_all(clients, out))
             }
         ),
         any::<u64>()

@@ -8,12 +8,14 @@
 //! What a reader would get wrong: a work that was posted may touch memory until its completion was
 //! polled or its queue pair is gone, whatever the peer, the deadline or the connection says.
 
+pub mod any;
 pub mod fabric;
 pub mod simulated;
 pub mod transfers;
 #[cfg(feature = "rdma")]
 pub mod verbs;
 
+pub use any::{AnyFabric, AnyMemory, AnyPair};
 pub use fabric::{Completion, Direction, Fabric, FabricError, Memory, QueuePair, Work, WorkError};
 pub use transfers::{Ended, Held, Refused, Transfers, TransfersConfig};
 #[cfg(feature = "rdma")]

@@ -73,7 +73,7 @@ impl Sides {
 
     fn write(&mut self, token: u64, bytes: u32) -> Result<(), Refused> {
         let (slot, pieces) = (self.slot(bytes, token as u8), self.pieces(&[bytes]));
-        self.transfers.write(token, slot, 0, pieces)
+        self.transfers.write(token, slot, 0.., pieces)
     }
 
     fn landed(&self, piece: &RemotePiece) -> Vec<u8> {
@@ -124,7 +124,7 @@ fn pieces_are_filled_in_order() {
     let mut slot = sides.unfilled(600);
     slot.write(&Vec::from_iter((0..600u32).map(|n| (n % 251) as u8)));
     let pieces = sides.pieces(&[1, 99, 0, 300]);
-    sides.transfers.write(1, slot.freeze().unwrap(), 200, pieces.clone()).unwrap();
+    sides.transfers.write(1, slot.freeze().unwrap(), 200.., pieces.clone()).unwrap();
     assert!(matches!(sides.run()[..], [Ended { token: 1, outcome: Ok(Held::Slot(_)) }]));
     let landed: Vec<u8> = pieces.iter().flat_map(|piece| sides.landed(piece)).collect();
     assert_eq!(landed, Vec::from_iter((200..600u32).map(|n| (n % 251) as u8)));
@@ -135,7 +135,7 @@ fn a_put_fills_the_rest_of_its_slot() {
     let mut sides = Sides::usual();
     let from = sides.pieces(&[300, 100]);
     let source = sides.slot(400, 7);
-    sides.transfers.write(1, source, 0, from.clone()).unwrap();
+    sides.transfers.write(1, source, 0.., from.clone()).unwrap();
     sides.run();
     let mut slot = sides.unfilled(464);
     slot.write(&[1; 64]);
@@ -164,7 +164,7 @@ fn no_more_is_posted_than_may_be() {
     sides.write(3, 600).unwrap();
     let pieces = sides.pieces(&[1; 8]);
     let slot = sides.slot(8, 4);
-    sides.transfers.write(4, slot, 0, pieces).unwrap();
+    sides.transfers.write(4, slot, 0.., pieces).unwrap();
     sides.write(5, 1).unwrap();
     assert_eq!(sides.write(6, 1), Err(Refused::Full));
     let mut posted = Vec::new();
@@ -183,7 +183,7 @@ fn no_more_is_posted_than_may_be() {
 fn lengths_must_agree() {
     let mut sides = Sides::usual();
     let (slot, pieces) = (sides.slot(10, 0), sides.pieces(&[4, 5]));
-    let refused = sides.transfers.write(1, slot, 0, pieces);
+    let refused = sides.transfers.write(1, slot, 0.., pieces);
     assert_eq!(refused, Err(Refused::Length { found: 9, expected: 10 }));
     assert!(sides.transfers.is_empty());
 }
@@ -192,7 +192,7 @@ fn lengths_must_agree() {
 fn an_object_without_bytes_needs_no_work() {
     let mut sides = Sides::usual();
     let slot = sides.slot(10, 0);
-    sides.transfers.write(1, slot, 10, Vec::new()).unwrap();
+    sides.transfers.write(1, slot, 10.., Vec::new()).unwrap();
     assert_eq!(tokens(&sides.run()), [1]);
     assert_eq!(sides.transfers.posted(), (0, 0));
 }
@@ -203,7 +203,7 @@ fn a_wrong_key_fails_its_object_and_what_follows() {
     sides.write(1, 100).unwrap();
     let (slot, mut pieces) = (sides.slot(100, 0), sides.pieces(&[50, 50]));
     pieces[1].rkey += 1000;
-    sides.transfers.write(2, slot, 0, pieces).unwrap();
+    sides.transfers.write(2, slot, 0.., pieces).unwrap();
     sides.write(3, 100).unwrap();
     let ended = sides.run();
     assert_eq!(tokens(&ended), [1, 2, 3]);
@@ -221,7 +221,7 @@ fn a_region_of_the_node_has_no_key_for_peers() {
     // Not even by a key that was guessed.
     let (slot, mut pieces) = (sides.slot(10, 0), sides.pieces(&[10]));
     pieces[0] = RemotePiece { rkey: memory.local_key(), ..pieces[0] };
-    sides.transfers.write(1, slot, 0, pieces).unwrap();
+    sides.transfers.write(1, slot, 0.., pieces).unwrap();
     assert_eq!(failures(&sides.run()), [WorkError::RemoteAccess]);
 }
 
@@ -261,7 +261,7 @@ fn what_is_destroyed_is_told_of_and_does_not_land() {
     let mut sides = Sides::usual();
     let pieces = sides.pieces(&[5000]);
     let slot = sides.slot(5000, 9);
-    sides.transfers.write(1, slot, 0, pieces.clone()).unwrap();
+    sides.transfers.write(1, slot, 0.., pieces.clone()).unwrap();
     sides.transfers.post();
     let Sides { fabric, transfers, arena, client, exposed, registered, .. } = sides;
     let mut ended = Vec::new();

@@ -247,13 +247,13 @@ impl Run {
         self.next_token += 1;
         let (id, place, taken) = if is_get {
             let Some((id, slot)) = self.stored() else { return };
-            let from = self.random.below(slot.len() as u64) as u32;
-            let Some(place) = self.place(number, slot.len() - from as usize) else { return };
+            let from = self.random.below(slot.len() as u64) as usize;
+            let Some(place) = self.place(number, slot.len() - from) else { return };
             let pieces = remote(&place);
             let node = self.clients[number].node.as_mut().unwrap();
             // Ranged: told apart in the model by an object of its own.
-            let taken = node.write(token, slot, from, pieces);
-            (id << 32 | u64::from(from), place, taken)
+            let taken = node.write(token, slot, from.., pieces);
+            (id << 32 | from as u64, place, taken)
         } else {
             let bytes = 1 + self.random.below(OBJECT_BYTES_MAX) as u32;
             let Some(slot) = self.arena.take(bytes) else { return };

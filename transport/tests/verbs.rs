@@ -119,7 +119,7 @@ impl Link {
     /// That an object gets there.
     fn check(&mut self, store: &Store, shown: &Shown) {
         let bytes = pattern(1, 5000);
-        self.transfers.write(0, store.slot(&bytes), 0, shown.pieces(11, 5000, 3)).unwrap();
+        self.transfers.write(0, store.slot(&bytes), 0.., shown.pieces(11, 5000, 3)).unwrap();
         assert_eq!(self.outcomes(1), [Ok(())]);
         assert_eq!(shown.copy()[11..5011], bytes);
     }
@@ -139,7 +139,7 @@ fn bytes_arrive_exactly_both_ways() {
         let shown = Shown::new(&verbs, size + 200);
         let bytes = pattern(turn, size);
         let pieces = shown.pieces(from, size, count);
-        link.transfers.write(7, store.slot(&bytes), 0, pieces.clone()).unwrap();
+        link.transfers.write(7, store.slot(&bytes), 0.., pieces.clone()).unwrap();
         let ended = link.ended(1).pop().unwrap();
         assert_eq!((ended.token, ended.outcome.map(drop)), (7, Ok(())), "{size} in {count}");
         let there = shown.copy();
@@ -165,7 +165,7 @@ fn many_objects_share_a_ring() {
     for token in 0..1000 {
         let slot = store.slot(&pattern(token, 100));
         let pieces = shown.pieces(token * 100, 100, 1 + token % 3);
-        link.transfers.write(token as u64, slot, 0, pieces).unwrap();
+        link.transfers.write(token as u64, slot, 0.., pieces).unwrap();
     }
     let ended = link.ended(1000);
     assert!(ended.iter().map(|ended| ended.token).eq(0..1000), "in order");
@@ -191,11 +191,11 @@ fn a_wrong_key_ends_the_pair_and_no_other() {
     let mut wrong = right.clone();
     wrong[0].rkey ^= 0x5a5a;
     for (token, pieces) in [wrong, right.clone(), right.clone()].into_iter().enumerate() {
-        link.transfers.write(token as u64, slot.clone(), 0, pieces).unwrap();
+        link.transfers.write(token as u64, slot.clone(), 0.., pieces).unwrap();
     }
     assert_eq!(link.outcomes(3), [Err(WorkError::RemoteAccess); 3]);
     assert_eq!(shown.copy(), before, "what was posted behind it was not done");
-    let refused = link.transfers.write(3, slot, 0, right).unwrap_err();
+    let refused = link.transfers.write(3, slot, 0.., right).unwrap_err();
     assert_eq!(refused, Refused::Ended(WorkError::RemoteAccess));
     other.check(&store, &shown);
     Link::new(&verbs, &store).check(&store, &shown);
@@ -210,7 +210,7 @@ fn a_range_that_is_not_inside_is_refused() {
     let mut pieces = shown.pieces(8000, 192, 1);
     pieces[0].bytes += 1;
     let mut link = Link::new(&verbs, &store);
-    link.transfers.write(0, store.slot(&pattern(3, 193)), 0, pieces.clone()).unwrap();
+    link.transfers.write(0, store.slot(&pattern(3, 193)), 0.., pieces.clone()).unwrap();
     assert_eq!(link.outcomes(1), [Err(WorkError::RemoteAccess)]);
     let mut link = Link::new(&verbs, &store);
     link.transfers.read(0, store.arena.take(193).unwrap(), pieces).unwrap();
@@ -230,10 +230,10 @@ fn memory_that_is_not_registered_any_more_is_not_reached() {
     let Shown { memory, bytes } = shown;
     let clone = memory.clone();
     drop(memory);
-    link.transfers.write(0, store.slot(&pattern(1, 100)), 0, pieces.clone()).unwrap();
+    link.transfers.write(0, store.slot(&pattern(1, 100)), 0.., pieces.clone()).unwrap();
     assert_eq!(link.outcomes(1), [Ok(())], "a clone is there");
     drop(clone);
-    link.transfers.write(0, store.slot(&pattern(2, 100)), 0, pieces).unwrap();
+    link.transfers.write(0, store.slot(&pattern(2, 100)), 0.., pieces).unwrap();
     assert_eq!(link.outcomes(1), [Err(WorkError::RemoteAccess)]);
     let there: Vec<_> = bytes[..100].iter().map(|byte| byte.load(Ordering::Relaxed)).collect();
     assert_eq!(there, pattern(1, 100));
@@ -254,7 +254,7 @@ fn a_peer_that_ended_does_not_answer() {
         }
         for token in 0..3 {
             let slot = store.slot(&pattern(2, 100));
-            link.transfers.write(token, slot, 0, shown.pieces(0, 100, 1)).unwrap();
+            link.transfers.write(token, slot, 0.., shown.pieces(0, 100, 1)).unwrap();
         }
         assert_eq!(link.outcomes(3), [Err(WorkError::NoAnswer); 3], "{is_dropped}");
     }
@@ -269,7 +269,7 @@ fn a_landing_stays_as_it_is_once_its_pair_is_gone() {
     for knows in [true, false] {
         let shown = Shown::new(&verbs, BIG);
         let mut link = Link::new(&verbs, &store);
-        link.transfers.write(0, slot.clone(), 0, shown.pieces(0, BIG, 64)).unwrap();
+        link.transfers.write(0, slot.clone(), 0.., shown.pieces(0, BIG, 64)).unwrap();
         link.transfers.post();
         wait_for(|| shown.bytes[0].load(Ordering::Relaxed) != CANARY);
         if knows {

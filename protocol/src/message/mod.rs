@@ -4,6 +4,7 @@
 //! are read item by item. A decoded batch can therefore be walked without another check, and a
 //! peer's counts never size our memory.
 
+mod clients;
 mod get;
 mod glimpse;
 mod hello;
@@ -17,6 +18,7 @@ mod stats;
 
 use std::marker::PhantomData;
 
+pub use clients::{CLIENTS_MAX, ClientPath, ClientReport};
 pub use get::{Freshness, Get, GetAnswer, GetItem, Hit, Sharing};
 pub use glimpse::Glimpse;
 pub use hello::{CAPABILITY_SHARED, Hello, HelloReply, SocketPath};
@@ -202,6 +204,11 @@ impl Payload<'_> {
             out.u32(piece.rkey);
             out.u32(piece.bytes);
         }
+    }
+
+    /// The answer to a get that they were written to where the request said.
+    pub const fn landed() -> Payload<'static> {
+        Payload::Remote(Batch { count: 0, bytes: &[], items: PhantomData })
     }
 
     /// Whether the bytes travel in the frame.

@@ -11,9 +11,9 @@ use larder_protocol::limits::{
     RELEASES_MAX, SHARED_REGIONS_MAX, TAGS_MAX, USER_META_BYTES_MAX,
 };
 use larder_protocol::message::{
-    Bump, Get, GetAnswer, Hello, HelloReply, Match, MatchReply, MatchReplyWriter, Open,
-    PairAddress, Payload, Put, REMOTE_PIECES_MAX, Release, Remove, SharedRegion, Unshare,
-    decode_stats, decode_statuses, encode_statuses,
+    Bump, CLIENTS_MAX, ClientReport, Get, GetAnswer, Hello, HelloReply, Match, MatchReply,
+    MatchReplyWriter, Open, PairAddress, Payload, Put, REMOTE_PIECES_MAX, Release, Remove,
+    SharedRegion, Unshare, decode_stats, decode_statuses, encode_statuses,
 };
 use larder_protocol::stats::Stat;
 use larder_protocol::view::View;
@@ -43,6 +43,7 @@ pub(crate) const DECODERS: &[(&str, Decoder)] = &[
     ("unshare", unshare),
     ("release", release),
     ("pair", pair),
+    ("clients reply", clients_reply),
 ];
 
 /// A header that is accepted is written back as it was.
@@ -225,6 +226,12 @@ fn pair(body: &[u8]) -> Result<(), DecodeError> {
     let pair = PairAddress::decode(body)?;
     assert!(pair.packet_bytes_max.is_power_of_two() && pair.number < 1 << 24);
     same(body, |out| pair.encode(out))
+}
+
+fn clients_reply(body: &[u8]) -> Result<(), DecodeError> {
+    let clients: Vec<_> = ClientReport::decode_all(body)?.iter().collect();
+    assert!(clients.len() <= CLIENTS_MAX);
+    same(body, |out| ClientReport::encode_all(clients.into_iter(), out))
 }
 
 fn same(body: &[u8], write: impl FnOnce(&mut Vec<u8>)) -> Result<(), DecodeError> {

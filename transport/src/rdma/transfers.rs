@@ -7,6 +7,7 @@
 //! still read or write its slot; to be rid of one at once, drop all of it.
 
 use std::collections::VecDeque;
+use std::slice::SliceIndex;
 
 use larder_protocol::message::RemotePiece;
 
@@ -126,21 +127,21 @@ impl<P: QueuePair, M: Memory> Transfers<P, M> {
         }
     }
 
-    /// Takes the bytes of `slot` from `from` on, to be written to the peer's `pieces`.
+    /// Takes these bytes of `slot`, to be written to the peer's `pieces`.
     ///
     /// # Errors
     /// [`Refused`], and then nothing happens.
     ///
     /// # Panics
-    /// If the slot is in other memory, or shorter than `from`.
+    /// If the slot is in other memory, or has no such bytes.
     pub fn write(
         &mut self,
         token: u64,
         slot: Slot,
-        from: u32,
+        range: impl SliceIndex<[u8], Output = [u8]>,
         pieces: Vec<RemotePiece>,
     ) -> Result<(), Refused> {
-        let bytes = &slot[from as usize..];
+        let bytes = &slot[range];
         let (address, bytes) = (bytes.as_ptr().expose_provenance() as u64, bytes.len() as u64);
         self.take(token, Held::Slot(slot), address, bytes, pieces)
     }
