@@ -7,12 +7,15 @@
 
 use crate::lend::Ticket;
 use crate::pieces::Pieces;
+use crate::rdma::reach::Reached;
 use std::any::Any;
 use std::sync::Arc;
 
 /// Memory for one object: one piece or several that together have its length.
 #[derive(Debug)]
 pub struct Landing {
+    /// Dropped before the memory comes home.
+    pub(crate) reached: Option<Reached>,
     memory: Memory,
 }
 
@@ -32,7 +35,7 @@ enum Until {
 impl Landing {
     /// Lands in a vector, in the bytes it has; [`Landing::into_vec`] gives it back.
     pub fn from_vec(bytes: Vec<u8>) -> Self {
-        Self { memory: Memory::Owned(bytes) }
+        Self::new(Memory::Owned(bytes))
     }
 
     /// Lands in memory that somebody else looks after: pinned memory, an arena of a caller's.
@@ -53,7 +56,7 @@ impl Landing {
         keepalive: Option<Arc<dyn Any + Send + Sync>>,
     ) -> Self {
         let pieces = Pieces::new(pieces.into_iter());
-        Self { memory: Memory::Pieces { pieces, _until: Until::Raw { _keepalive: keepalive } } }
+        Self::new(Memory::Pieces { pieces, _until: Until::Raw { _keepalive: keepalive } })
     }
 
     /// Lands in memory that comes home with `ticket`.
@@ -66,7 +69,11 @@ impl Landing {
         ticket: Ticket,
     ) -> Self {
         let until = Until::Lent { _ticket: ticket };
-        Self { memory: Memory::Pieces { pieces: Pieces::new(pieces), _until: until } }
+        Self::new(Memory::Pieces { pieces: Pieces::new(pieces), _until: until })
+    }
+
+    const fn new(memory: Memory) -> Self {
+        Self { reached: None, memory }
     }
 
     /// Bytes it has room for: the object's length.
@@ -82,8 +89,10 @@ impl Landing {
         self.len() == 0
     }
 
-    /// From the byte at `offset` to the end of its piece; nothing at the end and past it.
+    /// From the byte at `offset` to the end of its piece; nothing at the end and past it. A peer
+    /// that could write it cannot any more: its pair has ended.
     pub fn piece_at(&mut self, offset: u64) -> &mut [u8] {
+        self.reached = None;
         match &mut self.memory {
             Memory::Owned(bytes) => {
                 let offset = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
@@ -92,7 +101,8 @@ impl Landing {
             Memory::Pieces { pieces, .. } => {
                 let Some((base, bytes)) = pieces.at(offset) else { return &mut [] };
                 // SAFETY: whoever made the landing promised that these bytes are valid, and only
-                // ours until it is dropped; it is borrowed mutably for as long as the slice lives.
+                // ours until it is dropped; it is borrowed mutably for as long as the slice lives,
+                // so no peer is let to write it meanwhile.
                 unsafe { std::slice::from_raw_parts_mut(base.as_ptr(), bytes) }
             }
         }
@@ -134,7 +144,7 @@ impl Landing {
     pub fn into_vec(self) -> Result<Vec<u8>, Self> {
         match self.memory {
             Memory::Owned(bytes) => Ok(bytes),
-            memory @ Memory::Pieces { .. } => Err(Self { memory }),
+            memory @ Memory::Pieces { .. } => Err(Self { reached: self.reached, memory }),
         }
     }
 }

@@ -10,6 +10,7 @@
 
 pub mod any;
 pub mod fabric;
+pub mod reach;
 pub mod simulated;
 pub mod transfers;
 #[cfg(feature = "rdma")]
@@ -17,6 +18,7 @@ pub mod verbs;
 
 pub use any::{AnyFabric, AnyMemory, AnyPair};
 pub use fabric::{Completion, Direction, Fabric, FabricError, Memory, QueuePair, Work, WorkError};
+pub use reach::{Exposed, Reach};
 pub use transfers::{Ended, Held, Refused, Transfers, TransfersConfig};
 #[cfg(feature = "rdma")]
 pub use verbs::{Verbs, VerbsConfig};

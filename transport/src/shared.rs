@@ -4,13 +4,16 @@
 //! seal is for mappings that come after it; ours was there before. Nobody else has one that writes.
 
 use crate::region::{HugePages, Region, RegionError};
+use crate::registered::Registered;
+use std::any::Any;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 /// Zeroed memory, present in full, that another process can map read-only.
 pub struct SharedMemory {
-    region: Region,
+    region: Arc<Region>,
 }
 
 impl SharedMemory {
@@ -24,7 +27,7 @@ impl SharedMemory {
         let region = Region::memfd("larder-shared", bytes, HugePages::No)?;
         let is_first = region.claim();
         assert!(is_first, "nobody else knows this region");
-        Ok(Self { region })
+        Ok(Self { region: Arc::new(region) })
     }
 
     /// The memfd, for passing it to a node: whoever gets it can map it, but never writable.
@@ -44,6 +47,16 @@ impl SharedMemory {
     /// Where it begins, for those who compare addresses.
     pub fn base_address(&self) -> usize {
         self.region.base().addr().get()
+    }
+
+    /// All of it, for a card to know. It stays memory for as long as the card does.
+    pub(crate) fn registered(&self) -> Registered {
+        let home: Arc<dyn Any + Send + Sync> = Arc::clone(&self.region) as _;
+        // SAFETY: it is that long, initialised, and kept by its home. Only this module's crate has
+        // the registration, and makes no landing or source of it: those are made by borrows.
+        let registered =
+            unsafe { Registered::new(self.region.base().as_ptr(), self.len(), Some(home)) };
+        registered.expect("memory that was mapped is there")
     }
 
     fn len(&self) -> usize {

@@ -5,6 +5,7 @@
 
 use crate::lend::Ticket;
 use crate::pieces::Pieces;
+use crate::rdma::reach::Reached;
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use std::sync::Arc;
 /// The bytes of one object: one piece or several.
 #[derive(Debug)]
 pub struct Source {
+    /// Dropped before the memory comes home.
+    pub(crate) reached: Option<Reached>,
     memory: Memory,
 }
 
@@ -30,7 +33,7 @@ enum Until {
 impl Source {
     /// The bytes of a vector.
     pub fn from_vec(bytes: Vec<u8>) -> Self {
-        Self { memory: Memory::Owned(bytes) }
+        Self { reached: None, memory: Memory::Owned(bytes) }
     }
 
     /// Bytes that others may be reading too: of a `bytes::Bytes`, a mapped file.
@@ -42,7 +45,7 @@ impl Source {
     /// Whoever reads the source does, if the owner says fewer than it said here.
     pub fn from_owner(owner: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
         let bytes = (*owner).as_ref().len();
-        Self { memory: Memory::Shared { owner, bytes } }
+        Self { reached: None, memory: Memory::Shared { owner, bytes } }
     }
 
     /// Bytes in memory that somebody else looks after.
@@ -78,7 +81,7 @@ impl Source {
 
     fn from_pieces(pieces: impl Iterator<Item = (*const u8, usize)>, until: Until) -> Self {
         let pieces = Pieces::new(pieces.map(|(base, bytes)| (base.cast_mut(), bytes)));
-        Self { memory: Memory::Pieces { pieces, _until: until } }
+        Self { reached: None, memory: Memory::Pieces { pieces, _until: until } }
     }
 
     /// The object's length.

@@ -1,0 +1,288 @@
+//! What a peer may write and read of ours: landings and sources in exposed memory, through one
+//! queue pair, for as long as they live.
+//!
+//! What a reader would get wrong: nobody has to remember to end the pair. A landing that a peer may
+//! still write ends it when it is dropped, or looked at; only [`Landing::settle`] says that the
+//! peer has done what it was asked for. So memory that came home is never written again, whatever
+//! became of the peer, the connection or the thread.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use larder_protocol::message::{PairAddress, RemotePiece};
+
+use crate::landing::Landing;
+use crate::rdma::any::{AnyFabric, AnyMemory, AnyPair};
+use crate::rdma::fabric::{Fabric, FabricError, Memory, QueuePair};
+use crate::registered::Registered;
+use crate::shared::SharedMemory;
+use crate::source::Source;
+
+/// Memory that a card knows, so that peers can reach what lies in it. It is known until the last
+/// clone is dropped, and nothing in it can be reached any more.
+#[derive(Debug, Clone)]
+pub struct Exposed {
+    memory: Arc<AnyMemory>,
+}
+
+/// The end of a queue pair through which a peer writes our landings and reads our sources. Clones
+/// are the same.
+#[derive(Debug, Clone)]
+pub struct Reach {
+    end: Arc<End>,
+}
+
+#[derive(Debug)]
+struct End {
+    pair: Mutex<Option<AnyPair>>,
+    /// As the pair is not there any more, for a look without the lock.
+    is_over: AtomicBool,
+}
+
+/// That a peer may touch something. Dropping it ends the pair first, unless it was settled.
+#[derive(Debug)]
+pub(crate) struct Reached {
+    reach: Reach,
+    is_settled: bool,
+    _memory: Vec<Exposed>,
+}
+
+impl Exposed {
+    /// Has the fabric know memory that was registered.
+    ///
+    /// # Errors
+    /// [`FabricError`] if the device refuses, for want of memory that may be locked for instance.
+    pub fn new(fabric: &AnyFabric, memory: &Registered) -> Result<Self, FabricError> {
+        // SAFETY: its key is told only in `pieces`, of a landing or source that lives, and the pair
+        // through which the peer uses it ends before that does.
+        let memory = unsafe { fabric.expose(memory) }?;
+        Ok(Self { memory: Arc::new(memory) })
+    }
+
+    /// Has the fabric know memory that is shared with nodes on this host.
+    ///
+    /// # Errors
+    /// As [`Exposed::new`].
+    pub fn of_shared(fabric: &AnyFabric, memory: &SharedMemory) -> Result<Self, FabricError> {
+        Self::new(fabric, &memory.registered())
+    }
+
+    /// Whether these are clones of one.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.memory, &other.memory)
+    }
+
+    fn key_of(&self, address: u64, bytes: u64) -> Option<u32> {
+        self.memory.remote_key().filter(|_| self.memory.contains(address, bytes))
+    }
+}
+
+impl Reach {
+    /// A pair of `fabric` that is not connected yet.
+    ///
+    /// # Errors
+    /// [`FabricError`] if the device refuses.
+    pub fn new(fabric: &AnyFabric) -> Result<Self, FabricError> {
+        // This side posts nothing; no device makes a pair without room.
+        let pair = Mutex::new(Some(fabric.pair(1)?));
+        Ok(Self { end: Arc::new(End { pair, is_over: AtomicBool::new(false) }) })
+    }
+
+    /// What the peer needs to know; `None` if it has ended.
+    pub fn address(&self) -> Option<PairAddress> {
+        self.end.lock().as_ref().map(QueuePair::address)
+    }
+
+    /// Connects it to the peer's.
+    ///
+    /// # Errors
+    /// [`FabricError`] if the device refuses, or it is connected or has ended.
+    pub fn connect(&self, peer: &PairAddress) -> Result<(), FabricError> {
+        match &mut *self.end.lock() {
+            Some(pair) => pair.connect(peer),
+            None => Err(FabricError::new("connect", std::io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    /// Ends it: the peer touches nothing of ours any more when this returns.
+    pub fn end(&self) {
+        let pair = self.end.lock().take();
+        drop(pair);
+        self.end.is_over.store(true, Ordering::Release);
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(&self) -> bool {
+        self.end.is_over.load(Ordering::Acquire)
+    }
+}
+
+impl End {
+    fn lock(&self) -> MutexGuard<'_, Option<AnyPair>> {
+        self.pair.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Reached {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.reach.end();
+        }
+    }
+}
+
+impl Reached {
+    pub(crate) fn settle(mut self) {
+        self.is_settled = true;
+    }
+}
+
+impl Landing {
+    /// Lets the peer of `reach` write it, in these pieces, if all of it lies in exposed memory.
+    /// Nobody else may until it is settled: whoever asks for its bytes ends the pair.
+    pub fn reach(&mut self, reach: &Reach, exposed: &[Exposed]) -> Option<Vec<RemotePiece>> {
+        let mut ends = Vec::new();
+        self.for_each_piece(0, u64::MAX, |piece| ends.push((piece.as_ptr(), piece.len())));
+        let (pieces, reached) = pieces(&ends, reach, exposed)?;
+        self.reached = Some(reached);
+        Some(pieces)
+    }
+
+    /// Takes the peer's word that it will not write any more of what it was let. Whether it was let
+    /// anything.
+    pub fn settle(&mut self) -> bool {
+        self.reached.take().map(Reached::settle).is_some()
+    }
+
+    /// Whether a peer may write it now.
+    pub const fn is_reached(&self) -> bool {
+        self.reached.is_some()
+    }
+}
+
+impl Source {
+    /// Lets the peer of `reach` read it, in these pieces, if all of it lies in exposed memory.
+    pub fn reach(&mut self, reach: &Reach, exposed: &[Exposed]) -> Option<Vec<RemotePiece>> {
+        let ends = self.pieces(0, u64::MAX).map(|piece| (piece.as_ptr(), piece.len()));
+        let ends: Vec<_> = ends.collect();
+        let (pieces, reached) = pieces(&ends, reach, exposed)?;
+        self.reached = Some(reached);
+        Some(pieces)
+    }
+
+    /// As [`Landing::settle`].
+    pub fn settle(&mut self) -> bool {
+        self.reached.take().map(Reached::settle).is_some()
+    }
+
+    /// Whether a peer may read it now.
+    pub const fn is_reached(&self) -> bool {
+        self.reached.is_some()
+    }
+}
+
+fn pieces(
+    ends: &[(*const u8, usize)],
+    reach: &Reach,
+    exposed: &[Exposed],
+) -> Option<(Vec<RemotePiece>, Reached)> {
+    if reach.is_over() || ends.is_empty() {
+        return None;
+    }
+    let (mut list, mut memory) = (Vec::with_capacity(ends.len()), Vec::<Exposed>::new());
+    for &(base, length) in ends {
+        let (address, bytes) = (base.expose_provenance() as u64, u32::try_from(length).ok()?);
+        let find = |all: &[Exposed]| {
+            all.iter().find_map(|at| Some((at.key_of(address, length as u64)?, at.clone())))
+        };
+        // The pieces of one object mostly lie together.
+        let (rkey, found) = find(&memory).or_else(|| find(exposed))?;
+        if !memory.iter().any(|known| known.is_same(&found)) {
+            memory.push(found);
+        }
+        list.push(RemotePiece { address, rkey, bytes });
+    }
+    Some((list, Reached { reach: reach.clone(), is_settled: false, _memory: memory }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rdma::simulated::{Faults, SimulatedFabric};
+
+    const fn is_send_and_sync<T: Send + Sync + 'static>() {}
+    const _: () = is_send_and_sync::<Reach>();
+    const _: () = is_send_and_sync::<Exposed>();
+
+    /// Registered memory that was exposed, and a pair.
+    fn reached(bytes: usize) -> (Registered, Exposed, Reach) {
+        let fabric = AnyFabric::Simulated(SimulatedFabric::new(1, Faults::default()));
+        let memory: &'static mut [u8] = Box::leak(vec![7; bytes].into_boxed_slice());
+        // SAFETY: the memory is never freed, and only used through the registration.
+        let memory = unsafe { Registered::new(memory.as_mut_ptr(), bytes, None) }.unwrap();
+        let exposed = Exposed::new(&fabric, &memory).unwrap();
+        (memory, exposed, Reach::new(&fabric).unwrap())
+    }
+
+    #[test]
+    fn a_landing_that_was_settled_leaves_the_pair_alone() {
+        let (memory, exposed, reach) = reached(100);
+        let at = memory.address();
+        let mut landing = memory.landing(&[(at + 10, 20), (at + 50, 5)]).unwrap();
+        let pieces = landing.reach(&reach, &[exposed]).unwrap();
+        let places: Vec<_> = pieces.iter().map(|p| (p.address as usize - at, p.bytes)).collect();
+        assert_eq!(places, [(10, 20), (50, 5)]);
+        assert!(landing.is_reached() && landing.settle() && !landing.settle());
+        landing.write_at(0, b"ours again");
+        drop(landing);
+        assert!(!reach.is_over() && reach.address().is_some());
+    }
+
+    #[test]
+    fn whoever_drops_or_uses_a_landing_that_a_peer_may_write_ends_the_pair_first() {
+        for use_it in [true, false] {
+            let (memory, exposed, reach) = reached(64);
+            let mut landing = memory.landing(&[(memory.address(), 64)]).unwrap();
+            landing.reach(&reach, &[exposed]).unwrap();
+            if use_it {
+                assert_eq!(landing.piece_at(60), [7; 4]);
+                assert!(!landing.is_reached());
+            } else {
+                drop(landing);
+            }
+            assert!(reach.is_over() && reach.address().is_none());
+            let peer = PairAddress {
+                gid: [0; 16],
+                lid: 0,
+                number: 1,
+                first_packet: 0,
+                packet_bytes_max: 256,
+                reads_max: 1,
+            };
+            assert!(reach.connect(&peer).is_err());
+        }
+    }
+
+    #[test]
+    fn a_source_that_a_peer_may_read_is_read_by_us_too() {
+        let (memory, exposed, reach) = reached(64);
+        let mut source = memory.source(&[(memory.address() + 1, 63)]).unwrap();
+        assert_eq!(source.reach(&reach, &[exposed]).unwrap().len(), 1);
+        assert_eq!(source.piece_at(62), [7]);
+        assert!(!reach.is_over());
+        drop(source);
+        assert!(reach.is_over());
+    }
+
+    #[test]
+    fn memory_that_is_not_exposed_or_a_pair_that_is_over_reaches_nothing() {
+        let (memory, exposed, reach) = reached(64);
+        let exposed = [exposed];
+        let mut elsewhere = Landing::from_vec(vec![0; 9]);
+        assert!(elsewhere.reach(&reach, &exposed).is_none() && !elsewhere.is_reached());
+        assert!(Landing::from_vec(Vec::new()).reach(&reach, &exposed).is_none());
+        reach.end();
+        let mut landing = memory.landing(&[(memory.address(), 64)]).unwrap();
+        assert!(landing.reach(&reach, &exposed).is_none());
+    }
+}
