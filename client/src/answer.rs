@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use larder_protocol::limits::{BATCH_OBJECTS_MAX, MATCH_KEYS_MAX};
 use larder_protocol::message::{
-    CAPABILITY_SHARED, HelloReply, MatchReply, decode_stats, decode_statuses,
+    CAPABILITY_REMOTE, CAPABILITY_SHARED, HelloReply, MatchReply, decode_stats, decode_statuses,
 };
 use larder_protocol::view::View;
 use larder_protocol::{Code, DecodeError, Generation, Header, Opcode, Status};
@@ -34,6 +34,7 @@ impl Session {
                 let reply = HelloReply::decode(body).map_err(Broken::Decode)?;
                 let is_shared = reply.capabilities & CAPABILITY_SHARED != 0;
                 self.inbound.regions.set_granted(is_shared);
+                self.pairing.set_granted(reply.capabilities & CAPABILITY_REMOTE != 0);
                 self.set_up();
                 events.push(Event::Hello(reply));
                 Ok(())
@@ -55,6 +56,7 @@ impl Session {
                 offer.taken();
                 Ok(())
             }
+            What::Pair(reach) => self.take_pair(reach, header.code, body, now),
             What::Unshare if header.code == Code::Ok => Ok(()),
             What::Share(_) | What::Unshare => Err(Broken::Desync("our memory is refused")),
             What::Open(namespace) if header.code == Code::Ok => {
@@ -69,10 +71,16 @@ impl Session {
                 self.not_opened(&namespace).into_iter().for_each(|leg| leg.fail(&error));
                 Ok(())
             }
-            What::Leg(leg) if header.code == Code::Ok => {
+            What::Leg(mut leg) if header.code == Code::Ok => {
+                self.settle(&mut leg);
                 self.complete(header, leg, body, now, events)
             }
-            What::Leg(leg) => {
+            What::Leg(leg) if header.code == Code::Unreachable && leg.doubt_at.is_some() => {
+                self.pass_by_pair(leg, now);
+                Ok(())
+            }
+            What::Leg(mut leg) => {
+                self.settle(&mut leg);
                 self.refused(header, leg, now, events);
                 Ok(())
             }

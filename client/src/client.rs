@@ -15,10 +15,12 @@ use larder_protocol::Key;
 use larder_protocol::message::Sharing;
 use larder_protocol::view::View;
 use larder_transport::pieces::PIECES_MAX;
+use larder_transport::rdma::AnyFabric;
 use larder_transport::{Landing, lend, lend_sources, process_id};
 
 use crate::bootstrap::learn_view;
 use crate::call::{Call, Outcome, Pending};
+use crate::card::Card;
 use crate::config::{Config, GetOptions, MatchOptions, PutOptions, within};
 use crate::error::{Error, KeyError, KeyResult};
 use crate::inbox::Remote;
@@ -81,13 +83,25 @@ impl Client {
     /// [`Error::Unavailable`] if no seed answers within the connect timeout of each,
     /// [`Error::Denied`] if the credential is not good, [`Error::InvalidArgument`] or
     /// [`Error::TooLarge`] for a configuration that makes no sense, [`Error::System`] if there is
-    /// no thread or descriptor left.
+    /// no thread or descriptor left, or not the network card that was asked for.
     pub fn connect(config: Config) -> Result<Self, Error> {
+        config.check()?;
+        let fabric = Card::open(&config)?;
+        Self::connect_over(config, fabric)
+    }
+
+    /// As [`Client::connect`], with a network card that is open already, or one that is simulated.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect_over(config: Config, fabric: Option<AnyFabric>) -> Result<Self, Error> {
         config.check()?;
         let learnt = learn_view(&config)?;
         let deadline = config.deadline;
-        let (remote, thread) = start_io(config, learnt)?;
-        Ok(Self { shared: Arc::new(Shared::new(remote, Some(thread), deadline, process_id())) })
+        let memories = Arc::new(Memories::with_card(fabric));
+        let (remote, thread) = start_io(config, learnt, Arc::clone(&memories))?;
+        let shared = Shared::new(remote, memories, Some(thread), deadline, process_id());
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// The membership as the client knows it now.
@@ -387,11 +401,12 @@ impl Client {
 impl Shared {
     pub(crate) fn new(
         remote: Remote,
+        memories: Arc<Memories>,
         thread: Option<JoinHandle<()>>,
         deadline: Duration,
         pid: u32,
     ) -> Self {
-        let (memories, is_closed) = (Arc::default(), AtomicBool::new(false));
+        let is_closed = AtomicBool::new(false);
         Self { remote, memories, deadline, thread: Mutex::new(thread), is_closed, pid }
     }
 }

@@ -105,7 +105,8 @@ mod tests {
             object_bytes_max: 1,
             uds: SocketPath::NONE,
         };
-        start_io(Config::default(), crate::bootstrap::Learnt { view, seed }).unwrap()
+        start_io(Config::default(), crate::bootstrap::Learnt { view, seed }, Arc::default())
+            .unwrap()
     }
 
     fn get(client: &Client) -> Result<Vec<KeyResult<Object>>, Error> {
@@ -118,7 +119,8 @@ mod tests {
         let (remote, thread) = io_to(1);
         let parent = process_id();
         let client = |pid| {
-            let shared = Shared::new(remote.clone(), None, Duration::from_millis(50), pid);
+            let shared =
+                Shared::new(remote.clone(), Arc::default(), None, Duration::from_millis(50), pid);
             Client { shared: Arc::new(shared) }
         };
         let child = client(parent + 1);
@@ -156,7 +158,13 @@ mod tests {
         // Takes connections and never says a word.
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let (remote, thread) = io_to(silent.local_addr().unwrap().port());
-        let shared = Shared::new(remote, Some(thread), Duration::from_secs(600), process_id());
+        let shared = Shared::new(
+            remote,
+            Arc::default(),
+            Some(thread),
+            Duration::from_secs(600),
+            process_id(),
+        );
         let client = Client { shared: Arc::new(shared) };
         let waiting: Vec<_> = (0..4)
             .map(|_| {

@@ -17,8 +17,11 @@ pub struct Config {
     /// Nodes to learn the view from, as `host:port` or, on this host, `unix:PATH`; the first that
     /// answers is enough.
     pub seeds: Vec<String>,
-    /// Which way to nodes on this host. Default [`PathChoice::Auto`].
+    /// Which way to nodes. Default [`PathChoice::Auto`].
     pub path: PathChoice,
+    /// Name of the network card, where a path may use one; `None` for the first that has an active
+    /// port. Needs the feature `rdma`.
+    pub rdma_device: Option<String>,
     /// How long a call may take if it does not say so itself. Default 250 ms.
     pub deadline: Duration,
     /// How long one attempt to connect may take, at most an hour. Default 1 s.
@@ -46,13 +49,17 @@ pub struct Config {
 /// Which way objects come and go. The calls, and what they answer, are the same on all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PathChoice {
-    /// Shared memory where the node is on this host and offers it, else TCP.
+    /// Shared memory where the node is on this host and offers it, network cards where both have
+    /// one, else TCP.
     #[default]
     Auto,
     /// TCP only.
     Tcp,
     /// Shared memory only: a node that does not offer it cannot be asked.
     Shm,
+    /// Network cards for what lies in exposed memory, TCP for all else: a node without a card that
+    /// reaches ours cannot be asked.
+    Rdma,
 }
 
 impl Default for Config {
@@ -60,6 +67,7 @@ impl Default for Config {
         Self {
             seeds: vec!["127.0.0.1:7400".into()],
             path: PathChoice::Auto,
+            rdma_device: None,
             deadline: Duration::from_millis(250),
             connect_timeout: Duration::from_secs(1),
             inflight_max: 1024,

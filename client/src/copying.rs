@@ -1,7 +1,8 @@
-//! A get's object that still lies in the node's memory when its answer has come.
+//! A get's object that still lies in the node's memory when its answer has come, or that a network
+//! card has written to where it shall be.
 //!
 //! It is copied, and checked in the same pass, by the thread that takes the answer (of a job, by a
-//! mover), so that the I/O goes on with others'. What a reader would get wrong: this owns the
+//! mover), so that the I/O goes on with others'. What is there already is only checked. What a reader would get wrong: this owns the
 //! landing. Whoever drops it without finishing it has let go of the landing as it was, and nobody
 //! writes it any more.
 
@@ -15,39 +16,51 @@ use crate::lease::{Checks, Said};
 use crate::object::{Landed, Object};
 use crate::regions::Leased;
 
-/// A copy to be made.
+/// A copy to be made, or a check.
 #[derive(Debug)]
 pub(crate) struct Copying {
     /// The key's place in the call.
     pub(crate) place: usize,
-    /// From where.
-    pub(crate) leased: Leased,
+    pub(crate) from: From,
     /// To where; `None` for new memory.
     pub(crate) landing: Option<Landing>,
     pub(crate) said: Said,
     pub(crate) checks: Checks,
 }
 
+/// Where the bytes are.
+#[derive(Debug)]
+pub(crate) enum From {
+    /// In the node's memory.
+    Leased(Leased),
+    /// In the landing, so many from its start.
+    Landed { bytes: u32 },
+}
+
 impl Copying {
     /// Makes the copy and answers its key. The landing is dropped and the lease has ended when this
     /// returns.
     pub(crate) fn finish(self, outcome: &mut Outcome) {
-        let Self { place, leased, landing, said, checks } = self;
-        let mut verifier = checks.verifier(leased.bytes);
+        let Self { place, from, landing, said, checks } = self;
+        let (From::Leased(Leased { bytes: landed, .. }) | From::Landed { bytes: landed }) = from;
+        let mut verifier = checks.verifier(landed);
         let check = |step: &[u8]| verifier.update(step, &checks.parts);
         let mut bytes = Vec::new();
-        match landing {
-            Some(mut landing) => {
-                let count = u64::from(leased.bytes);
+        match (&from, landing) {
+            (From::Leased(leased), Some(mut landing)) => {
+                let count = u64::from(landed);
                 leased.region.copy_to_landing(leased.offset, count, &mut landing, check);
             }
-            None => {
-                bytes = vec![0; leased.bytes as usize];
+            (From::Leased(leased), None) => {
+                bytes = vec![0; landed as usize];
                 leased.region.copy_out(leased.offset, &mut bytes, check);
             }
+            (From::Landed { .. }, landing) => {
+                let mut landing = landing.expect("what has landed has a landing");
+                landing.for_each_piece(0, landed.into(), check);
+            }
         }
-        let landed = leased.bytes;
-        drop(leased);
+        drop(from);
         if !verifier.finish(&checks.parts) {
             outcome.fail(place, &KeyError::Status(Status::MissCorrupt));
             return;

@@ -204,6 +204,8 @@ pub enum Reason {
     NoMember,
     /// It offers no shared memory that this process can reach, and nothing else is wanted.
     NotShared,
+    /// It has no network card that reaches this process's, and nothing else is wanted.
+    NoCard,
 }
 
 impl fmt::Display for Reason {
@@ -217,6 +219,7 @@ impl fmt::Display for Reason {
             Self::WrongShard => f.write_str("no such shard"),
             Self::Denied => f.write_str("denied"),
             Self::NoMember => f.write_str("no member serves"),
+            Self::NoCard => f.write_str("has no network card for this process"),
             Self::NotShared => f.write_str("shares no memory with this process"),
         }
     }

@@ -44,6 +44,9 @@ impl Io {
     pub(crate) fn tick(&mut self, now: Instant) {
         for at in 0..self.conns.len() {
             self.expire(at, now);
+            if self.conns[at].session.doubt_pair(now) {
+                self.mark_dirty(at);
+            }
             if let Link::Connecting { until, .. } = self.conns[at].link
                 && until <= now
             {
@@ -205,7 +208,11 @@ impl Io {
             self.broke(at, Broken::Desync("another shard or version"), now);
             return;
         }
-        if !is_unix && self.config.path != PathChoice::Tcp {
+        if self.config.path == PathChoice::Rdma && !self.conns[at].session.pairing.is_granted() {
+            self.unreachable(at, Reason::NoCard, now);
+            return;
+        }
+        if !is_unix && matches!(self.config.path, PathChoice::Auto | PathChoice::Shm) {
             let node = &mut self.nodes.all[peer];
             node.learn_socket(socket_path(reply), reply.incarnation, now);
             if node.socket(shard).is_some() {

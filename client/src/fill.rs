@@ -16,7 +16,7 @@ use larder_protocol::{DecodeError, Status};
 use larder_transport::Landing;
 
 use crate::call::Outcome;
-use crate::copying::Copying;
+use crate::copying::{Copying, From};
 use crate::error::KeyError;
 use crate::lease::{Checks, Lease, Said};
 use crate::leg::{KeyCursor, Leg};
@@ -168,6 +168,8 @@ impl Fill {
             let key = self.keys.next(&leg.frame);
             let index = self.next;
             self.next += 1;
+            // The node has answered, so it writes there no more.
+            let is_landed = leg.landings.get_mut(index).is_some_and(Landing::settle);
             match answer {
                 GetAnswer::Miss(status) => miss(index, status, leg)?,
                 GetAnswer::Hit(hit) => match hit.payload {
@@ -178,6 +180,9 @@ impl Fill {
                     Form::Shared { region, offset } if leg.get.sharing != Sharing::Never => {
                         let place = LeasedPlace { region, offset };
                         take_shared(index, key, &hit, place, leg, regions)?;
+                    }
+                    Form::Remote(pieces) if is_landed && pieces.is_empty() => {
+                        take_landed(index, key, &hit, leg);
                     }
                     // No other form was asked for.
                     _ => return Err(DecodeError::Value { what: "payload form", found: 1 }),
@@ -293,9 +298,24 @@ fn take_shared(
             keys[place] = Lease::mapped(leased, said, checks).ok_or(corrupt);
             None
         }
-        _ => Some(Copying { place, leased, landing, said, checks }),
+        _ => Some(Copying { place, from: From::Leased(leased), landing, said, checks }),
     });
     Ok(())
+}
+
+/// Takes an object that is where it shall be already: it is checked by who waits.
+fn take_landed(index: usize, key: Range<usize>, hit: &Hit<'_>, leg: &mut Leg) {
+    let place = leg.indices.at(index);
+    leg.answered = index + 1;
+    if let Some(status) = refusal(index, &leg.frame[key], hit, leg) {
+        leg.call.fail(place, &KeyError::Status(status));
+        return;
+    }
+    let (said, checks, bytes) = (said(hit), checks(hit.parts, leg), hit.sent_bytes);
+    let landing = std::mem::replace(&mut leg.landings[index], Landing::from_vec(Vec::new()));
+    let copying =
+        Copying { place, from: From::Landed { bytes }, landing: Some(landing), said, checks };
+    leg.call.answer_shared(|_| Some(copying));
 }
 
 fn said(hit: &Hit<'_>) -> Said {

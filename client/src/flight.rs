@@ -7,6 +7,7 @@
 use std::os::fd::BorrowedFd;
 
 use larder_protocol::{Header, Opcode};
+use larder_transport::rdma::Reach;
 
 use crate::leg::Leg;
 use crate::namespace::Namespace;
@@ -56,6 +57,8 @@ pub(crate) enum What {
     /// Memory that the node was given with it.
     Share(Offer),
     Unshare,
+    /// This end of a queue pair.
+    Pair(Reach),
 }
 
 impl<'a> Outgoing<'a> {

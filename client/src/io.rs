@@ -28,6 +28,7 @@ use crate::peers::{Node, Nodes};
 use crate::releases::{Bell, RELEASE_PAUSE};
 use crate::router::Route;
 use crate::session::{Event, Limits};
+use crate::shared::Memories;
 use crate::tcp::{Conn, Link};
 
 /// Everything that is behind the callers.
@@ -38,6 +39,7 @@ pub(crate) struct Io {
     pub(crate) remote: Remote,
     pub(crate) config: Arc<Config>,
     pub(crate) nodes: Nodes,
+    memories: Arc<Memories>,
     pub(crate) conns: Vec<Conn>,
     conn_of: AHashMap<Route, usize>,
     /// Connections with something to send.
@@ -60,7 +62,11 @@ pub(crate) struct Io {
 ///
 /// # Errors
 /// [`Error::System`] if there is no thread or descriptor left.
-pub(crate) fn start_io(config: Config, learnt: Learnt) -> Result<(Remote, JoinHandle<()>), Error> {
+pub(crate) fn start_io(
+    config: Config,
+    learnt: Learnt,
+    memories: Arc<Memories>,
+) -> Result<(Remote, JoinHandle<()>), Error> {
     let system = |what| move |error: std::io::Error| Error::System { what, kind: error.kind() };
     let poll = Poll::new().map_err(system("epoll"))?;
     let waker = Waker::new(poll.registry(), WAKER).map_err(system("eventfd"))?;
@@ -84,6 +90,7 @@ pub(crate) fn start_io(config: Config, learnt: Learnt) -> Result<(Remote, JoinHa
         remote: remote.clone(),
         config: Arc::new(config),
         nodes,
+        memories,
         conns: Vec::new(),
         conn_of: AHashMap::new(),
         dirty: Vec::new(),
@@ -287,7 +294,8 @@ impl Io {
                 requests: self.config.inflight_max,
                 bytes: self.config.inflight_bytes_max,
             };
-            self.conns.push(Conn::new(route, limits, self.nodes.view.epoch));
+            let memories = Arc::clone(&self.memories);
+            self.conns.push(Conn::new(route, limits, self.nodes.view.epoch, memories));
             self.conns.len() - 1
         })
     }
@@ -297,7 +305,7 @@ impl Io {
         let until = now + self.config.connect_timeout;
         let conn = &mut self.conns[at];
         let node = &mut self.nodes.all[conn.route.peer];
-        if self.config.path != PathChoice::Tcp
+        if matches!(self.config.path, PathChoice::Auto | PathChoice::Shm)
             && let Some(path) = node.socket(conn.route.shard)
         {
             match conn.connect_unix(&path, until, self.poll.registry(), Token(at)) {

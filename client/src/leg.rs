@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use larder_protocol::Opcode;
 use larder_protocol::limits::HEADER_BYTES;
@@ -48,6 +49,8 @@ pub(crate) struct Leg {
     pub(crate) get: GetHead,
     /// Payload bytes of the frame.
     pub(crate) payload_bytes: u64,
+    /// If the frame has the node's network card move some of it, when that is doubted.
+    pub(crate) doubt_at: Option<Instant>,
 }
 
 impl Leg {

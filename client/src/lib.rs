@@ -15,6 +15,7 @@
 mod answer;
 mod bootstrap;
 mod call;
+mod card;
 mod circuit;
 mod client;
 mod closing;
@@ -43,6 +44,7 @@ mod peers;
 #[cfg(feature = "probe")]
 #[doc(hidden)]
 pub mod probe;
+mod rdma;
 mod regions;
 mod releases;
 mod reply;
@@ -61,6 +63,7 @@ mod wire;
 
 pub use bytes::Bytes;
 pub use call::{Outcome, Pending, ShardAnswer, ShardValue};
+pub use card::ExposedMemory;
 pub use client::Client;
 pub use completion::{Completion, CompletionQueue};
 pub use config::{Config, GetOptions, MatchOptions, PathChoice, PutOptions};

@@ -123,7 +123,8 @@ impl Session {
     /// Whether there is something to write that no request brings along: the driver looks now and
     /// then, at least every [`RELEASE_PAUSE`] while [`Session::has_leases`].
     pub(crate) fn wants_flush(&self) -> bool {
-        self.is_up() && (self.inbound.regions.releases_due() || self.given.are_some_gone())
+        let is_due = || self.inbound.regions.releases_due() || self.given.are_some_gone();
+        self.is_up() && (is_due() || self.pairing.is_lost())
     }
 
     /// Whether leases of this connection are out, which may end without a word.

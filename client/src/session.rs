@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 use larder_protocol::limits::DEADLINE_US_MAX;
-use larder_protocol::message::{CAPABILITY_SHARED, Hello, HelloReply};
+use larder_protocol::message::{CAPABILITY_REMOTE, CAPABILITY_SHARED, Hello, HelloReply};
 use larder_protocol::view::View;
 use larder_protocol::{Code, DecodeError, Generation, Header, Opcode};
 
@@ -23,6 +23,7 @@ use crate::flight::{Flight, Outgoing, Unsent, What};
 use crate::handles::{Handle, HandleState};
 use crate::leg::Leg;
 use crate::namespace::Namespace;
+use crate::rdma::Pairing;
 use crate::reply::Inbound;
 use crate::shared::Given;
 
@@ -44,11 +45,13 @@ pub(crate) struct Session {
     pub(crate) answered_early: Vec<u64>,
     /// Bytes of the first unsent frame that are written already.
     head_written: u64,
-    waiting: VecDeque<Box<Leg>>,
+    pub(crate) waiting: VecDeque<Box<Leg>>,
     pub(crate) handles: Vec<Handle>,
     pub(crate) inbound: Inbound,
     /// What of our memory the node has.
     pub(crate) given: Given,
+    /// The queue pair with the node, if there is one.
+    pub(crate) pairing: Pairing,
     /// No deadline is earlier than this.
     earliest: Option<Instant>,
     /// Since when answers are awaited and nothing came.
@@ -98,8 +101,9 @@ pub(crate) enum Broken {
 }
 
 impl Session {
-    pub(crate) fn new(limits: Limits, view_epoch: u64) -> Self {
+    pub(crate) fn new(limits: Limits, view_epoch: u64, pairing: Pairing) -> Self {
         Self {
+            pairing,
             limits,
             is_up: false,
             view_epoch,
@@ -127,7 +131,9 @@ impl Session {
         let mut frame = Vec::new();
         Header::begin(&mut frame);
         let shared = if self.inbound.regions.is_on_host() { CAPABILITY_SHARED } else { 0 };
-        let capabilities = hello.capabilities | shared;
+        let is_remote = shared == 0 && self.pairing.has_card();
+        let remote = if is_remote { CAPABILITY_REMOTE } else { 0 };
+        let capabilities = hello.capabilities | shared | remote;
         Hello { capabilities, ..*hello }.encode(&mut frame);
         self.launch(Opcode::Hello, What::Hello, frame, now);
     }
@@ -153,8 +159,9 @@ impl Session {
         if self.is_up {
             self.say_releases();
             self.take_back_gone(now);
+            self.keep_pair(now);
         }
-        while self.is_up && self.has_room() {
+        while self.is_up && !self.pairing.is_coming() && self.has_room() {
             let Some(leg) = self.waiting.pop_front() else { return };
             self.start(leg, now);
         }
@@ -243,8 +250,8 @@ impl Session {
     }
 
     /// When [`Session::expire`] has to look again.
-    pub(crate) const fn next_deadline(&self) -> Option<Instant> {
-        self.earliest
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        [self.earliest, self.pairing.doubt_at()].into_iter().flatten().min()
     }
 
     /// Ends every leg whose deadline has passed; answers how many.
@@ -340,6 +347,7 @@ impl Session {
             self.choose_forms(&mut leg, now);
         } else if leg.opcode == Opcode::Get {
             leg.get.set_sharing(self.inbound.regions.shares(), &mut leg.frame);
+            self.aim_get(&mut leg, now);
         }
         let id = self.take_id(now);
         let left_us = leg.call.deadline.saturating_duration_since(now).as_micros();

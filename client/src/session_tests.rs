@@ -7,6 +7,7 @@ mod copies;
 mod host;
 mod on_host;
 mod puts_on_host;
+mod remote;
 mod sums;
 mod sums_amid;
 mod talk;

@@ -13,11 +13,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Instant;
 
 use larder_protocol::limits::{INLINE_BYTES_MAX, REGION_SHARED_BYTES_MAX, SHARED_REGIONS_MAX};
-use larder_protocol::message::{Payload as Form, Put, PutItem, SharedRegion, Unshare};
+use larder_protocol::message::{
+    Batch, Payload as Form, Put, PutItem, RemotePiece, SharedRegion, Unshare,
+};
+use larder_protocol::wire::Reader;
 use larder_protocol::{Header, Opcode};
 use larder_transport::mapped::SHARED_BYTES_MAX;
+use larder_transport::rdma::{AnyFabric, Exposed, Reach};
 use larder_transport::{RegionError, process_id};
 
+use crate::card::{Card, ExposedMemory};
 use crate::client::Client;
 use crate::error::Error;
 use crate::flight::What;
@@ -29,10 +34,12 @@ use crate::sums::Sums;
 
 /// Zeroed memory from which puts to nodes on this host are made without sending the bytes.
 ///
-/// It is used like any other memory: an object that lies in it in one piece is put as always. When
+/// It is used like any other memory: an object that lies in it in one piece is put as always. Nodes
+/// on other hosts reach it too, if both have network cards, for puts and for gets into it. When
 /// it is dropped nodes let go of it too; a put still under way is answered all the same.
 #[derive(Debug)]
 pub struct SharedMemory {
+    _exposed: Option<ExposedMemory>,
     memory: larder_transport::SharedMemory,
     known: Arc<Known>,
     memories: Arc<Memories>,
@@ -44,6 +51,7 @@ pub(crate) struct Memories {
     slots: RwLock<[Option<Arc<Known>>; SHARED_REGIONS_MAX as usize]>,
     /// How many there are, for a look without the lock.
     count: AtomicUsize,
+    pub(crate) card: Card,
     pid: u32,
 }
 
@@ -75,8 +83,17 @@ pub(crate) struct SharedPlace {
 pub(crate) struct PutSource {
     payload: Payload,
     place: Option<SharedPlace>,
-    /// Whether the frame names the place, and so has no bytes of this object.
-    is_shared: bool,
+    form: SourceForm,
+}
+
+/// How the bytes of one object travel.
+#[derive(Debug, PartialEq, Eq)]
+enum SourceForm {
+    Inline,
+    /// The frame names the place.
+    Shared,
+    /// The frame names these, encoded, which the node's network card reads.
+    Remote(Vec<u8>),
 }
 
 /// What was offered to one node, which has not said yet that it took it.
@@ -104,7 +121,9 @@ impl SharedMemory {
             _ => Error::System { what: "shared memory", kind: std::io::ErrorKind::OutOfMemory },
         })?;
         let known = memories.add(&memory)?;
-        Ok(Self { memory, known, memories: Arc::clone(memories) })
+        // It serves nodes on this host all the same.
+        let exposed = ExposedMemory::new(memories, |fabric| Exposed::of_shared(fabric, &memory));
+        Ok(Self { _exposed: exposed.ok(), memory, known, memories: Arc::clone(memories) })
     }
 }
 
@@ -140,11 +159,21 @@ impl Drop for SharedMemory {
 impl Default for Memories {
     fn default() -> Self {
         let slots = RwLock::new([const { None }; SHARED_REGIONS_MAX as usize]);
-        Self { slots, count: AtomicUsize::new(0), pid: process_id() }
+        Self { slots, count: AtomicUsize::new(0), card: Card::default(), pid: process_id() }
     }
 }
 
 impl Memories {
+    /// Of a client that has this card.
+    pub(crate) fn with_card(fabric: Option<AnyFabric>) -> Self {
+        Self { card: Card::new(fabric), ..Self::default() }
+    }
+
+    /// Whether this is the process that made them.
+    pub(crate) const fn is_own_process(&self, pid: u32) -> bool {
+        self.pid == pid
+    }
+
     fn add(&self, memory: &larder_transport::SharedMemory) -> Result<Arc<Known>, Error> {
         let system = |error: std::io::Error| Error::System { what: "dup", kind: error.kind() };
         let descriptor = memory.descriptor().try_clone_to_owned().map_err(system)?;
@@ -231,7 +260,43 @@ impl PutSource {
         let is_long = len > u64::from(INLINE_BYTES_MAX);
         let whole = Some(payload.piece_at(0)).filter(|piece| is_long && piece.len() as u64 == len);
         let place = whole.and_then(|piece| memories.find(piece));
-        Self { payload, place, is_shared: false }
+        Self { payload, place, form: SourceForm::Inline }
+    }
+
+    /// Lets the node read it through `reach`, if it is long and all of it is exposed and `fits`.
+    /// Whether that is so.
+    pub(crate) fn aim(
+        &mut self,
+        reach: &Reach,
+        exposed: &[Exposed],
+        fits: impl FnOnce(&[RemotePiece]) -> bool,
+    ) -> bool {
+        let Payload::Source(source) = &mut self.payload else { return false };
+        let is_long = source.len() > u64::from(INLINE_BYTES_MAX);
+        let pieces = is_long.then(|| source.reach(reach, exposed)).flatten();
+        let Some(pieces) = pieces.filter(|pieces| fits(pieces)) else {
+            self.forget_aim();
+            return false;
+        };
+        let mut encoded = Vec::new();
+        pieces.iter().for_each(|piece| piece.encode(&mut encoded));
+        self.form = SourceForm::Remote(encoded);
+        true
+    }
+
+    /// Sends its bytes in the frame.
+    pub(crate) fn forget_aim(&mut self) {
+        self.settle();
+        if matches!(self.form, SourceForm::Remote(_)) {
+            self.form = SourceForm::Inline;
+        }
+    }
+
+    /// The node has answered, so it does not read it any more.
+    pub(crate) fn settle(&mut self) {
+        if let Payload::Source(source) = &mut self.payload {
+            source.settle();
+        }
     }
 
     /// All of it, piece by piece.
@@ -241,19 +306,19 @@ impl PutSource {
 
     /// Bytes of it that travel in the frame.
     pub(crate) fn inline_bytes(&self) -> u64 {
-        if self.is_shared { 0 } else { self.payload.len() }
+        if self.form == SourceForm::Inline { self.payload.len() } else { 0 }
     }
 
     /// From the byte at `offset` of those to the end of its piece; nothing at the end.
     pub(crate) fn piece_at(&self, offset: u64) -> &[u8] {
-        if self.is_shared { &[] } else { self.payload.piece_at(offset) }
+        if self.form == SourceForm::Inline { self.payload.piece_at(offset) } else { &[] }
     }
 
     /// Takes it for another leg, whose form is not chosen yet.
     pub(crate) fn take(&mut self) -> Self {
         let none = Payload::Bytes(bytes::Bytes::new());
         let payload = std::mem::replace(&mut self.payload, none);
-        Self { payload, place: self.place.take(), is_shared: false }
+        Self { payload, place: self.place.take(), form: SourceForm::Inline }
     }
 
     /// The place to name, on a connection that shares memory.
@@ -294,8 +359,12 @@ impl Session {
     /// Chooses how each object of a put travels on this connection, and encodes it so. It may have
     /// been encoded for another one before.
     pub(crate) fn choose_forms(&mut self, leg: &mut Leg, now: Instant) {
-        if leg.sources.iter().all(|source| source.place.is_none()) {
+        let is_aimed = self.aim_put(leg, now);
+        if leg.sources.iter().all(|source| source.place.is_none()) || self.pairing.is_granted() {
             leg.state_sums();
+            if is_aimed {
+                leg.encode_forms(None);
+            }
             return;
         }
         // A number may have been that of another. Not later: what is named below stays given.
@@ -309,7 +378,8 @@ impl Session {
             }
             let is_shared = place.is_some();
             are_all_shared &= is_shared;
-            differs |= std::mem::replace(&mut source.is_shared, is_shared) != is_shared;
+            let form = if is_shared { SourceForm::Shared } else { SourceForm::Inline };
+            differs |= std::mem::replace(&mut source.form, form) != source.form;
         }
         match leg.sums {
             Sums::Stated if differs => leg.encode_forms(None),
@@ -372,11 +442,17 @@ impl Leg {
                 (item, *rest) = (item.with_sums(own), others);
             }
             payload_bytes += if follow { item.sums_bytes() as u64 } else { source.inline_bytes() };
-            let named = source.place.as_ref().filter(|_| source.is_shared);
-            let payload = named.map_or(Form::Inline, |place| Form::Shared {
-                region: place.memory.number,
-                offset: place.offset,
-            });
+            let payload = match (&source.form, &source.place) {
+                (SourceForm::Shared, Some(SharedPlace { memory, offset })) => {
+                    Form::Shared { region: memory.number, offset: *offset }
+                }
+                (SourceForm::Remote(pieces), _) => {
+                    let count = pieces.len() / RemotePiece::BYTES;
+                    let pieces = Batch::read(&mut Reader::new(pieces), count);
+                    Form::Remote(pieces.expect("encoded by this client"))
+                }
+                _ => Form::Inline,
+            };
             PutItem { payload, ..item }.encode(&mut frame);
         }
         self.payload_bytes = payload_bytes;

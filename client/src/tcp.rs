@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use larder_transport::rights::send_with;
@@ -15,9 +16,11 @@ use larder_transport::socket::{send_vectored, set_readable_bytes};
 use mio::{Registry, Token};
 
 use crate::leg::Leg;
+use crate::rdma::Pairing;
 use crate::releases::Bell;
 use crate::router::Route;
 use crate::session::{Broken, Event, Limits, Session};
+use crate::shared::Memories;
 use crate::stream::Socket;
 
 /// A connection, whether there is one just now or not.
@@ -35,6 +38,7 @@ pub(crate) struct Conn {
     /// With how many bytes the socket counts as readable.
     readable_bytes: u32,
     limits: Limits,
+    memories: Arc<Memories>,
 }
 
 /// How far a connection is.
@@ -52,10 +56,16 @@ pub(crate) enum Link {
 }
 
 impl Conn {
-    pub(crate) fn new(route: Route, limits: Limits, view_epoch: u64) -> Self {
+    pub(crate) fn new(
+        route: Route,
+        limits: Limits,
+        view_epoch: u64,
+        memories: Arc<Memories>,
+    ) -> Self {
+        let pairing = Pairing::new(Arc::clone(&memories));
         Self {
             route,
-            session: Session::new(limits, view_epoch),
+            session: Session::new(limits, view_epoch, pairing),
             link: Link::Down,
             probed_at: None,
             is_dirty: false,
@@ -63,6 +73,7 @@ impl Conn {
             can_write: false,
             readable_bytes: 1,
             limits,
+            memories,
         }
     }
 
@@ -213,7 +224,9 @@ impl Conn {
         self.probed_at = None;
         self.replies_seen = 0;
         let epoch = self.session.view_epoch;
-        let mut session = std::mem::replace(&mut self.session, Session::new(self.limits, epoch));
+        let pairing = Pairing::new(Arc::clone(&self.memories));
+        let next = Session::new(self.limits, epoch, pairing);
+        let mut session = std::mem::replace(&mut self.session, next);
         session.take_all().0
     }
 

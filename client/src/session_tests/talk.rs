@@ -23,6 +23,7 @@ use crate::inbox::Remote;
 use crate::leg::Leg;
 use crate::namespace::Namespace;
 use crate::object::{Landed, Object, Payload, PutObject};
+use crate::rdma::Pairing;
 use crate::request::{GetHead, Plan};
 use crate::router::{Peer, Routes};
 use crate::sealing::Seals;
@@ -93,6 +94,11 @@ impl Talk {
 
     /// Before anything is said.
     pub(super) fn unmet() -> Self {
+        Self::unmet_with(Pairing::default())
+    }
+
+    /// As [`Talk::unmet`], of a client that may have a card.
+    pub(super) fn unmet_with(pairing: Pairing) -> Self {
         let poll = mio::Poll::new().unwrap();
         let waker = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
         let member = Member {
@@ -109,7 +115,7 @@ impl Talk {
         let is_open = AtomicBool::new(false);
         let peer = Arc::new(Peer { slot: 0, id: 1, name: "h:1".into(), is_open });
         let remote = Remote::new(waker, Routes::new(view, vec![peer]));
-        let session = Session::new(Limits { requests: 100, bytes: 1 << 30 }, 1);
+        let session = Session::new(Limits { requests: 100, bytes: 1 << 30 }, 1, pairing);
         let namespace = Namespace::describe(NamespaceSpec::new("t", "m")).unwrap();
         let node = Script { step: usize::MAX, ..Script::default() };
         let now = Instant::now();
@@ -124,6 +130,12 @@ impl Talk {
 
     /// As [`Talk::greet`], by a node that has these capabilities.
     pub(super) fn greet_node_with(&mut self, capabilities: u64) {
+        self.hello(capabilities);
+        self.open();
+    }
+
+    /// Says hello to a node that has these capabilities.
+    pub(super) fn hello(&mut self, capabilities: u64) {
         let hello = Hello {
             version_min: 1,
             version_max: 1,
@@ -152,7 +164,6 @@ impl Talk {
         self.say(&asked.reply(Code::Ok), &body, b"");
         self.receive().unwrap();
         assert!(self.session.is_up());
-        self.open();
     }
 
     /// Opens the namespace.

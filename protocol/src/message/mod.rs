@@ -142,6 +142,18 @@ pub struct RemotePiece {
     pub bytes: u32,
 }
 
+impl RemotePiece {
+    /// What it takes when it is encoded.
+    pub const BYTES: usize = 16;
+
+    /// Appends it.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.u64(self.address);
+        out.u32(self.rkey);
+        out.u32(self.bytes);
+    }
+}
+
 impl<'a> Item<'a> for RemotePiece {
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         Ok(Self {
@@ -199,11 +211,7 @@ impl Payload<'_> {
         assert!(pieces.len() <= REMOTE_PIECES_MAX, "landings are split before encoding");
         out.u8(FORM_REMOTE);
         out.u16(pieces.len() as u16);
-        for piece in pieces {
-            out.u64(piece.address);
-            out.u32(piece.rkey);
-            out.u32(piece.bytes);
-        }
+        pieces.iter().for_each(|piece| piece.encode(out));
     }
 
     /// The answer to a get that they were written to where the request said.

@@ -111,6 +111,11 @@ impl Reach {
         self.end.is_over.store(true, Ordering::Release);
     }
 
+    /// Whether these are clones of one.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.end, &other.end)
+    }
+
     /// Whether it has ended.
     pub fn is_over(&self) -> bool {
         self.end.is_over.load(Ordering::Acquire)

@@ -1,0 +1,349 @@
+//! Bytes that nodes move through network cards: the queue pair of one connection, and what is aimed
+//! through it. The twin of the node's `rdma.rs`.
+//!
+//! A get says where its objects shall land and a put where its bytes are, and the node writes and
+//! reads there before it answers. What a reader would get wrong: the node may do so until it has
+//! answered, whatever becomes of the call. A landing that is let go of before ends the pair, and
+//! then all that was aimed through it is asked again, for bytes behind the answer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use larder_protocol::limits::{BODY_BYTES_MAX, INLINE_BYTES_MAX};
+use larder_protocol::message::{Get, PairAddress, Payload as Form, REMOTE_PIECES_MAX, RemotePiece};
+use larder_protocol::wire::Write;
+use larder_protocol::{Code, Header, Opcode};
+use larder_transport::rdma::Reach;
+
+use crate::flight::What;
+use crate::leg::Leg;
+use crate::session::{Broken, Session};
+use crate::shared::{Memories, PutSource};
+
+/// How far one connection is with its queue pair.
+#[derive(Debug, Default)]
+pub(crate) struct Pairing {
+    /// Of a client that has a card.
+    memories: Option<Arc<Memories>>,
+    is_granted: bool,
+    state: State,
+    /// Until a pair is asked for again after one was no good.
+    pause: Duration,
+    /// No request that was aimed is doubted earlier.
+    doubt_at: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    /// None was asked for yet.
+    #[default]
+    None,
+    /// The node was told of ours. Nothing else is asked until it has answered, the first time.
+    Asked {
+        reach: Reach,
+        is_first: bool,
+    },
+    Up(Reach),
+    /// It was no good, or is over.
+    Resting {
+        until: Instant,
+    },
+}
+
+impl Pairing {
+    pub(crate) fn new(memories: Arc<Memories>) -> Self {
+        let memories = memories.card.fabric().is_some().then_some(memories);
+        Self { memories, ..Self::default() }
+    }
+
+    pub(crate) const fn has_card(&self) -> bool {
+        self.memories.is_some()
+    }
+
+    pub(crate) const fn set_granted(&mut self, is_granted: bool) {
+        self.is_granted = is_granted && self.has_card();
+    }
+
+    pub(crate) const fn is_granted(&self) -> bool {
+        self.is_granted
+    }
+
+    /// Whether requests wait until the node has its end of the first pair.
+    pub(crate) const fn is_coming(&self) -> bool {
+        matches!(self.state, State::Asked { is_first: true, .. })
+    }
+
+    /// When a request is doubted that was aimed.
+    pub(crate) const fn doubt_at(&self) -> Option<Instant> {
+        self.doubt_at
+    }
+
+    /// Whether a landing has ended the pair.
+    pub(crate) fn is_lost(&self) -> bool {
+        matches!(&self.state, State::Up(reach) | State::Asked { reach, .. } if reach.is_over())
+    }
+
+    /// The pair through which requests may be aimed, and the memory that can be.
+    fn open(&self) -> Option<(&Reach, &Arc<Memories>)> {
+        match (&self.state, &self.memories) {
+            (State::Up(reach), Some(memories)) if !reach.is_over() => Some((reach, memories)),
+            _ => None,
+        }
+    }
+
+    /// The pair was no good: another one is asked for some time later.
+    fn rest(&mut self, now: Instant) {
+        self.pause = (2 * self.pause).clamp(PAUSE_MIN, PAUSE_MAX);
+        let resting = State::Resting { until: now + self.pause };
+        match std::mem::replace(&mut self.state, resting) {
+            State::Up(reach) | State::Asked { reach, .. } => reach.end(),
+            State::None | State::Resting { .. } => {}
+        }
+    }
+}
+
+impl Session {
+    /// Sees to it that there is a pair, if there can be one, and that nothing waits for one that is
+    /// over.
+    pub(crate) fn keep_pair(&mut self, now: Instant) {
+        if self.pairing.is_lost() {
+            self.pairing.state = State::Resting { until: now };
+            self.reclaim();
+        }
+        let is_due = match self.pairing.state {
+            State::None => true,
+            State::Resting { until } => until <= now,
+            State::Asked { .. } | State::Up(_) => false,
+        };
+        if is_due && self.pairing.is_granted {
+            self.ask_pair(now);
+        }
+    }
+
+    fn ask_pair(&mut self, now: Instant) {
+        let memories = self.pairing.memories.as_ref();
+        let Some(fabric) = memories.and_then(|memories| memories.card.fabric()) else {
+            return;
+        };
+        let made = Reach::new(fabric).map(|reach| (reach.address(), reach));
+        let (address, reach) = match made {
+            Ok((Some(address), reach)) => (address, reach),
+            Ok((None, _)) => return,
+            Err(error) => {
+                tracing::warn!(%error, "no queue pair was made");
+                self.pairing.rest(now);
+                return;
+            }
+        };
+        let is_first = matches!(self.pairing.state, State::None);
+        self.pairing.state = State::Asked { reach: reach.clone(), is_first };
+        let mut frame = Vec::new();
+        Header::begin(&mut frame);
+        address.encode(&mut frame);
+        self.launch(Opcode::Pair, What::Pair(reach), frame, now);
+    }
+
+    /// The node has said where its end is, or that there is none.
+    ///
+    /// # Errors
+    /// [`Broken`] if that is no answer.
+    pub(crate) fn take_pair(
+        &mut self,
+        reach: Reach,
+        code: Code,
+        body: &[u8],
+        now: Instant,
+    ) -> Result<(), Broken> {
+        let is_awaited = matches!(&self.pairing.state, State::Asked { reach: asked, .. } if asked.is_same(&reach));
+        if !is_awaited {
+            // Another one was asked for since, which replaces it there too.
+            return Ok(());
+        }
+        if code != Code::Ok {
+            tracing::debug!(?code, "the node makes no queue pair");
+            self.pairing.rest(now);
+            return Ok(());
+        }
+        let peer = PairAddress::decode(body).map_err(Broken::Decode)?;
+        match reach.connect(&peer) {
+            Ok(()) => self.pairing.state = State::Up(reach),
+            Err(error) => {
+                tracing::warn!(%error, "the queue pair was not connected");
+                self.pairing.rest(now);
+            }
+        }
+        Ok(())
+    }
+
+    /// The pair is no good: what was aimed through it is asked again.
+    pub(crate) fn give_up_pair(&mut self, now: Instant) {
+        self.pairing.rest(now);
+        self.reclaim();
+    }
+
+    /// A request that was aimed was answered: the pair is good.
+    pub(crate) const fn pair_is_good(&mut self) {
+        self.pairing.pause = Duration::ZERO;
+    }
+
+    /// A request was answered, good or bad: nothing of it is touched any more.
+    pub(crate) fn settle(&mut self, leg: &mut Leg) {
+        if leg.doubt_at.is_some() {
+            self.pair_is_good();
+            leg.settle();
+        }
+    }
+
+    /// The node could not do its part of this request by its card: it is sent another way.
+    pub(crate) fn pass_by_pair(&mut self, leg: Box<Leg>, now: Instant) {
+        self.give_up_pair(now);
+        self.waiting.push_front(leg);
+    }
+
+    /// Gives the pair up if a request that was aimed has waited for half of its time: the rest is
+    /// for the bytes to come another way. Whether it did.
+    pub(crate) fn doubt_pair(&mut self, now: Instant) -> bool {
+        if self.pairing.doubt_at.is_none_or(|doubt_at| doubt_at > now) {
+            return false;
+        }
+        let aimed = self.flights.values().filter_map(|flight| flight.leg()?.doubt_at);
+        self.pairing.doubt_at = aimed.min();
+        let is_doubted = self.pairing.doubt_at.is_some_and(|doubt_at| doubt_at <= now);
+        if is_doubted {
+            tracing::info!("nothing comes through a queue pair: it is given up");
+            self.give_up_pair(now);
+        }
+        is_doubted
+    }
+
+    /// Takes back the requests in flight that were aimed, to be sent anew.
+    fn reclaim(&mut self) {
+        self.pairing.doubt_at = None;
+        let begun = self.begun();
+        let mut unsent = Vec::new();
+        for (&id, flight) in &mut self.flights {
+            let is_begun = begun == Some(id);
+            if flight.leg().is_none_or(|leg| leg.doubt_at.is_none()) {
+                continue;
+            }
+            if is_begun && flight.payload_bytes() > 0 {
+                // It has to be written to its end, and is answered that its pair is over.
+                continue;
+            }
+            if !flight.is_sent && !is_begun {
+                unsent.push(id);
+            }
+            if let Some(leg) = flight.abandon() {
+                self.waiting.push_front(leg);
+            }
+        }
+        for id in unsent {
+            if let Some(flight) = self.flights.remove(&id) {
+                self.landed(&flight);
+            }
+        }
+    }
+
+    /// Says in a get where its objects shall land, as far as the node can write there.
+    pub(crate) fn aim_get(&mut self, leg: &mut Leg, now: Instant) {
+        let was_aimed = leg.doubt_at.take().is_some();
+        let Some((reach, memories)) = self.pairing.open() else {
+            return leg.encode_aims(was_aimed, &[]);
+        };
+        if leg.landings.is_empty() {
+            return;
+        }
+        let exposed = memories.card.exposed();
+        let mut room = (BODY_BYTES_MAX as usize).saturating_sub(leg.frame.len());
+        let aims = leg.landings.iter_mut().map(|landing| {
+            let is_long = landing.len() > u64::from(INLINE_BYTES_MAX);
+            let pieces = is_long.then(|| landing.reach(reach, &exposed)).flatten();
+            let pieces = pieces.filter(|pieces| fits(pieces, &mut room));
+            if pieces.is_none() {
+                landing.settle();
+            }
+            pieces
+        });
+        let aims: Vec<_> = aims.collect();
+        drop(exposed);
+        let is_aimed = aims.iter().any(Option::is_some);
+        leg.encode_aims(was_aimed || is_aimed, &aims);
+        self.note_aimed(leg, is_aimed, now);
+    }
+
+    /// Chooses the objects of a put that the node reads from where they are. Whether that changes
+    /// how the put is to be encoded.
+    pub(crate) fn aim_put(&mut self, leg: &mut Leg, now: Instant) -> bool {
+        let was_aimed = leg.doubt_at.take().is_some();
+        let Some((reach, memories)) = self.pairing.open() else {
+            leg.sources.iter_mut().for_each(PutSource::forget_aim);
+            return was_aimed;
+        };
+        let exposed = memories.card.exposed();
+        let mut room = (BODY_BYTES_MAX as usize).saturating_sub(leg.frame.len());
+        let mut is_aimed = false;
+        for source in &mut leg.sources {
+            is_aimed |= source.aim(reach, &exposed, |pieces| fits(pieces, &mut room));
+        }
+        drop(exposed);
+        self.note_aimed(leg, is_aimed, now);
+        was_aimed || is_aimed
+    }
+
+    fn note_aimed(&mut self, leg: &mut Leg, is_aimed: bool, now: Instant) {
+        if !is_aimed {
+            return;
+        }
+        let doubt_at = now + leg.call.deadline.saturating_duration_since(now) / 2;
+        leg.doubt_at = Some(doubt_at);
+        let known = self.pairing.doubt_at.unwrap_or(doubt_at);
+        self.pairing.doubt_at = Some(known.min(doubt_at));
+    }
+}
+
+impl Leg {
+    /// The node has answered: what it was let to touch is ours again.
+    pub(crate) fn settle(&mut self) {
+        self.landings.iter_mut().for_each(|landing| {
+            landing.settle();
+        });
+        self.sources.iter_mut().for_each(PutSource::settle);
+    }
+
+    /// Encodes a get anew, each object to come to where `aims` says, or behind the answer.
+    fn encode_aims(&mut self, is_changed: bool, aims: &[Option<Vec<RemotePiece>>]) {
+        if !is_changed {
+            return;
+        }
+        let request = Get::decode(self.body()).expect("encoded by this client");
+        let pieces: usize = aims.iter().flatten().map(Vec::len).sum();
+        let mut frame =
+            Vec::with_capacity(self.frame.len() + PIECE_BYTES * pieces + 2 * aims.len());
+        Header::begin(&mut frame);
+        request.encode_head(request.items.len(), &mut frame);
+        let aims = aims.iter().map(Option::as_deref).chain(std::iter::repeat(None));
+        for (item, aim) in request.items.iter().zip(aims) {
+            frame.key(&item.key);
+            match aim {
+                Some(pieces) => Form::encode_remote(pieces, &mut frame),
+                None => Form::Inline.encode(&mut frame),
+            }
+        }
+        self.frame = frame;
+    }
+}
+
+/// Whether these pieces may be named, and have room in the frame.
+fn fits(pieces: &[RemotePiece], room: &mut usize) -> bool {
+    let bytes = PIECE_BYTES * pieces.len() + 2;
+    let fits = pieces.len() <= REMOTE_PIECES_MAX && bytes <= *room;
+    *room -= if fits { bytes } else { 0 };
+    fits
+}
+
+/// What a piece takes in a frame.
+const PIECE_BYTES: usize = 16;
+/// Pauses before a pair is asked for again after one was no good. Guesses: a call of the usual
+/// length each costs half of its time, seldom.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
