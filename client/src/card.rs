@@ -115,6 +115,13 @@ impl ExposedMemory {
     }
 }
 
+impl ExposedMemory {
+    /// Whether there is a card that knows it.
+    pub const fn is_exposed(&self) -> bool {
+        self.exposed.is_some()
+    }
+}
+
 impl Drop for ExposedMemory {
     fn drop(&mut self) {
         // In a forked child the lock may be held for ever, and the card is the parent's.

@@ -39,7 +39,7 @@ use crate::sums::Sums;
 /// it is dropped nodes let go of it too; a put still under way is answered all the same.
 #[derive(Debug)]
 pub struct SharedMemory {
-    _exposed: Option<ExposedMemory>,
+    exposed: Option<ExposedMemory>,
     memory: larder_transport::SharedMemory,
     known: Arc<Known>,
     memories: Arc<Memories>,
@@ -123,7 +123,12 @@ impl SharedMemory {
         let known = memories.add(&memory)?;
         // It serves nodes on this host all the same.
         let exposed = ExposedMemory::new(memories, |fabric| Exposed::of_shared(fabric, &memory));
-        Ok(Self { _exposed: exposed.ok(), memory, known, memories: Arc::clone(memories) })
+        Ok(Self { exposed: exposed.ok(), memory, known, memories: Arc::clone(memories) })
+    }
+
+    /// Whether a network card of this client reaches it, so that nodes on other hosts can.
+    pub fn is_exposed(&self) -> bool {
+        self.exposed.as_ref().is_some_and(ExposedMemory::is_exposed)
     }
 }
 

@@ -45,7 +45,7 @@ _Names: TypeAlias = Iterable[_Name] | memoryview | _Array
 _Numbers: TypeAlias = Iterable[int | Sequence[int]] | array[int] | memoryview | _Array
 _Memory: TypeAlias = Buffer | _Tensor | _Array
 _Piece: TypeAlias = _Memory | list[Any] | tuple[Any, ...]
-_Path: TypeAlias = Literal["auto", "tcp", "shm"]
+_Path: TypeAlias = Literal["auto", "tcp", "shm", "rdma"]
 
 class _Puts(TypedDict, total=False):
     timeout: float | None
@@ -108,6 +108,7 @@ def connect(
     name: str = "larder-python",
     credential: bytes | None = None,
     spin: Literal["auto", "off"] | float | None = None,
+    rdma_device: str | None = None,
 ) -> Client: ...
 @final
 class Client:
@@ -253,6 +254,8 @@ class Memory:
     def address(self) -> int: ...
     @property
     def length(self) -> int: ...
+    @property
+    def exposed(self) -> bool: ...
     def unregister(self, timeout: float | None = None) -> bool: ...
     def view(self) -> memoryview: ...
     def __len__(self) -> int: ...

@@ -30,24 +30,27 @@ pub(crate) struct PyClient {
 ///     seeds: ``"host:port"`` or, on this host, ``"unix:PATH"``; one, or a sequence, tried in
 ///         order. ``None`` takes the environment variable ``LARDER_NODES``, with commas between, or
 ///         ``127.0.0.1:7400`` if there is none.
-///     path: how objects come and go: ``"auto"`` (shared memory on one host, else TCP), ``"tcp"``,
-///         ``"shm"``.
+///     path: how objects come and go: ``"auto"`` (shared memory on one host, network cards where
+///         both have one, else TCP), ``"tcp"``, ``"shm"``, ``"rdma"`` (network cards for registered
+///         memory, TCP for all else).
 ///     deadline: seconds that a call may take if it does not say so itself.
 ///     connect_timeout: seconds that one attempt to connect may take.
 ///     name: what nodes call this client in their logs, up to 64 bytes.
 ///     credential: proof of who this is, where nodes ask for one.
 ///     spin: how a thread that waits for an answer waits: ``"auto"``, ``"off"`` (sleeps at once),
 ///         or how many seconds it looks before it sleeps.
+///     rdma_device: name of the network card, ``None`` for the first with an active port. Only in
+///         a package that was built with the feature ``rdma``.
 ///
 /// Raises:
 ///     Unavailable: no seed answered.
 ///     Denied: the credential is not good.
 ///     InvalidArgument: an argument makes no sense or is too long.
-///     OsError: the system has no thread or descriptor left.
+///     OsError: the system has no thread or descriptor left, or not that network card.
 #[pyfunction]
 #[pyo3(signature = (
     seeds = None, *, path = "auto", deadline = 0.25, connect_timeout = 1.0,
-    name = "larder-python", credential = None, spin = None
+    name = "larder-python", credential = None, spin = None, rdma_device = None
 ))]
 #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
 pub(crate) fn connect(
@@ -59,6 +62,7 @@ pub(crate) fn connect(
     name: &str,
     credential: Option<Vec<u8>>,
     spin: Option<Bound<'_, PyAny>>,
+    rdma_device: Option<String>,
 ) -> PyResult<PyClient> {
     let config = Config {
         seeds: seeds_of(seeds)?,
@@ -68,6 +72,7 @@ pub(crate) fn connect(
         spin: spin.map_or(Ok(Spin::Auto), |spin| spin_of(&spin))?,
         name: name.into(),
         credential: credential.unwrap_or_default(),
+        rdma_device,
         ..Config::default()
     };
     if config.connect_timeout.is_zero() {
@@ -238,7 +243,8 @@ fn path_of(path: &str) -> PyResult<PathChoice> {
         "auto" => Ok(PathChoice::Auto),
         "tcp" => Ok(PathChoice::Tcp),
         "shm" => Ok(PathChoice::Shm),
-        other => Err(invalid(format_args!("path: auto, tcp or shm, not {other}"))),
+        "rdma" => Ok(PathChoice::Rdma),
+        other => Err(invalid(format_args!("path: auto, tcp, shm or rdma, not {other}"))),
     }
 }
 

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use larder_client::SharedMemory;
+use larder_client::{Client, ExposedMemory, SharedMemory};
 use larder_transport::{Registered, Source, process_id};
 use pyo3::prelude::*;
 use pyo3::types::PyInt;
@@ -51,6 +51,8 @@ pub(crate) struct Entry {
     /// The way to be written and seen, if it is ours.
     shared: Option<Arc<SharedMemory>>,
     keeps: Mutex<Keeps>,
+    /// What the client's network card knows of it.
+    exposed: Mutex<Option<ExposedMemory>>,
     pid: u32,
 }
 
@@ -78,7 +80,17 @@ impl Keeps {
 
 impl Entry {
     fn new(registered: Registered, shared: Option<Arc<SharedMemory>>, keeps: Keeps) -> Self {
-        Self { registered, shared, keeps: Mutex::new(keeps), pid: process_id() }
+        let (keeps, exposed) = (Mutex::new(keeps), Mutex::default());
+        Self { registered, shared, keeps, exposed, pid: process_id() }
+    }
+
+    /// Has the network card of `client` know it, if there is one and it will.
+    fn expose(&self, client: &Client) {
+        *self.exposed() = client.expose(&self.registered).ok();
+    }
+
+    fn exposed(&self) -> MutexGuard<'_, Option<ExposedMemory>> {
+        self.exposed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn overlaps(&self, other: &Self) -> bool {
@@ -97,6 +109,8 @@ impl Entry {
     fn release_if_idle(&self) -> bool {
         let is_idle = self.registered.in_flight() == 0;
         if is_idle {
+            // First, for the card may know it until then.
+            self.exposed().take();
             let keeps = std::mem::take(&mut *self.keeps());
             drop(keeps);
         }
@@ -118,8 +132,9 @@ impl Drop for Entry {
 
 impl Memories {
     /// Registers, or finds what is registered just so, which is then kept by what keeps either:
-    /// the first may be an address alone, and its memory be given back and taken anew since.
-    fn add(&self, entry: Entry) -> Arc<Entry> {
+    /// the first may be an address alone, and its memory be given back and taken anew since. What
+    /// is new is prepared first.
+    fn add(&self, entry: Entry, prepare: impl FnOnce(&Entry)) -> Arc<Entry> {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         match known.entries.binary_search_by_key(&entry.span(), |known| known.span()) {
             Ok(at) if entry.shared.is_some() => {
@@ -139,6 +154,7 @@ impl Memories {
             }
             Err(at) => {
                 known.may_overlap |= known.entries.iter().any(|known| known.overlaps(&entry));
+                prepare(&entry);
                 let entry = Arc::new(entry);
                 known.entries.insert(at, Arc::clone(&entry));
                 entry
@@ -236,7 +252,8 @@ impl Memory {
         };
         let registered = register(address, bytes, None).map_err(invalid)?;
         let entry = Entry::new(registered, None, keeps);
-        let entry = connection.memories()?.add(entry);
+        let client = connection.client()?;
+        let entry = connection.memories()?.add(entry, |entry| entry.expose(&client));
         Ok(Self { connection: Arc::clone(connection), entry })
     }
 
@@ -250,7 +267,8 @@ impl Memory {
         let registered = register(address, bytes, Some(Arc::clone(&memory) as _));
         let registered = registered.map_err(invalid)?;
         let entry = Entry::new(registered, Some(memory), Keeps::default());
-        let entry = connection.memories()?.add(entry);
+        // The card of the client knows it already.
+        let entry = connection.memories()?.add(entry, |_| ());
         Ok(Self { connection: Arc::clone(connection), entry })
     }
 }
@@ -267,6 +285,15 @@ impl Memory {
     #[getter]
     fn length(&self) -> usize {
         self.entry.registered.len()
+    }
+
+    /// Whether a network card of this client reaches it, so that nodes on other hosts can.
+    #[getter]
+    fn exposed(&self) -> PyResult<bool> {
+        self.connection.check_process()?;
+        let is_exposed = self.entry.exposed().as_ref().is_some_and(ExposedMemory::is_exposed);
+        let is_shared = self.entry.shared.as_ref().is_some_and(|memory| memory.is_exposed());
+        Ok(is_exposed || is_shared)
     }
 
     /// Ends the registration: from now on no call may name it. Waits until no call uses it.

@@ -281,3 +281,14 @@ def test_what_is_registered_again_is_kept_by_both(tcp_client: larder.Client) -> 
         tcp_client.register(region, keep=owner)
     del owner
     kept_until_unregistered(memory, region, gone)
+
+
+def test_a_package_without_network_cards_says_so(own_node: Node) -> None:
+    memory = bytearray(1 << 16)
+    with larder.connect(own_node.endpoint, path="tcp") as client:
+        assert not client.register(memory).exposed
+        assert not client.shared_memory(1 << 16).exposed
+    wanted = [{"path": "rdma"}, {"rdma_device": "rxe0"}, {"path": "rdma", "rdma_device": "rxe0"}]
+    for how in wanted:
+        with pytest.raises((larder.InvalidArgument, larder.OsError)):
+            larder.connect(own_node.endpoint, **how)  # type: ignore[arg-type]
