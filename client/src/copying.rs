@@ -2,9 +2,9 @@
 //! card has written to where it shall be.
 //!
 //! It is copied, and checked in the same pass, by the thread that takes the answer (of a job, by a
-//! mover), so that the I/O goes on with others'. What is there already is only checked. What a reader would get wrong: this owns the
-//! landing. Whoever drops it without finishing it has let go of the landing as it was, and nobody
-//! writes it any more.
+//! mover), so that the I/O goes on with others'. What is there already is only checked. What a
+//! reader would get wrong: this owns the landing. Whoever drops it without finishing it has let go
+//! of the landing as it was, and nobody writes it any more.
 
 use bytes::Bytes;
 use larder_protocol::Status;

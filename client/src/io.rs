@@ -290,10 +290,7 @@ impl Io {
 
     pub(crate) fn conn_at(&mut self, route: Route) -> usize {
         *self.conn_of.entry(route).or_insert_with(|| {
-            let limits = Limits {
-                requests: self.config.inflight_max,
-                bytes: self.config.inflight_bytes_max,
-            };
+            let limits = Limits::of(&self.config);
             let memories = Arc::clone(&self.memories);
             self.conns.push(Conn::new(route, limits, self.nodes.view.epoch, memories));
             self.conns.len() - 1

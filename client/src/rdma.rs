@@ -154,8 +154,8 @@ impl Session {
         body: &[u8],
         now: Instant,
     ) -> Result<(), Broken> {
-        let is_awaited = matches!(&self.pairing.state, State::Asked { reach: asked, .. } if asked.is_same(&reach));
-        if !is_awaited {
+        let State::Asked { reach: asked, .. } = &self.pairing.state else { return Ok(()) };
+        if !asked.is_same(&reach) {
             // Another one was asked for since, which replaces it there too.
             return Ok(());
         }
@@ -181,17 +181,17 @@ impl Session {
         self.reclaim();
     }
 
-    /// A request that was aimed was answered: the pair is good.
-    pub(crate) const fn pair_is_good(&mut self) {
-        self.pairing.pause = Duration::ZERO;
+    /// A request was answered: if it was aimed, the pair is good.
+    pub(crate) const fn note_answered(&mut self, leg: &Leg) {
+        if leg.doubt_at.is_some() {
+            self.pairing.pause = Duration::ZERO;
+        }
     }
 
-    /// A request was answered, good or bad: nothing of it is touched any more.
+    /// As [`Session::note_answered`], good or bad: nothing of it is touched any more.
     pub(crate) fn settle(&mut self, leg: &mut Leg) {
-        if leg.doubt_at.is_some() {
-            self.pair_is_good();
-            leg.settle();
-        }
+        self.note_answered(leg);
+        leg.settle();
     }
 
     /// The node could not do its part of this request by its card: it is sent another way.

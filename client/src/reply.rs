@@ -398,9 +398,7 @@ impl Session {
                     let broken = fits.map_or_else(Broken::Decode, |_| Broken::Desync("other keys"));
                     return Err(self.lose(leg, broken));
                 }
-                if leg.doubt_at.is_some() {
-                    self.pair_is_good();
-                }
+                self.note_answered(&leg);
                 if behind.len() as u64 >= payload_bytes {
                     let payload = &behind[..payload_bytes as usize];
                     return self.fill_whole(leg, body, payload, events);

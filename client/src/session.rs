@@ -18,6 +18,7 @@ use larder_protocol::view::View;
 use larder_protocol::{Code, DecodeError, Generation, Header, Opcode};
 
 use crate::call::Call;
+use crate::config::Config;
 use crate::error::{KeyError, Reason};
 use crate::flight::{Flight, Outgoing, Unsent, What};
 use crate::handles::{Handle, HandleState};
@@ -67,6 +68,12 @@ pub(crate) struct Session {
 pub(crate) struct Limits {
     pub(crate) requests: usize,
     pub(crate) bytes: u64,
+}
+
+impl Limits {
+    pub(crate) const fn of(config: &Config) -> Self {
+        Self { requests: config.inflight_max, bytes: config.inflight_bytes_max }
+    }
 }
 
 /// What a session tells its driver.
