@@ -54,7 +54,9 @@ const char *larder_last_error(void);
 
 typedef struct larder_client larder_client;
 
-enum { LARDER_PATH_AUTO = 0, LARDER_PATH_TCP = 1, LARDER_PATH_SHM = 2 };
+/* AUTO: shared memory on one host, network cards where both have one, else TCP. RDMA: network cards
+ * for exposed memory, TCP for all else; a node without one cannot be asked. */
+enum { LARDER_PATH_AUTO = 0, LARDER_PATH_TCP = 1, LARDER_PATH_SHM = 2, LARDER_PATH_RDMA = 3 };
 
 typedef struct larder_config {
   const char *seeds;            /* "host:port" or "unix:PATH", several with commas between;
@@ -65,6 +67,8 @@ typedef struct larder_config {
   uint32_t deadline_ms;         /* of calls that give none; 0: 250 */
   uint32_t connect_timeout_ms;  /* 0: 1000 */
   int32_t path;                 /* LARDER_PATH_... */
+  const char *rdma_device;      /* the network card, in a library that was built with the feature
+                                   "rdma"; NULL: the first with an active port */
 } larder_config;
 
 /* Connects to the first seed that answers. NULL: all defaults. Starts one thread. NULL if it
@@ -74,6 +78,23 @@ larder_client *larder_connect(const larder_config *config);
 /* Lets go of a client. Its stores go on until they are closed, and leases and completions until
  * they are freed. NULL is fine. */
 void larder_client_close(larder_client *client);
+
+/* -- Memory that network cards reach ---------------------------------------------------------- */
+
+typedef struct larder_memory larder_memory;
+
+/* Lets nodes on other hosts write gets into this memory, and read puts from it, through network
+ * cards: for as long as it takes to answer, and only the places that a call names. It stays memory,
+ * to be read and written, until it was hidden and every call that names it has ended. Nothing else
+ * changes for a client that has no card. NULL if it failed: mostly the limit of locked memory
+ * (ulimit -l) is too low. */
+larder_memory *larder_expose(const larder_client *client, void *address, size_t bytes);
+
+/* 1 if the client has a network card that knows the memory, else 0. NULL is fine. */
+int32_t larder_is_exposed(const larder_memory *memory);
+
+/* Has the card forget it. NULL is fine. */
+void larder_hide(larder_memory *memory);
 
 /* -- Stores: one namespace of a client -------------------------------------------------------- */
 

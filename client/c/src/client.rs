@@ -20,6 +20,7 @@ pub struct Config {
     deadline_ms: u32,
     connect_timeout_ms: u32,
     path: i32,
+    rdma_device: *const c_char,
 }
 
 /// `larder_connect`.
@@ -66,7 +67,7 @@ pub extern "C" fn larder_status_name(status: i64) -> *const c_char {
 }
 
 // As the header has it; the program in `tests/` asserts the same of that.
-const _: () = assert!(size_of::<Config>() == 48);
+const _: () = assert!(size_of::<Config>() == 56);
 const _: () = assert!(offset_of!(Config, path) == 40);
 
 impl Config {
@@ -79,6 +80,7 @@ impl Config {
         let seeds = unsafe { text(self.seeds, "seeds that are no UTF-8")? };
         // SAFETY: as above.
         let name = unsafe { text(self.name, "name that is no UTF-8")? };
+        let rdma_device = unsafe { text(self.rdma_device, "rdma_device that is no UTF-8")? };
         let no_bytes = "credential without an address";
         // SAFETY: as above.
         let credential = unsafe { array(self.credential, self.credential_bytes, no_bytes)? };
@@ -87,6 +89,9 @@ impl Config {
         }
         if !name.is_empty() {
             name.clone_into(&mut config.name);
+        }
+        if !rdma_device.is_empty() {
+            config.rdma_device = Some(rdma_device.to_owned());
         }
         config.credential = credential.to_vec();
         if self.deadline_ms > 0 {
@@ -99,6 +104,7 @@ impl Config {
             0 => PathChoice::Auto,
             1 => PathChoice::Tcp,
             2 => PathChoice::Shm,
+            3 => PathChoice::Rdma,
             _ => return Err(invalid("path that is none of LARDER_PATH_")),
         };
         Ok(config)

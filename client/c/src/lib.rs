@@ -8,6 +8,7 @@ mod client;
 mod edge;
 mod jobs;
 mod lease;
+mod memory;
 mod object;
 mod store;
 
@@ -20,6 +21,7 @@ pub use jobs::{
     larder_submit_get, larder_submit_match, larder_submit_put, larder_submit_remove, larder_wait,
 };
 pub use lease::{larder_lease_bytes, larder_lease_free, larder_lease_get, larder_lease_meta};
+pub use memory::{Memory, larder_expose, larder_hide, larder_is_exposed};
 pub use object::{Key, Object, Piece};
 pub use store::{
     Namespace, Store, larder_bump, larder_generation, larder_get, larder_match, larder_open,

@@ -11,7 +11,7 @@
 #include "larder.h"
 
 /* As the library asserts of its own structs. */
-_Static_assert(sizeof(larder_config) == 48 && offsetof(larder_config, path) == 40, "config");
+_Static_assert(sizeof(larder_config) == 56 && offsetof(larder_config, path) == 40, "config");
 _Static_assert(sizeof(larder_namespace) == 64, "namespace");
 _Static_assert(sizeof(larder_key) == 16 && offsetof(larder_key, length) == 8, "key");
 _Static_assert(sizeof(larder_piece) == 16 && offsetof(larder_piece, bytes) == 8, "piece");
@@ -258,6 +258,17 @@ static void outlive(larder_client *client, larder_store *store) {
   larder_lease_free(lease);
 }
 
+static void expose(larder_client *client) {
+  static char memory[8192];
+  larder_memory *exposed = larder_expose(client, memory, sizeof memory);
+  CHECK(exposed != NULL && !larder_is_exposed(exposed));
+  larder_hide(exposed);
+  CHECK(larder_expose(client, NULL, 1) == NULL && strlen(larder_last_error()) > 0);
+  CHECK(larder_expose(NULL, memory, 1) == NULL);
+  larder_hide(NULL);
+  CHECK(!larder_is_exposed(NULL));
+}
+
 int main(int argc, char **argv) {
   CHECK(argc == 3);
   fill();
@@ -266,7 +277,7 @@ int main(int argc, char **argv) {
   config.seeds = "127.0.0.1:1";
   config.connect_timeout_ms = 200;
   CHECK(larder_connect(&config) == NULL && strlen(larder_last_error()) > 0);
-  config.path = 3;
+  config.path = 4;
   CHECK(larder_connect(&config) == NULL);
   for (int way = 1; way <= 2; way++) {
     config.seeds = argv[way];
@@ -283,6 +294,7 @@ int main(int argc, char **argv) {
     put_and_get(store);
     jobs(store);
     mistakes(client, store);
+    expose(client);
     forked(client, store);
     larder_store *next = larder_bump(store, 2);
     CHECK(next != NULL && larder_generation(next) > 1);
