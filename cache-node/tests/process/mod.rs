@@ -240,9 +240,18 @@ fn arguments(address: SocketAddr, args: &[&str]) -> Vec<String> {
     ];
     let uds = socket_of(address).display().to_string();
     let uds = IS_OVER_SHM.then_some(("--uds", uds.as_str()));
-    let missing = defaults.into_iter().chain(uds).filter(|(flag, _)| !args.contains(flag));
+    let device = rdma_device();
+    let device = device.as_deref().map(|device| ("--rdma-device", device));
+    let missing =
+        defaults.into_iter().chain(uds).chain(device).filter(|(flag, _)| !args.contains(flag));
     let given = args.iter().map(|&arg| arg.to_owned());
     missing.flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()]).chain(given).collect()
+}
+
+/// The network card to be tested with, if one is: where there are several, that of `RDMA_DEV`.
+pub(crate) fn rdma_device() -> Option<String> {
+    let named = || std::env::var("RDMA_DEV").unwrap_or_else(|_| "auto".into());
+    IS_OVER_RDMA.then(named)
 }
 
 /// The socket of a node that is started again at its address is where it was. Those of nodes that
@@ -257,6 +266,9 @@ fn socket_of(address: SocketAddr) -> PathBuf {
 
 /// Whether these tests are to go over shared memory: the same files make two test programs.
 pub(crate) const IS_OVER_SHM: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"promises_shm");
+/// As [`IS_OVER_SHM`], through network cards.
+pub(crate) const IS_OVER_RDMA: bool =
+    matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"promises_rdma");
 /// Machines that run tests are busy.
 const START_MAX: Duration = Duration::from_secs(30);
 /// Of the kernels that we run on.

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use larder_client::{
     Client, Config, GetOptions, Key, KeyResult, Namespace, NamespaceSpec, Object, PathChoice,
-    PutObject, PutOptions, ShardValue, Stat,
+    Pieces, PutObject, PutOptions, ShardValue, Stat,
 };
 
 use crate::content::content;
 use crate::limit::note_late;
-use crate::process::{IS_OVER_SHM, Process};
+use crate::process::{IS_OVER_RDMA, IS_OVER_SHM, Process, rdma_device};
+use crate::room::Room;
 
 /// How long past its deadline a call may come back. The client adds a millisecond or two; the rest
 /// is the scheduler of a shared machine.
@@ -26,8 +27,13 @@ pub(crate) fn connect(node: &Process, deadline: Duration) -> Client {
 /// As [`connect`], by the node's address.
 pub(crate) fn connect_to(address: SocketAddr, deadline: Duration) -> Client {
     let seed = Config::seed(address.to_string());
-    let path = if IS_OVER_SHM { PathChoice::Shm } else { PathChoice::Tcp };
-    Client::connect(Config { deadline, path, ..seed }).unwrap()
+    let path = match (IS_OVER_SHM, IS_OVER_RDMA) {
+        (true, _) => PathChoice::Shm,
+        (_, true) => PathChoice::Rdma,
+        (false, false) => PathChoice::Tcp,
+    };
+    let rdma_device = rdma_device().filter(|device| device != "auto");
+    Client::connect(Config { deadline, path, rdma_device, ..seed }).unwrap()
 }
 
 /// The namespace that most tests use.
@@ -46,8 +52,10 @@ pub(crate) fn put(client: &Client, namespace: &Namespace, key: Key, bytes: &[u8]
 pub(crate) fn put_object(
     client: &Client,
     namespace: &Namespace,
-    object: PutObject<larder_client::Pieces<'_>>,
+    object: PutObject<Pieces<'_>>,
 ) -> KeyResult<()> {
+    let room = Room::of(client, &object.bytes.as_slices().concat());
+    let object = PutObject { bytes: Pieces::One(&room), ..object };
     client.put(namespace, &[object], &PutOptions::default()).unwrap().remove(0)
 }
 

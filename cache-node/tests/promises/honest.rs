@@ -11,6 +11,7 @@ use crate::calls::{PATIENCE, connect, get, is_right, key, open, put_object, put_
 use crate::content::{Random, content};
 use crate::limit::{Nodes, among_others};
 use crate::process::Process;
+use crate::room::Room;
 
 /// A node of two shards, and clients on connections of their own.
 fn two_clients(nodes: &Nodes) -> (Process, [(Client, Namespace); 2]) {
@@ -60,13 +61,13 @@ fn a_key_twice_in_one_get_fills_both_places() {
         for (at, found) in asked.into_iter().zip(found) {
             assert!(found.unwrap().bytes == right(at));
         }
-        let mut memory = asked.map(|at| vec![0; sizes[at]]);
+        let mut memory = asked.map(|at| Room::new(&client, sizes[at], 0));
         let mut places: Vec<_> =
             twice.into_iter().zip(memory.iter_mut().map(|place| &mut place[..])).collect();
         let landed = client.get_into(&namespace, &mut places, &GetOptions::default()).unwrap();
         assert!(landed.iter().all(Result::is_ok), "{landed:?}");
         for (at, place) in asked.into_iter().zip(memory) {
-            assert!(place == right(at));
+            assert!(place[..] == right(at));
         }
     });
 }

@@ -7,6 +7,7 @@ use larder_client::{Client, GetOptions, KeyError, MatchOptions, Namespace, PutOb
 use crate::calls::{PATIENCE, by, connect, is_right, key, open, put_version};
 use crate::limit::alone;
 use crate::load::{Repeated, Verdict, under_load};
+use crate::room::Room;
 
 const HURRY: Duration = Duration::from_millis(1);
 
@@ -77,7 +78,7 @@ fn what_is_late_from_the_start_is_not_done_all_the_same() {
         }
         let late = vec![Err(KeyError::DeadlineExceeded); 16];
         let deadline = Some(Duration::ZERO);
-        let mut memory = vec![0; 16 << 20];
+        let mut memory = Room::new(&client, 16 << 20, 0);
         for _ in 0..50 {
             let places = keys.iter().copied().zip(memory.chunks_exact_mut(1 << 20));
             let options = GetOptions { deadline, ..GetOptions::default() };

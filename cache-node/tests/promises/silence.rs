@@ -15,6 +15,7 @@ use crate::calls::{PATIENCE, by, connect, get, key, open, put, stat};
 use crate::content::content;
 use crate::limit::{Nodes, alone};
 use crate::process::{IS_OVER_SHM, Process};
+use crate::room::Room;
 
 const DEADLINE: Duration = Duration::from_millis(250);
 const OBJECTS: usize = 12;
@@ -57,14 +58,14 @@ impl Rig {
     /// node stands still.
     fn is_cut_midway(
         &mut self,
-        memory: &mut [Vec<u8>],
-        cut: impl FnOnce(&Self, &mut [Vec<u8>]) -> Vec<KeyResult<Landed>>,
+        memory: &mut [Room],
+        cut: impl FnOnce(&Self, &mut [Room]) -> Vec<KeyResult<Landed>>,
     ) -> bool {
         memory.iter_mut().for_each(|place| place[..64].fill(0));
         let answers = cut(self, memory);
         for ((answer, place), object) in answers.iter().zip(&*memory).zip(&self.objects) {
             match answer {
-                Ok(_) => assert!(place == object, "what was answered is right"),
+                Ok(_) => assert!(place[..] == object[..], "what was answered is right"),
                 Err(KeyError::DeadlineExceeded | KeyError::Cancelled) => {}
                 Err(other) => panic!("{other:?}"),
             }
@@ -81,7 +82,7 @@ impl Rig {
     }
 
     /// Other gets on the same connection for a while: they are right, and the canary stays.
-    fn serves_and_leaves_alone(&self, memory: &[Vec<u8>]) {
+    fn serves_and_leaves_alone(&self, memory: &[Room]) {
         let (began, mut right) = (Instant::now(), 0);
         while began.elapsed() < Duration::from_secs(1) {
             match by(DEADLINE, || get(&self.client, &self.namespace, key("small", 0))) {
@@ -97,25 +98,28 @@ impl Rig {
         assert!(right > 0, "the node answers again");
     }
 
-    fn lands_whole(&self, memory: &mut [Vec<u8>]) {
+    fn lands_whole(&self, memory: &mut [Room]) {
         let mut places: Vec<_> =
             self.keys.iter().copied().zip(memory.iter_mut().map(|place| &mut place[..])).collect();
         let options = GetOptions { deadline: Some(PATIENCE), ..GetOptions::default() };
         let landed = self.client.get_into(&self.namespace, &mut places, &options).unwrap();
         assert!(landed.iter().all(Result::is_ok), "{landed:?}");
-        assert!(memory == self.objects, "later gets are right");
+        let is_right =
+            memory.iter().zip(&self.objects).all(|(place, object)| place[..] == object[..]);
+        assert!(is_right, "later gets are right");
     }
 }
 
-fn is_untouched(memory: &[Vec<u8>]) -> bool {
+fn is_untouched(memory: &[Room]) -> bool {
     memory.iter().all(|place| place.chunks(CANARY.len()).all(|part| *part == CANARY[..part.len()]))
 }
 
 fn stop_midway_again_and_again(
     rig: &mut Rig,
-    cut: impl Fn(&Rig, &mut [Vec<u8>]) -> Vec<KeyResult<Landed>>,
+    cut: impl Fn(&Rig, &mut [Room]) -> Vec<KeyResult<Landed>>,
 ) {
-    let mut memory = vec![vec![0; OBJECT_BYTES]; OBJECTS];
+    let memory = (0..OBJECTS).map(|_| Room::new(&rig.client, OBJECT_BYTES, 0));
+    let mut memory: Vec<_> = memory.collect();
     let mut cuts = 0;
     for _ in 0..TRIES_MAX {
         if !rig.is_cut_midway(&mut memory, &cut) {

@@ -6,6 +6,7 @@ use crate::calls::{PATIENCE, connect, get, is_right, key, open, put, put_version
 use crate::content::content;
 use crate::limit::{Nodes, among_others};
 use crate::process::Process;
+use crate::room::Room;
 
 const LARGEST: usize = 64 << 20;
 const TOO_SMALL: KeyError = KeyError::Status(Status::MissSize);
@@ -29,7 +30,7 @@ fn objects_of_every_size_come_back_as_they_were() {
             assert_eq!((found.bytes.len(), found.object_bytes as usize), (bytes, bytes));
             assert!(is_right(&key, &found));
             // Into memory with more room than it needs.
-            let mut memory = vec![0xa5; bytes + 100];
+            let mut memory = Room::new(&client, bytes + 100, 0xa5);
             let options = GetOptions::default();
             let landed =
                 client.get_into(&namespace, &mut [(key, &mut memory[..])], &options).unwrap();
@@ -50,8 +51,8 @@ fn an_object_larger_than_its_place_is_a_miss_that_says_so_and_writes_nothing() {
             put(&client, &namespace, key, &content(key.as_bytes(), 1, bytes)).unwrap();
         }
         // One byte too small each, with guards around, and one that is large enough between them.
-        let mut memory = sizes.map(|bytes| vec![0xa5; bytes + 63]);
-        let mut fits = vec![0; sizes[2]];
+        let mut memory = sizes.map(|bytes| Room::new(&client, bytes + 63, 0xa5));
+        let mut fits = Room::new(&client, sizes[2], 0);
         let mut places: Vec<_> = keys
             .into_iter()
             .zip(memory.iter_mut().zip(sizes).map(|(place, bytes)| &mut place[32..31 + bytes]))
@@ -61,8 +62,11 @@ fn an_object_larger_than_its_place_is_a_miss_that_says_so_and_writes_nothing() {
         for (at, landed) in landed.iter().enumerate() {
             assert_eq!(landed.as_ref().err(), (at != 2).then_some(&TOO_SMALL), "{at}");
         }
-        assert!(fits == content(keys[2].as_bytes(), 1, sizes[2]));
-        assert!(memory.iter().flatten().all(|&byte| byte == 0xa5), "nothing was written");
+        assert!(fits[..] == content(keys[2].as_bytes(), 1, sizes[2]));
+        assert!(
+            memory.iter().all(|room| room.iter().all(|&byte| byte == 0xa5)),
+            "nothing was written"
+        );
         // The same with a place of several pieces.
         let (left, right) = memory[3].split_at_mut(1 << 20);
         let pieces = vec![&mut left[..], &mut right[..sizes[3] - (1 << 20) - 1]];
@@ -97,7 +101,7 @@ fn parts_of_an_object_are_slices_of_it() {
                     let found = found.unwrap();
                     assert!(found.bytes == object[slice.clone()], "{slice:?}");
                     assert_eq!(found.object_bytes as usize, object_bytes);
-                    let mut memory = vec![0xa5; slice.len() + 10];
+                    let mut memory = Room::new(&client, slice.len() + 10, 0xa5);
                     let mut places = [(key, &mut memory[..])];
                     let landed = client.get_into(&namespace, &mut places, &options).unwrap();
                     assert_eq!(landed[0].as_ref().unwrap().bytes as usize, slice.len());

@@ -11,6 +11,7 @@ use crate::calls::{SLACK, connect, get, is_right, key, open, put_version};
 use crate::content::content;
 use crate::limit::alone;
 use crate::load::{Repeated, Sample, Verdict, expect_on_time, under_load};
+use crate::room::Room;
 
 const DEADLINE: Duration = Duration::from_millis(250);
 /// How soon a node that goes on is used again.
@@ -49,10 +50,10 @@ fn calls<'a>(
             Verdict::of_all(&found)
         }),
         Repeated::new("get into", move |_| {
-            let mut memory = vec![0; place.len()];
+            let mut memory = Room::new(client, place.len(), 0);
             let places = &mut [(key("there", 7), &mut memory[..])];
             let landed = client.get_into(namespace, places, &GetOptions::default()).unwrap();
-            assert!(landed[0].is_err() || memory == place);
+            assert!(landed[0].is_err() || memory[..] == place);
             Verdict::of(&landed[0])
         }),
         Repeated::new("match", move |_| {
