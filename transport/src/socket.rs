@@ -126,6 +126,17 @@ pub fn wait_readable(sockets: &[impl AsFd], timeout: Duration) -> io::Result<boo
     }
 }
 
+/// Whether the peer will send no more, or the socket was shut down here, however many bytes are
+/// still to be read.
+///
+/// # Errors
+/// Of `poll`.
+pub fn has_hung_up(socket: &impl AsRawFd) -> io::Result<bool> {
+    let mut polled = [PollFd::from_borrowed_fd(borrow(socket), PollFlags::RDHUP)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    Ok(rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(&now)))? > 0)
+}
+
 /// Sends small frames at once instead of waiting for more (`TCP_NODELAY`).
 ///
 /// # Errors
@@ -276,6 +287,19 @@ mod tests {
         far.write_all(&[1]).unwrap();
         drop(far);
         assert!(readable(), "an end is told at once");
+    }
+
+    #[test]
+    fn hang_up_is_seen_behind_bytes_that_nobody_read() {
+        let (near, mut far) = pair();
+        far.write_all(b"x").unwrap();
+        assert!(!has_hung_up(&near).unwrap());
+        drop(far);
+        wait_readable(&[&near], Duration::from_secs(60)).unwrap();
+        while !has_hung_up(&near).unwrap() {}
+        let (cut, _far) = pair();
+        shutdown(&cut, std::net::Shutdown::Both).unwrap();
+        assert!(has_hung_up(&cut).unwrap());
     }
 
     #[test]
