@@ -5,6 +5,8 @@
 //! card does at any time, and nothing by itself; somebody has to [`step`](SimulatedFabric::step).
 //! Packets that were sent before a pair ended still arrive at the peer, as they would.
 
+mod peer;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
 use std::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
@@ -17,6 +19,8 @@ use crate::rdma::fabric::{
 };
 use crate::region::Region;
 use crate::registered::Registered;
+
+pub use peer::PeerMemory;
 
 /// The fabric. Clones are the same; one for all sides.
 #[derive(Debug, Clone)]
