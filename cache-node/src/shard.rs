@@ -5,6 +5,7 @@
 
 mod ahead;
 mod get;
+mod greeting;
 mod put;
 mod shared;
 mod tally;
@@ -13,12 +14,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use larder_protocol::header::Opcode;
-use larder_protocol::limits::{
-    GENERATION_MAX, HEADER_BYTES, OBJECT_BYTES_MAX, VERSION_MAX, VERSION_MIN,
-};
+use larder_protocol::limits::{GENERATION_MAX, HEADER_BYTES, OBJECT_BYTES_MAX, VERSION_MAX};
 use larder_protocol::message::{
-    Bump, Freshness, Get, Hello, HelloReply, Match, MatchReplyWriter, Open, Put, Remove,
-    SocketPath, encode_statuses,
+    Bump, Freshness, Get, Match, MatchReplyWriter, Put, Remove, SocketPath, encode_statuses,
 };
 use larder_protocol::placement::{anchor_hash, shard_of};
 use larder_protocol::stats::{STAT_NUMBERS, Stat};
@@ -31,7 +29,7 @@ use crate::config::{Config, ConfigError};
 use crate::counters::{NodeState, OPCODE_NUMBERS};
 use crate::gauge::Gauge;
 use crate::lease::{Leases, Totals};
-use crate::namespace::{Handles, NamespaceId, OpenError};
+use crate::namespace::{Handles, NamespaceId};
 use crate::outbox::Outbox;
 use crate::store::{Ask, GROUP_KEYS, KeyHash, RECORD_BYTES_MAX, Store, StoreConfig};
 
@@ -254,69 +252,6 @@ impl Shard {
             _ => return Ok(self.refuse(header, Code::UnknownOpcode, out)),
         }
         Ok(Step::Replied)
-    }
-
-    fn hello(
-        &mut self,
-        peer: &mut Peer,
-        header: &Header,
-        body: &[u8],
-        out: &mut Outbox,
-    ) -> Result<(), DecodeError> {
-        let hello = Hello::decode(body)?;
-        if hello.version_max < VERSION_MIN || hello.version_min > VERSION_MAX {
-            return Err(DecodeError::Version(hello.version_max));
-        }
-        let capabilities = self.grant(peer, hello.capabilities);
-        let me = &self.identity;
-        let is_here = hello.shard == me.index && [0, me.count].contains(&hello.shard_count);
-        peer.is_greeted |= is_here;
-        let reply = HelloReply {
-            version: hello.version_max.min(VERSION_MAX),
-            capabilities,
-            node_id: me.node_id,
-            incarnation: me.incarnation,
-            shard: me.index,
-            shard_count: me.count,
-            object_bytes_max: self.object_bytes_max,
-            uds: me.uds,
-        };
-        let at = Header::begin(&mut out.bytes);
-        reply.encode(&mut out.bytes);
-        let code = if is_here { Code::Ok } else { Code::WrongShard };
-        self.answer(header, code).finish(0, at, &mut out.bytes);
-        Ok(())
-    }
-
-    fn open(
-        &mut self,
-        peer: &mut Peer,
-        header: &Header,
-        body: &[u8],
-        out: &mut Outbox,
-    ) -> Result<(), DecodeError> {
-        let open = Open::decode(body)?;
-        let namespace = match self.store.open(open.spec) {
-            Ok(namespace) => namespace,
-            Err(OpenError::Spec(error)) => return Err(error),
-            Err(OpenError::Full) => {
-                self.refuse(header, Code::TooMany, out);
-                return Ok(());
-            }
-        };
-        within(open.known.0, GENERATION_MAX, "generation")?;
-        if open.known > self.store.generation(namespace) {
-            self.store.bump(namespace, open.known);
-        }
-        self.handles_made += 1;
-        let random = self.random.hash_one((self.handles_made, self.now_ms));
-        match peer.handles.open(self.store.namespaces_mut(), namespace, random) {
-            Ok(handle) => self.bare(header, Code::Ok, namespace, handle, out),
-            Err(_) => {
-                self.refuse(header, Code::TooMany, out);
-            }
-        }
-        Ok(())
     }
 
     fn matching(
