@@ -5,6 +5,7 @@
 //! ends in `_max` bounds one shard, but for `lease_bytes_max`, which bounds one connection;
 //! `memory_bytes` is for all shards together.
 
+mod cards;
 mod check;
 mod cores;
 mod flags;
@@ -28,6 +29,7 @@ pub use larder_transport::Spin;
 
 use check::{OBJECTS_MAX_MAX, OBJECTS_MAX_MIN, refused};
 
+pub use cards::RdmaDevices;
 pub use peers::Peer;
 pub use ports::free_port_range;
 pub use units::format_bytes;
@@ -71,6 +73,8 @@ pub struct Config {
     pub uds_allow: Vec<u32>,
     /// Most bytes that a connection may hold under lease, `None` for a quarter of a shard's memory.
     pub lease_bytes_max: Option<u64>,
+    /// Which network cards may reach the memory of clients.
+    pub rdma_devices: RdmaDevices,
     /// How long a shard with nothing to do looks for requests before it sleeps.
     pub spin: Spin,
     /// Longest wait for the rest of a header that has begun.
@@ -245,6 +249,7 @@ impl Default for Config {
             uds: None,
             uds_allow: Vec::new(),
             lease_bytes_max: None,
+            rdma_devices: RdmaDevices::Auto,
             spin: Spin::Auto,
             header_timeout: Duration::from_secs(10),
             progress_timeout: Duration::from_secs(10),

@@ -23,6 +23,7 @@ impl Config {
         self.check_room()?;
         self.check_times()?;
         self.check_sharing()?;
+        self.check_cards()?;
         self.view(0)?;
         if EnvFilter::try_new(&self.log).is_err() {
             return Err(refused(

@@ -113,6 +113,11 @@ pub(super) struct Flags {
     /// [default: a quarter of a shard's memory, or one largest object if that is more]
     #[arg(long, value_name = "SIZE")]
     pub(super) lease_bytes_max: Option<Given>,
+    /// Network cards that may reach the memory of clients, with commas between: each shard uses the
+    /// one next to its core. Or auto (the first with an active port, if this build knows cards), or
+    /// off [default: auto]
+    #[arg(long, value_name = "NAME,...|auto|off")]
+    pub(super) rdma_device: Option<Given>,
     /// How long a shard with nothing to do looks for requests before it sleeps, off or auto
     /// [default: auto, up to 200us for as long as that mostly pays]
     #[arg(long, value_name = "DURATION|off|auto")]
@@ -175,6 +180,7 @@ impl Flags {
             uds: self.uds.or(file.uds),
             uds_allow: self.uds_allow.or(file.uds_allow),
             lease_bytes_max: self.lease_bytes_max.or(file.lease_bytes_max),
+            rdma_device: self.rdma_device.or(file.rdma_device),
             spin: self.spin.or(file.spin),
             header_timeout: self.header_timeout.or(file.header_timeout),
             progress_timeout: self.progress_timeout.or(file.progress_timeout),
@@ -238,6 +244,7 @@ mod tests {
         ("uds", "/tmp/larder.sock"),
         ("uds-allow", "12345,12346"),
         ("lease-bytes-max", "1MiB"),
+        ("rdma-device", "off"),
         ("spin", "off"),
         ("header-timeout", "1s"),
         ("progress-timeout", "500ms"),
@@ -277,7 +284,7 @@ mod tests {
                 assert_eq!(parsed(&[&format!("--{flag}={default}")]).unwrap(), plain, "{flag}");
             }
         }
-        assert_eq!(literal_count, 15);
+        assert_eq!(literal_count, 16);
     }
 
     #[test]

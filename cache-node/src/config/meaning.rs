@@ -10,6 +10,7 @@ use std::thread::available_parallelism;
 use larder_protocol::limits::SHARDS_MAX;
 use larder_transport::HugePages;
 
+use super::cards::{RDMA_FORM, rdma_devices};
 use super::check::{SHARD_MEMORY_BYTES_MIN, refused};
 use super::cores::{cores_for, spare_cores_for};
 use super::flags::Flags;
@@ -67,6 +68,8 @@ impl Flags {
         set(&mut c.uds_allow, "uds-allow", self.uds_allow, UIDS_FORM, uids)?;
         let (given, max) = (self.lease_bytes_max, &mut c.lease_bytes_max);
         set(max, "lease-bytes-max", given, SIZE_FORM, some_bytes)?;
+        let (given, devices) = (self.rdma_device, &mut c.rdma_devices);
+        set(devices, "rdma-device", given, RDMA_FORM, rdma_devices)?;
         set(&mut c.spin, "spin", self.spin, SPIN_FORM, parse_spin)?;
         for (time, flag, given) in [
             (&mut c.header_timeout, "header-timeout", self.header_timeout),
@@ -169,6 +172,7 @@ mod tests {
             ("uds", "", "a path"),
             ("uds-allow", "root", "1000,1001"),
             ("lease-bytes-max", "2TiB", "a shard's memory"),
+            ("rdma-device", "mlx5_0,", "auto, or off"),
             ("spin", "1h", "50us"),
             ("spin", "1001ms", "50us"),
             ("hello-timeout", "5", "ms, s, m"),
