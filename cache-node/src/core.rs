@@ -28,6 +28,8 @@ pub(crate) struct Core {
     pub(crate) polls: Rc<Polls>,
     pub(crate) limits: Limits,
     pub(crate) spin: Spinning,
+    /// As `spin`, for what is under way through a card.
+    pub(crate) moving: Spinning,
 }
 
 /// How long and how many, for the connections of one core.
@@ -61,6 +63,7 @@ impl Core {
             polls: Rc::new(Polls::new(started)?),
             limits,
             spin: Spinning::new(spin),
+            moving: Spinning::new(spin),
         })
     }
 
@@ -119,6 +122,11 @@ impl Core {
     /// When `bytes` of replies must have left.
     pub(crate) fn sent_by(&self, bytes: u64) -> u64 {
         self.now_ms() + self.line_ms(bytes)
+    }
+
+    /// When something of `bytes` under way through a card must have ended, if nothing has since.
+    pub(crate) fn moved_by(&self, since_ms: u64, bytes: u64) -> u64 {
+        since_ms + self.line_ms(bytes)
     }
 
     /// Until when a connection may wait for its next request.

@@ -12,6 +12,8 @@ pub(crate) struct Inbox {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
+    /// When the latest of them came, by the core's clock. Set by the driver.
+    pub(crate) arrived_us: u64,
 }
 
 impl Inbox {

@@ -1,10 +1,11 @@
 //! The cache node: shards, store, eviction, drivers, control plane.
 //!
 //! [`node::Node`] is the whole of it, for `larder-node` and for programs that embed one. A shard is
-//! plain `&mut` code on one core; only the drivers (`node`, `tcp`, `shm`) know the executor it
-//! runs on.
+//! plain `&mut` code on one core; only the drivers (`node`, `tcp`, `shm`, `rdma`) know the executor
+//! it runs on.
 #![forbid(unsafe_code)]
 
+mod cards;
 pub mod config;
 pub mod control;
 mod core;
@@ -22,6 +23,8 @@ mod polls;
 #[doc(hidden)]
 pub mod probe;
 mod putting;
+mod rdma;
+mod reading;
 mod shard;
 mod shm;
 mod spin;

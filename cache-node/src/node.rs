@@ -15,14 +15,16 @@ use std::time::Duration;
 use glommio::net::TcpListener;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
 use larder_transport::process::{self, memory_available_bytes};
+use larder_transport::rdma::{AnyFabric, FabricError};
 use larder_transport::{Arena, Region, RegionError, RegionReport};
 
+use crate::cards::{Cards, OpenCard};
 use crate::config::{Config, ConfigError, format_bytes};
 use crate::control::{Control, ControlHandle};
 use crate::core::{Core, Limits};
 use crate::counters::NodeState;
 use crate::exclusive::Claim;
-use crate::shard::{Identity, Seen, Shard};
+use crate::shard::{Card, Identity, Seen, Shard};
 use crate::uds::{Entry, Sockets, UdsDoor};
 use crate::{shm, tcp};
 
@@ -65,6 +67,14 @@ pub enum StartError {
         /// What failed, and how much was asked for.
         source: RegionError,
     },
+    /// A network card that was asked for cannot be used.
+    #[error("cannot use the network card {device}: {source}")]
+    Card {
+        /// Its name.
+        device: String,
+        /// What was asked of it, and what it said.
+        source: FabricError,
+    },
     /// A shard cannot watch its connections.
     #[error("shard {shard} cannot watch connections: {source}")]
     Connections {
@@ -96,7 +106,20 @@ impl Node {
     ///
     /// # Errors
     /// [`StartError`]; nothing of the node is left running then.
-    pub fn start(mut config: Config) -> Result<Self, StartError> {
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        let cards = Cards::open(&config)?;
+        Self::start_with(config, &cards)
+    }
+
+    /// As [`Node::start`], over this fabric, or none, whatever the configuration says of cards.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn start_over(config: Config, fabric: Option<AnyFabric>) -> Result<Self, StartError> {
+        Self::start_with(config, &Cards::of(fabric))
+    }
+
+    fn start_with(mut config: Config, cards: &Cards) -> Result<Self, StartError> {
         let listen = config.listen;
         config.pick_ports().map_err(|source| StartError::Listen { address: listen, source })?;
         check_memory(config.memory_bytes)?;
@@ -118,24 +141,25 @@ impl Node {
         let mut entries = entries.unwrap_or_default().into_iter();
         let (report, reports) = mpsc::channel();
         for index in 0..config.shards {
+            let card = cards.of_shard(&config, index);
             let (config, state) = (config.clone(), Arc::clone(&state));
-            let start = ShardStart { index, config, state };
+            let start = ShardStart { index, config, state, card };
             node.shards.push(start.spawn(entries.next(), report.clone())?);
         }
         drop(report);
-        let memory = (0..config.shards).map(|shard| {
+        let shards = (0..config.shards).map(|shard| {
             // A thread that ends without a word counts as its executor's failure.
             reports.recv().unwrap_or_else(|_| {
                 let reason = "its thread ended while starting".to_owned();
                 Err(StartError::Executor { shard, reason })
             })
         });
-        let memory: Vec<_> = memory.collect::<Result<_, _>>()?;
+        let shards: Vec<_> = shards.collect::<Result<_, _>>()?;
         node.control =
             Some(Control::spawn(&config, Arc::clone(&state)).map_err(StartError::Control)?);
         let door = sockets.map(|sockets| sockets.open(Arc::clone(&state))).transpose();
         node.door = door.map_err(uds_error)?;
-        node.ready_line = ready_line(&config, &state, &memory);
+        node.ready_line = ready_line(&config, &state, &shards);
         state.set_ready();
         Ok(node)
     }
@@ -188,9 +212,17 @@ struct ShardStart {
     index: u16,
     config: Config,
     state: Arc<NodeState>,
+    card: Option<OpenCard>,
 }
 
-type Report = mpsc::Sender<Result<RegionReport, StartError>>;
+/// What a shard that serves says of itself.
+struct ShardReport {
+    memory: RegionReport,
+    /// The card that it uses.
+    card: Option<String>,
+}
+
+type Report = mpsc::Sender<Result<ShardReport, StartError>>;
 
 impl ShardStart {
     fn spawn(
@@ -218,9 +250,9 @@ impl ShardStart {
     async fn run(self, entry: Option<Entry>, report: Report) {
         self.state.shards[usize::from(self.index)].set_thread(process::thread_id());
         let (core, listener) = match self.prepare() {
-            Ok((core, listener, memory)) => {
+            Ok((core, listener, own)) => {
                 // The starter may have given up because of another shard.
-                if report.send(Ok(memory)).is_err() {
+                if report.send(Ok(own)).is_err() {
                     return;
                 }
                 (core, listener)
@@ -240,16 +272,20 @@ impl ShardStart {
         self.tick_until_stopped(&core).await;
     }
 
-    fn prepare(&self) -> Result<(Rc<Core>, TcpListener, RegionReport), StartError> {
+    fn prepare(&self) -> Result<(Rc<Core>, TcpListener, ShardReport), StartError> {
         let shard = self.index;
         let bytes = self.config.shard_memory_bytes();
         // Made on the shard's own thread, so that its memory is near its core.
         let region = Region::memfd(&format!("larder-{shard}"), bytes, self.config.huge_pages)
             .map_err(|source| StartError::Memory { shard, source })?;
-        let memory = region.report();
-        let arena = Arena::new(Arc::new(region));
+        let (memory, region) = (region.report(), Arc::new(region));
+        let card = self.card(&region)?;
         let identity = Identity::new(&self.config, &self.state, shard)?;
-        let shard = Shard::new(arena, identity, &self.config);
+        let mut shard = Shard::new(Arena::new(region), identity, &self.config);
+        let name = card.map(|(card, name)| {
+            shard.use_card(card);
+            name
+        });
         let (spin, started) = (self.config.spin, self.state.started);
         let core = Core::new(shard, limits(&self.config), spin, started)
             .map_err(|source| StartError::Connections { shard: self.index, source })?;
@@ -258,7 +294,21 @@ impl ShardStart {
             address,
             source: io::Error::other(error.to_string()),
         })?;
-        Ok((Rc::new(core), listener, memory))
+        Ok((Rc::new(core), listener, ShardReport { memory, card: name }))
+    }
+
+    /// The shard's card and its name, once the card knows the shard's memory.
+    fn card(&self, region: &Arc<Region>) -> Result<Option<(Card, String)>, StartError> {
+        let Some(OpenCard { fabric, is_wanted, .. }) = &self.card else { return Ok(None) };
+        let device = fabric.device().to_owned();
+        match Card::new(fabric.clone(), region) {
+            Ok(card) => Ok(Some((card, device))),
+            Err(source) if *is_wanted => Err(StartError::Card { device, source }),
+            Err(error) => {
+                tracing::warn!(%error, device, "a network card is left out");
+                Ok(None)
+            }
+        }
     }
 
     async fn tick_until_stopped(&self, core: &Rc<Core>) {
@@ -353,14 +403,18 @@ fn wake_accept(address: SocketAddr) {
     }
 }
 
-fn ready_line(config: &Config, state: &NodeState, memory: &[RegionReport]) -> String {
+fn ready_line(config: &Config, state: &NodeState, shards: &[ShardReport]) -> String {
     let admin = state.admin.get().map_or_else(|| "off".to_owned(), SocketAddr::to_string);
     let uds = config.uds.as_ref().map_or_else(|| "off".into(), |path| path.display().to_string());
-    let huge = if memory.iter().all(|m| m.huge_pages) { "yes" } else { "no" };
-    let slowest_ms = memory.iter().map(|m| m.prefault_ms).max().unwrap_or(0);
+    let huge = if shards.iter().all(|s| s.memory.huge_pages) { "yes" } else { "no" };
+    let slowest_ms = shards.iter().map(|s| s.memory.prefault_ms).max().unwrap_or(0);
+    let mut cards: Vec<_> = shards.iter().filter_map(|s| s.card.as_deref()).collect();
+    cards.sort_unstable();
+    cards.dedup();
+    let rdma = if cards.is_empty() { "off".to_owned() } else { cards.join(",") };
     format!(
         "ready node={} listen={} shards={} memory={} admin={admin} huge_pages={huge} \
-         prefault_ms={slowest_ms} uds={uds}",
+         prefault_ms={slowest_ms} uds={uds} rdma={rdma}",
         state.name,
         config.listen,
         config.shards,

@@ -60,6 +60,22 @@ impl Outbox {
         self.pieces.push(Piece::Passing { range, region: Arc::clone(region) });
     }
 
+    /// Queues all of `other`, of which nothing was sent yet, behind everything queued so far.
+    pub(crate) fn append(&mut self, mut other: Self) {
+        debug_assert_eq!((other.next, other.sent), (0, 0), "what was begun is not moved");
+        if other.pieces.is_empty() {
+            self.bytes.append(&mut other.bytes);
+            return;
+        }
+        self.cover();
+        other.cover();
+        let start = self.bytes.len();
+        self.bytes.append(&mut other.bytes);
+        self.covered = self.bytes.len();
+        self.unsent_bytes += other.unsent_bytes;
+        self.pieces.extend(other.pieces.into_iter().map(|piece| piece.behind(start)));
+    }
+
     /// The region whose descriptor travels with the next byte, if one does.
     pub(crate) fn passing(&self) -> Option<Arc<Region>> {
         match self.pieces.get(self.next) {
@@ -130,6 +146,16 @@ impl Outbox {
 }
 
 impl Piece {
+    /// The same, where the replies that it is of begin at `start`.
+    fn behind(self, start: usize) -> Self {
+        let moved = |range: Range<usize>| range.start + start..range.end + start;
+        match self {
+            Self::Bytes(range) => Self::Bytes(moved(range)),
+            Self::Passing { range, region } => Self::Passing { range: moved(range), region },
+            Self::Object { .. } | Self::Sent => self,
+        }
+    }
+
     fn bytes<'a>(&'a self, replies: &'a [u8]) -> &'a [u8] {
         match self {
             Self::Bytes(range) | Self::Passing { range, .. } => &replies[range.clone()],
@@ -182,6 +208,39 @@ mod tests {
             assert_eq!(seen, b"head234567middleabctail");
             assert_eq!(arena.stats().slot_bytes, 0, "slots were let go");
             assert_eq!(sending.value(), 0);
+        }
+    }
+
+    #[test]
+    fn what_is_appended_goes_out_behind_what_was_there_and_before_what_comes() {
+        let arena = Arena::new(Arc::new(Region::heap(1 << 20).unwrap()));
+        let sending = Gauge::default();
+        for step in 1..20 {
+            let mut outbox = Outbox::default();
+            outbox.bytes.extend_from_slice(b"first");
+            let mut plain = Outbox::default();
+            plain.bytes.extend_from_slice(b"plain");
+            outbox.append(plain);
+            let mut mixed = Outbox::default();
+            mixed.bytes.extend_from_slice(b"head");
+            mixed.attach(slot(&arena, b"0123"), 1..3, sending.hold(2));
+            mixed.bytes.extend_from_slice(b"tail");
+            outbox.append(mixed);
+            outbox.append(Outbox::default());
+            outbox.bytes.extend_from_slice(b"last");
+            assert_eq!(outbox.len(), 24);
+            let mut seen = Vec::new();
+            while !outbox.is_empty() {
+                let mut slices = [IoSlice::new(&[]); 3];
+                let count = outbox.slices(&mut slices);
+                let flat: Vec<u8> =
+                    slices[..count].iter().flat_map(|s| s.iter().copied()).collect();
+                let sent = flat.len().min(step);
+                seen.extend_from_slice(&flat[..sent]);
+                outbox.advance(sent);
+            }
+            assert_eq!(seen, b"firstplainhead12taillast");
+            assert_eq!((arena.stats().slot_bytes, sending.value()), (0, 0));
         }
     }
 

@@ -92,8 +92,8 @@ impl Probe {
             seen_ahead = seen_ahead.saturating_sub(1);
             let mut used = HEADER_BYTES + body.len();
             match shard.begin(peer, &header, body, false, outbox)? {
-                // Nobody here shares memory.
-                Step::Replied | Step::Map(_) => {}
+                // Nobody here shares memory or has a card.
+                Step::Replied | Step::Map(_) | Step::Connect(_) => {}
                 Step::Skip => used += header.payload_bytes as usize,
                 Step::Fill(job) => {
                     used += header.payload_bytes as usize;

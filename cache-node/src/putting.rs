@@ -5,13 +5,15 @@
 
 use std::io;
 
-use larder_protocol::message::Payload;
+use larder_protocol::message::{Payload, PutItem};
 use larder_protocol::stats::Stat;
 use larder_protocol::{Header, Status};
 
 use crate::core::Core;
 use crate::outbox::Outbox;
 use crate::payload::PayloadIn;
+use crate::rdma;
+use crate::reading::Reading;
 use crate::shard::{Peer, PutJob};
 use crate::stalls::{NEVER, Patience};
 use crate::tcp::{Ending, Wire};
@@ -31,99 +33,128 @@ impl AdmittedPut<'_> {
         &self,
         wire: &mut Wire,
         core: &Core,
-        peer: &Peer,
+        peer: &mut Peer,
         patience: &Patience,
         outbox: &mut Outbox,
     ) -> Result<usize, Ending> {
         let header = &self.job.header;
         if header.payload_bytes > self.behind.len() as u64 {
-            answer_first(wire, core, patience, header, outbox).await?;
+            answer_first(wire, core, peer, patience, header, outbox).await?;
         } else if peer.is_sharing() {
             // What is copied here is no time that the peer takes.
             patience.until(NEVER);
         }
         let mut payload = PayloadIn::new(wire, header.payload_bytes, self.behind);
-        let statuses = fill(&mut payload, core, peer, &self.job, self.arrived_us).await?;
+        let mut statuses = self.fill(&mut payload, core, peer).await?;
         let taken = payload.taken_behind;
+        if self.job.is_remote {
+            let reading = Reading { put: self, wire, core, peer, patience, outbox };
+            if !reading.read_all(&mut statuses).await? {
+                core.shard(|s| s.give_up_put(header, outbox));
+                return Ok(taken);
+            }
+        }
         core.shard(|s| s.finish_put(header, &self.job, &statuses, outbox));
         Ok(taken)
     }
-}
 
-/// Sends what waits, so that the answer does not, and gives the payload its time.
-pub(crate) async fn answer_first(
-    wire: &mut Wire,
-    core: &Core,
-    patience: &Patience,
-    header: &Header,
-    outbox: &mut Outbox,
-) -> io::Result<()> {
-    wire.send(core, patience, outbox).await?;
-    patience.until(core.received_by(header));
-    Ok(())
-}
+    /// Stores objects as their bytes arrive; each is visible as soon as it is whole. Those that a
+    /// card reads come later.
+    async fn fill(
+        &self,
+        payload: &mut PayloadIn<'_>,
+        core: &Core,
+        peer: &Peer,
+    ) -> Result<Vec<Status>, Ending> {
+        let job = &self.job;
+        let mut statuses = Vec::with_capacity(job.put.items.len());
+        let mut sums = Vec::new();
+        for item in job.put.items.iter() {
+            if let Payload::Remote(_) = item.payload {
+                statuses.push(Status::DeadlineExceeded);
+                continue;
+            }
+            statuses.push(self.fill_one(payload, core, peer, &item, &mut sums).await?);
+            payload.wire.spend();
+            payload.wire.breathe_if_spent().await;
+        }
+        Ok(statuses)
+    }
 
-/// Stores the objects of a put as their bytes arrive; each is visible as soon as it is whole.
-async fn fill(
-    payload: &mut PayloadIn<'_>,
-    core: &Core,
-    peer: &Peer,
-    job: &PutJob<'_>,
-    arrived_us: u64,
-) -> Result<Vec<Status>, Ending> {
-    let mut statuses = Vec::with_capacity(job.put.items.len());
-    let mut sums = Vec::new();
-    for item in job.put.items.iter() {
-        let is_late = || core.is_late(&job.header, arrived_us);
+    async fn fill_one(
+        &self,
+        payload: &mut PayloadIn<'_>,
+        core: &Core,
+        peer: &Peer,
+        item: &PutItem<'_>,
+        sums: &mut Vec<u8>,
+    ) -> Result<Status, Ending> {
+        let job = &self.job;
         // What is behind the body of this object's.
         let payload_bytes = match item.payload {
             _ if job.put.sums_follow => item.sums_bytes() as u64,
             Payload::Inline => item.object_bytes.into(),
             _ => 0,
         };
-        if !item.payload.is_inline() && is_late() {
+        if !item.payload.is_inline() && self.is_late(core) {
             payload.skip(payload_bytes).await?;
-            statuses.push(Status::DeadlineExceeded);
-            continue;
+            return Ok(Status::DeadlineExceeded);
         }
-        let status = match core.shard(|s| s.reserve(job, &item)) {
-            Ok(mut filling) => {
-                if let Payload::Shared { region, offset } = item.payload {
-                    let from = peer.mapped(region).expect("requests are served in their order");
-                    while !filling.is_full() {
-                        let count = filling.pull(from, offset, item.parts);
-                        payload.wire.bytes += u64::from(count);
-                        payload.wire.breathe_if_spent().await;
-                    }
-                    core.count(Stat::PulledBytes, item.object_bytes.into());
-                }
-                while !filling.is_full() {
-                    let room = filling.unfilled();
-                    let most = room.len().min(READ_BYTES_MAX);
-                    let count = payload.read(&mut room[..most]).await?;
-                    filling.received(count, item.parts);
-                    payload.wire.bytes += count as u64;
-                    payload.wire.breathe_if_spent().await;
-                }
-                if job.put.sums_follow {
-                    payload.read_all(core, &mut sums, payload_bytes as usize).await?;
-                    let (item, late) = (item.with_sums(&sums), is_late());
-                    core.shard(|s| s.commit(job, &item, filling, late))
-                } else {
-                    let late = is_late();
-                    core.shard(|s| s.commit(job, &item, filling, late))
-                }
-            }
+        let mut filling = match core.shard(|s| s.reserve(job, item)) {
+            Ok(filling) => filling,
             Err(status) => {
                 payload.skip(payload_bytes).await?;
-                status
+                return Ok(status);
             }
         };
-        statuses.push(status);
-        payload.wire.spend();
-        payload.wire.breathe_if_spent().await;
+        if let Payload::Shared { region, offset } = item.payload {
+            let from = peer.mapped(region).expect("requests are served in their order");
+            while !filling.is_full() {
+                let count = filling.pull(from, offset, item.parts);
+                payload.wire.bytes += u64::from(count);
+                payload.wire.breathe_if_spent().await;
+            }
+            core.count(Stat::PulledBytes, item.object_bytes.into());
+        }
+        while !filling.is_full() {
+            let room = filling.unfilled();
+            let most = room.len().min(READ_BYTES_MAX);
+            let count = payload.read(&mut room[..most]).await?;
+            filling.received(count, item.parts);
+            payload.wire.bytes += count as u64;
+            payload.wire.breathe_if_spent().await;
+        }
+        if job.put.sums_follow {
+            payload.read_all(core, sums, payload_bytes as usize).await?;
+            let (item, late) = (item.with_sums(sums), self.is_late(core));
+            return Ok(core.shard(|s| s.commit(job, &item, filling, late)));
+        }
+        let late = self.is_late(core);
+        Ok(core.shard(|s| s.commit(job, item, filling, late)))
     }
-    Ok(statuses)
+
+    /// Whether its deadline has passed.
+    pub(crate) fn is_late(&self, core: &Core) -> bool {
+        core.is_late(&self.job.header, self.arrived_us)
+    }
+}
+
+/// Sends what waits, so that the answer does not, and gives the payload its time. While it comes
+/// nobody looks at what is under way through a card, so that ends first.
+pub(crate) async fn answer_first(
+    wire: &mut Wire,
+    core: &Core,
+    peer: &mut Peer,
+    patience: &Patience,
+    header: &Header,
+    outbox: &mut Outbox,
+) -> io::Result<()> {
+    wire.send(core, patience, outbox).await?;
+    if peer.is_moving() {
+        rdma::settle(wire, core, peer, patience, outbox).await?;
+    }
+    patience.until(core.received_by(header));
+    Ok(())
 }
 
 /// Received of one object before the others get their turn: sockets hold many megabytes.

@@ -6,7 +6,9 @@
 mod ahead;
 mod get;
 mod greeting;
+mod landing;
 mod put;
+mod remote;
 mod shared;
 mod tally;
 
@@ -33,7 +35,9 @@ use crate::namespace::{Handles, NamespaceId};
 use crate::outbox::Outbox;
 use crate::store::{Ask, GROUP_KEYS, KeyHash, RECORD_BYTES_MAX, Store, StoreConfig};
 
-pub(crate) use put::PutJob;
+pub(crate) use put::{Lent, PutJob};
+use remote::Remote;
+pub(crate) use remote::{Card, PairJob};
 use shared::Host;
 pub(crate) use shared::ShareJob;
 
@@ -52,6 +56,9 @@ pub(crate) struct Shard {
     lease_bytes_max: u64,
     /// Of connections that ended when the node did.
     kept: Vec<Leases>,
+    card: Option<Card>,
+    /// Queue pairs.
+    pairs: Gauge,
     counts: [u64; STAT_NUMBERS],
     requests: [u64; OPCODE_NUMBERS],
     /// Set by the driver before each call.
@@ -79,6 +86,8 @@ pub(crate) struct Peer {
     is_greeted: bool,
     handles: Handles,
     host: Host,
+    /// Of a peer that may use a card.
+    remote: Option<Box<Remote>>,
     /// Descriptors that came with the request that is served.
     offered: Vec<OwnedFd>,
 }
@@ -94,6 +103,8 @@ pub(crate) enum Step<'a> {
     Fill(PutJob<'a>),
     /// Memory of the client's is mapped, elsewhere: that may take long.
     Map(ShareJob),
+    /// The card is connected with the client's, elsewhere: that may take long, too.
+    Connect(PairJob),
 }
 
 /// Connections as the driver sees them: open now, cut off since the last tick.
@@ -138,6 +149,8 @@ impl Shard {
             leased: Totals::default(),
             lease_bytes_max: config.lease_bytes_max(),
             kept: Vec::new(),
+            card: None,
+            pairs: Gauge::default(),
             store: Store::new(arena, bounds, KeyHash::random()),
             object_bytes_max,
             identity,
@@ -196,6 +209,7 @@ impl Shard {
             Some(Opcode::Stats) => self.stats(header, out),
             Some(Opcode::Share) => return self.begin_share(peer, header, body, out),
             Some(Opcode::Unshare) => self.unshare(peer, header, body, out)?,
+            Some(Opcode::Pair) => return self.begin_pair(peer, header, body, out),
             Some(Opcode::Bump | Opcode::Match | Opcode::Get | Opcode::Put | Opcode::Remove) => {
                 return self.begin_in_namespace(peer, header, body, out);
             }
@@ -236,18 +250,19 @@ impl Shard {
             Opcode::Match => self.matching(header, namespace, &Match::decode(body)?, out),
             Opcode::Get => {
                 let get = Get::decode(body)?;
-                if !get.is_inline() {
-                    return Ok(self.refuse(header, Code::Unsupported, out));
+                if get.is_inline() {
+                    self.get(header, namespace, &get, peer.shared_mut(), out);
+                } else {
+                    self.get_remote(peer, header, namespace, &get, out)?;
                 }
-                self.get(header, namespace, &get, peer.shared_mut(), out);
             }
             Opcode::Remove => self.remove(header, namespace, &Remove::decode(body)?, out),
             Opcode::Put => {
                 let put = Put::decode(body, header.payload_bytes)?;
-                if !peer.can_read(&put)? {
+                let Some(source) = peer.source_of(&put)? else {
                     return Ok(self.refuse(header, Code::Unsupported, out));
-                }
-                return Ok(self.begin_put(header, namespace, put, out));
+                };
+                return Ok(self.begin_put(header, namespace, put, source, out));
             }
             _ => return Ok(self.refuse(header, Code::UnknownOpcode, out)),
         }
@@ -346,6 +361,7 @@ impl Shard {
 
     /// Forgets a connection that has ended, but for its leases.
     pub(crate) fn forget(&mut self, peer: &mut Peer) {
+        peer.remote = None;
         peer.handles.close_all(self.store.namespaces_mut());
         peer.forget_memory();
     }

@@ -26,7 +26,7 @@ impl Spinning {
     }
 
     /// Lets `work` have the luck that all connections of the core share.
-    fn with_luck<R>(&self, work: impl FnOnce(&mut Luck) -> R) -> R {
+    pub(crate) fn with_luck<R>(&self, work: impl FnOnce(&mut Luck) -> R) -> R {
         let mut luck = self.luck.get();
         let result = work(&mut luck);
         self.luck.set(luck);
@@ -112,11 +112,11 @@ impl Wire {
 
 /// What a client on this host takes from an answer to its next request if it copies a megabyte in
 /// between, measured on two cores of a VM.
-const SPIN: Duration = Duration::from_micros(200);
+pub(crate) const SPIN: Duration = Duration::from_micros(200);
 /// As long as checksums of 2 MiB take: a guess, since they began before the copy that is done.
 pub(crate) const REST_US: u64 = 100;
 /// Looks between two times that the core is offered to other threads: that costs as much as a look.
-const YIELD_EVERY: u32 = 8;
+pub(crate) const YIELD_EVERY: u32 = 8;
 
 #[cfg(test)]
 mod tests {

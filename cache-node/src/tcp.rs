@@ -29,6 +29,7 @@ use crate::outbox::Outbox;
 use crate::payload::PayloadIn;
 use crate::polls::Polls;
 use crate::putting::{AdmittedPut, answer_first};
+use crate::rdma;
 use crate::shard::{Peer, Step};
 use crate::shm::{self, Near};
 use crate::stalls::{Limit, NEVER, Patience, Stalls};
@@ -161,59 +162,28 @@ async fn converse(
 ) -> Result<(), Ending> {
     let hello_by = patience.limit_ms();
     let mut inbox = Inbox::default();
-    let mut arrived_us = core.now_us();
     loop {
-        // Whether less than a request came; how many of the next requests were looked at ahead, and
-        // when: they share one reading of the clock.
-        let (mut is_partial, mut seen_ahead, mut now_us) = (true, 0, 0);
-        while let Some(header) = inbox.header(peer.is_greeted())? {
-            let Some((body, behind)) = inbox.body(&header) else { break };
-            is_partial = false;
-            if seen_ahead == 0 {
-                now_us = core.now_us();
-                seen_ahead = core.shard_at(now_us, |s| s.look_ahead(peer, inbox.unserved()));
-            }
-            seen_ahead = seen_ahead.saturating_sub(1);
-            let late = Core::is_late_at(now_us, &header, arrived_us);
-            if let Some(near) = &mut wire.near {
-                peer.offer(near.descriptors_of(&header, behind));
-            }
-            let step = core.shard_at(now_us, |s| s.begin(peer, &header, body, late, outbox))?;
-            patience.note_leases(peer.holds_leases());
-            // Of the inbox; a payload may have begun to arrive there.
-            let mut used = HEADER_BYTES + body.len();
-            if used > QUICK_BYTES_MAX || !matches!(step, Step::Replied) {
-                seen_ahead = 0;
-            }
-            match step {
-                Step::Replied => {}
-                Step::Skip => {
-                    // Refused at the door: the answer does not wait for bytes nobody wants.
-                    answer_first(wire, core, patience, &header, outbox).await?;
-                    let mut payload = PayloadIn::new(wire, header.payload_bytes, behind);
-                    payload.skip(header.payload_bytes).await?;
-                    used += payload.taken_behind;
-                }
-                Step::Map(job) => shm::map(job, wire, core, peer, patience, outbox).await?,
-                Step::Fill(job) => {
-                    let put = AdmittedPut { job, behind, arrived_us };
-                    used += put.store(wire, core, peer, patience, outbox).await?;
-                }
-            }
-            inbox.consume(used);
-            wire.spend();
-            if outbox.len() >= FLUSH_BYTES {
-                seen_ahead = 0;
-                wire.send(core, patience, outbox).await?;
-            }
-            if wire.give_way(core, patience, outbox).await? {
-                // Others were served meanwhile.
-                seen_ahead = 0;
-            }
+        inbox.arrived_us = core.now_us();
+        let has_served = serve(wire, core, peer, patience, outbox, &mut inbox).await?;
+        let mut is_partial = !has_served;
+        if peer.is_moving() {
+            // It may begin while answers are sent.
+            core.shard(|s| s.post(peer));
         }
         if !outbox.is_empty() {
             wire.send(core, patience, outbox).await?;
             is_partial = false;
+        }
+        if peer.is_moving() {
+            let room = inbox.room();
+            match rdma::await_next(wire, core, peer, patience, outbox, room).await? {
+                Some(0) => return Ok(()),
+                Some(count) => {
+                    inbox.received(count);
+                    continue;
+                }
+                None => is_partial = false,
+            }
         }
         if !peer.is_greeted() {
             // Answers to what may not be asked yet win a stranger no time.
@@ -228,9 +198,70 @@ async fn converse(
         if count == 0 {
             return Ok(());
         }
-        arrived_us = core.now_us();
         inbox.received(count);
     }
+}
+
+/// Serves all requests that are here; whether there was one.
+async fn serve(
+    wire: &mut Wire,
+    core: &Core,
+    peer: &mut Peer,
+    patience: &Patience,
+    outbox: &mut Outbox,
+    inbox: &mut Inbox,
+) -> Result<bool, Ending> {
+    let arrived_us = inbox.arrived_us;
+    // Whether a request was here; how many of the next requests were looked at ahead, and when: they
+    // share one reading of the clock.
+    let (mut has_served, mut seen_ahead, mut now_us) = (false, 0, 0);
+    while let Some(header) = inbox.header(peer.is_greeted())? {
+        let Some((body, behind)) = inbox.body(&header) else { break };
+        has_served = true;
+        if seen_ahead == 0 {
+            now_us = core.now_us();
+            seen_ahead = core.shard_at(now_us, |s| s.look_ahead(peer, inbox.unserved()));
+        }
+        seen_ahead = seen_ahead.saturating_sub(1);
+        let late = Core::is_late_at(now_us, &header, arrived_us);
+        if let Some(near) = &mut wire.near {
+            peer.offer(near.descriptors_of(&header, behind));
+        }
+        let step = core.shard_at(now_us, |s| s.begin(peer, &header, body, late, outbox))?;
+        patience.note_leases(peer.holds_leases());
+        // Of the inbox; a payload may have begun to arrive there.
+        let mut used = HEADER_BYTES + body.len();
+        if used > QUICK_BYTES_MAX || !matches!(step, Step::Replied) {
+            seen_ahead = 0;
+        }
+        match step {
+            Step::Replied => {}
+            Step::Skip => {
+                // Refused at the door: the answer does not wait for bytes nobody wants.
+                answer_first(wire, core, peer, patience, &header, outbox).await?;
+                let mut payload = PayloadIn::new(wire, header.payload_bytes, behind);
+                payload.skip(header.payload_bytes).await?;
+                used += payload.taken_behind;
+            }
+            Step::Map(job) => shm::map(job, wire, core, peer, patience, outbox).await?,
+            Step::Connect(job) => rdma::connect(job, wire, core, peer, patience, outbox).await?,
+            Step::Fill(job) => {
+                let put = AdmittedPut { job, behind, arrived_us };
+                used += put.store(wire, core, peer, patience, outbox).await?;
+            }
+        }
+        inbox.consume(used);
+        wire.spend();
+        if outbox.len() >= FLUSH_BYTES {
+            seen_ahead = 0;
+            wire.send(core, patience, outbox).await?;
+        }
+        if wire.give_way(core, patience, outbox).await? {
+            // Others were served meanwhile.
+            seen_ahead = 0;
+        }
+    }
+    Ok(has_served)
 }
 
 /// How long a connection may wait for its next request, or for the rest of one.

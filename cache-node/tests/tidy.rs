@@ -82,6 +82,7 @@ const NAMED_ALONE: [(&str, &[&str]); 10] = [
             "cache-node/src/node.rs",
             "cache-node/src/polls.rs",
             "cache-node/src/polls/tests.rs",
+            "cache-node/src/rdma.rs",
             "cache-node/src/shm.rs",
             "cache-node/src/tcp.rs",
         ],

@@ -14,7 +14,7 @@ use super::Shard;
 use super::shared::{Leasing, Shared};
 use crate::namespace::NamespaceId;
 use crate::outbox::Outbox;
-use crate::store::{Dead, EntryId, Found, GROUP_KEYS, Record, Seen};
+use crate::store::{Dead, EntryId, GROUP_KEYS, Record, Seen};
 
 /// Lists that one request fills and the next uses again.
 #[derive(Debug, Default)]
@@ -44,20 +44,30 @@ impl Shard {
         {
             return;
         }
-        let mut answers = Answers {
-            get,
-            part_bytes: self.store.namespaces()[namespace].part_bytes(),
-            leasing,
-            is_full,
-            // One reader that stands still must not take what all of them have.
-            payload_bytes_max: PAYLOAD_BYTES_MAX.min(self.sending_bytes_max / READERS_MIN),
-            payload_bytes: 0,
-        };
+        let mut sent =
+            Sent { leasing, is_full, budget: Budget::new(self.sending_bytes_max), bytes: 0 };
+        let hits = self.answer_all(header, namespace, get, &mut sent, out);
+        let Sent { leasing, bytes, .. } = sent;
+        let [given, refused] = leasing.counts();
+        self.count_get(get.items.len() as u64, [hits, bytes, given, refused]);
+    }
+
+    /// Answers each key, and hands over what was found as `way` does; how many were.
+    pub(super) fn answer_all(
+        &mut self,
+        header: &Header,
+        namespace: NamespaceId,
+        get: &Get<'_>,
+        way: &mut impl Way,
+        out: &mut Outbox,
+    ) -> u64 {
+        let part_bytes = self.store.namespaces()[namespace].part_bytes();
         let ask = self.ask(header, namespace, get.freshness);
         let mut scratch = std::mem::take(&mut self.scratch);
         let at = Header::begin(&mut out.bytes);
         out.bytes.u32(get.items.len() as u32);
         let mut keys = get.items.iter().map(|item| item.key);
+        let mut number = 0;
         while next_group(&mut scratch.keys, &mut keys) {
             let places = self.store.locate(namespace, &scratch.keys);
             for (key, place) in scratch.keys.iter().zip(places) {
@@ -67,9 +77,15 @@ impl Shard {
                     Err(Status::WrongShard)
                 };
                 let answer = found.and_then(|found| {
-                    let place = answers.append(&found, &mut out.bytes)?;
-                    Ok((found, place))
+                    let record = found.record();
+                    let range = wanted(get, &record, part_bytes)?;
+                    let start = record.record_bytes();
+                    let place = start + range.start..start + range.end;
+                    let payload = way.give(number, &found.slot, place.clone())?;
+                    hit(&record, &range, payload).encode(&mut out.bytes);
+                    Ok((found, payload.is_inline().then_some(place)))
                 });
+                number += 1;
                 match answer {
                     Ok((found, place)) => {
                         scratch.entries.push(found.entry);
@@ -79,21 +95,20 @@ impl Shard {
                 }
             }
         }
-        let Answers { leasing, payload_bytes, .. } = answers;
-        let [given, refused] = leasing.counts();
         let reply = self.answer_in(header, Code::Ok, namespace);
-        reply.finish(payload_bytes, at, &mut out.bytes);
+        reply.finish(way.sent_bytes(), at, &mut out.bytes);
         self.send(&mut scratch.slots, out);
         if get.touch {
             self.store.touch_batch(&scratch.entries);
         }
         let hits = scratch.entries.len() as u64;
-        self.count_get(get.items.len() as u64, [hits, payload_bytes, given, refused]);
         scratch.entries.clear();
         self.scratch = scratch;
+        hits
     }
 
-    fn count_get(&mut self, asked: u64, [hits, sent, given, refused]: [u64; 4]) {
+    /// Counts a get: hits, bytes sent, leases given and refused.
+    pub(super) fn count_get(&mut self, asked: u64, [hits, sent, given, refused]: [u64; 4]) {
         self.count(Stat::Hits, hits);
         self.count(Stat::Misses, asked - hits);
         self.count(Stat::SentBytes, sent);
@@ -165,46 +180,86 @@ impl Shard {
     }
 }
 
-/// The answers of one get so far.
-struct Answers<'g, 's> {
-    get: &'g Get<'g>,
-    part_bytes: u32,
+/// How a get hands over what was found.
+pub(super) trait Way {
+    /// Hands over `range` of the slot of the key with this number; where its bytes are then.
+    ///
+    /// # Errors
+    /// What to answer instead.
+    fn give(
+        &mut self,
+        number: usize,
+        slot: &Slot,
+        range: Range<u32>,
+    ) -> Result<Payload<'static>, Status>;
+
+    /// How many bytes follow behind the answers.
+    fn sent_bytes(&self) -> u64;
+}
+
+/// Most bytes of slots that one get is answered with, and how many they are already.
+///
+/// One reader that stands still must not take what all of them have.
+#[derive(Debug)]
+pub(super) struct Budget {
+    bytes_max: u64,
+    bytes: u64,
+}
+
+impl Budget {
+    /// A share of what all readers together may hold.
+    pub(super) fn new(sending_bytes_max: u64) -> Self {
+        Self { bytes_max: PAYLOAD_BYTES_MAX.min(sending_bytes_max / READERS_MIN), bytes: 0 }
+    }
+
+    /// Takes so many bytes more; the first object is given even if it alone has more.
+    ///
+    /// # Errors
+    /// [`Status::MissReplyFull`] if there is no room for them.
+    pub(super) fn take(&mut self, bytes: u32) -> Result<(), Status> {
+        let room = match self.bytes {
+            0 => PAYLOAD_BYTES_MAX,
+            taken => self.bytes_max.saturating_sub(taken),
+        };
+        if u64::from(bytes) > room {
+            return Err(Status::MissReplyFull);
+        }
+        self.bytes += u64::from(bytes);
+        Ok(())
+    }
+}
+
+/// Objects are sent behind the answers, or leased.
+struct Sent<'s> {
     leasing: Leasing<'s>,
     /// Whether the shard holds as much for sending as it may.
     is_full: bool,
-    /// Most bytes of payload; the first object is sent even if it alone has more.
-    payload_bytes_max: u64,
-    payload_bytes: u64,
+    budget: Budget,
+    bytes: u64,
 }
 
-impl Answers<'_, '_> {
-    /// Appends the answer to a key that was found, and says which bytes of its slot follow behind
-    /// the reply, if any do.
-    ///
-    /// # Errors
-    /// What to answer instead; nothing was appended.
-    fn append(&mut self, found: &Found, out: &mut Vec<u8>) -> Result<Option<Range<u32>>, Status> {
-        let record = found.record();
-        let range = wanted(self.get, &record, self.part_bytes)?;
-        let (start, bytes) = (record.record_bytes(), range.end - range.start);
-        let payload = self.leasing.lease(&found.slot, start + range.start, bytes)?;
-        let is_inline = payload.is_inline();
-        if is_inline {
+impl Way for Sent<'_> {
+    fn give(
+        &mut self,
+        _number: usize,
+        slot: &Slot,
+        range: Range<u32>,
+    ) -> Result<Payload<'static>, Status> {
+        let bytes = range.end - range.start;
+        let payload = self.leasing.lease(slot, range.start, bytes)?;
+        if payload.is_inline() {
             // Who leases most of what it gets is not refused for what others are sent.
             if self.is_full && bytes > COPIED_BYTES_MAX {
                 return Err(Status::Busy);
             }
-            let room = match self.payload_bytes {
-                0 => PAYLOAD_BYTES_MAX,
-                sent => self.payload_bytes_max.saturating_sub(sent),
-            };
-            if u64::from(bytes) > room {
-                return Err(Status::MissReplyFull);
-            }
-            self.payload_bytes += u64::from(bytes);
+            self.budget.take(bytes)?;
+            self.bytes += u64::from(bytes);
         }
-        hit(&record, &range, payload).encode(out);
-        Ok(is_inline.then_some(start + range.start..start + range.end))
+        Ok(payload)
+    }
+
+    fn sent_bytes(&self) -> u64 {
+        self.bytes
     }
 }
 

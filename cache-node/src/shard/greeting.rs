@@ -21,7 +21,8 @@ impl Shard {
         if hello.version_max < VERSION_MIN || hello.version_min > VERSION_MAX {
             return Err(DecodeError::Version(hello.version_max));
         }
-        let capabilities = self.grant(peer, hello.capabilities);
+        let asked = hello.capabilities;
+        let capabilities = self.grant(peer, asked) | self.grant_remote(peer, asked);
         let me = &self.identity;
         let is_here = hello.shard == me.index && [0, me.count].contains(&hello.shard_count);
         peer.is_greeted |= is_here;

@@ -10,19 +10,22 @@ use larder_protocol::message::{Freshness, Put, PutItem, encode_statuses};
 use larder_protocol::stats::Stat;
 use larder_protocol::wire::Write;
 use larder_protocol::{Code, Generation, Header, Status};
-use larder_transport::MappedRegion;
+use larder_transport::{MappedRegion, SlotMut};
 
+use super::shared::Source;
 use super::{Shard, Step};
 use crate::gauge::Held;
 use crate::namespace::NamespaceId;
 use crate::outbox::Outbox;
-use crate::store::{Pending, RecordSpec};
+use crate::store::{Pending, RecordSpec, Ticket};
 
 /// An admitted put.
 #[derive(Debug)]
 pub(crate) struct PutJob<'a> {
     pub(crate) header: Header,
     pub(crate) put: Put<'a>,
+    /// Whether a card reads some of its objects.
+    pub(crate) is_remote: bool,
     namespace: NamespaceId,
     generation: Generation,
 }
@@ -31,6 +34,15 @@ pub(crate) struct PutJob<'a> {
 #[derive(Debug)]
 pub(crate) struct Filling {
     pending: Pending,
+    sums: Sums,
+    object_bytes: u32,
+    _held: Held,
+}
+
+/// An object whose slot is somewhere else, to be filled there.
+#[derive(Debug)]
+pub(crate) struct Lent {
+    ticket: Ticket,
     sums: Sums,
     object_bytes: u32,
     _held: Held,
@@ -96,22 +108,60 @@ impl Filling {
     }
 }
 
+impl Filling {
+    /// The slot, to be filled elsewhere, and the rest.
+    pub(super) fn lend(self) -> (SlotMut, Lent) {
+        let Self { pending: Pending { slot, ticket }, sums, object_bytes, _held } = self;
+        (slot, Lent { ticket, sums, object_bytes, _held })
+    }
+
+    /// Checks the next bytes of a slot that came back full, of which `checked` were: a few at a
+    /// time. How many they were.
+    pub(crate) fn check(&mut self, checked: u32, parts: &[u8]) -> u32 {
+        let slot = &self.pending.slot;
+        let start = slot.len() - self.object_bytes + checked;
+        let bytes = (slot.len() - start).min(PULL_BYTES_MAX);
+        let next = start as usize..(start + bytes) as usize;
+        self.sums.update(&slot.filled_bytes()[next], parts);
+        bytes
+    }
+}
+
+impl Lent {
+    /// The object with its slot, which came back full.
+    pub(crate) fn with_slot(self, slot: SlotMut) -> Filling {
+        let Self { ticket, sums, object_bytes, _held } = self;
+        Filling { pending: Pending { slot, ticket }, sums, object_bytes, _held }
+    }
+}
+
 impl Shard {
+    /// Whether puts may fill so much more now.
+    pub(crate) fn may_fill(&self, bytes: u32) -> bool {
+        let filling = self.filling.value();
+        filling == 0 || filling + u64::from(bytes) <= self.filling_bytes_max
+    }
+
     pub(super) fn begin_put<'a>(
         &mut self,
         header: &Header,
         namespace: NamespaceId,
         put: Put<'a>,
+        source: Source,
         out: &mut Outbox,
     ) -> Step<'a> {
         if self.is_draining {
             return self.refuse(header, Code::Draining, out);
         }
+        if source == Source::Unreachable {
+            return self.refuse(header, Code::Unreachable, out);
+        }
         if self.filling.value() >= self.filling_bytes_max {
             return self.refuse(header, Code::Busy, out);
         }
         let generation = header.generation;
-        Step::Fill(PutJob { header: *header, put, namespace, generation })
+        let is_remote = source == Source::Card;
+        Step::Fill(PutJob { header: *header, put, is_remote, namespace, generation })
     }
 
     /// Room for one object of an admitted put, or why there is none.
@@ -146,8 +196,7 @@ impl Shard {
         if let Some(status) = self.must_stay(job, item) {
             return Err(status);
         }
-        let bytes = u64::from(item.object_bytes);
-        if self.filling.value() > 0 && self.filling.value() + bytes > self.filling_bytes_max {
+        if !self.may_fill(item.object_bytes) {
             return Err(Status::Busy);
         }
         let spec = RecordSpec::of_put(item, job.namespace, job.generation, self.now_ms);
@@ -162,7 +211,7 @@ impl Shard {
             pending,
             sums,
             object_bytes: item.object_bytes,
-            _held: self.filling.hold(bytes),
+            _held: self.filling.hold(item.object_bytes.into()),
         })
     }
 
@@ -218,6 +267,11 @@ impl Shard {
         self.store.insert(ticket, slot, job.put.if_absent, self.now_ms)
     }
 
+    /// Answers a put of which the card did not reach everything.
+    pub(crate) fn give_up_put(&mut self, header: &Header, out: &mut Outbox) {
+        self.refuse(header, Code::Unreachable, out);
+    }
+
     /// Answers a put whose payload was read to its end.
     pub(crate) fn finish_put(
         &mut self,
@@ -232,6 +286,6 @@ impl Shard {
     }
 }
 
-/// Copied of one object before other connections get their turn. A guess: some 30 us, and no more
-/// pages of the client's to be found than 64 where they are not in our tables.
+/// Copied or checked of one object before other connections get their turn. A guess: some 30 us,
+/// and no more pages of the client's to be found than 64 where they are not in our tables.
 const PULL_BYTES_MAX: u32 = 256 << 10;

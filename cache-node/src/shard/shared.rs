@@ -14,6 +14,7 @@ use larder_protocol::stats::Stat;
 use larder_protocol::{Code, DecodeError, Header, Status};
 use larder_transport::{MapError, MappedRegion, Slot};
 
+use super::landing::bytes_of;
 use super::{Peer, Shard, Step};
 use crate::lease::{Leases, Totals};
 use crate::outbox::Outbox;
@@ -44,6 +45,11 @@ impl Peer {
     /// A peer at the other end of a Unix socket.
     pub(crate) fn local() -> Self {
         Self { host: Host::Same, ..Self::default() }
+    }
+
+    /// Whether it is on another host, as far as one can tell.
+    pub(super) fn is_far(&self) -> bool {
+        matches!(self.host, Host::Unknown)
     }
 
     /// Whether it may share memory.
@@ -88,8 +94,10 @@ impl Peer {
         }
     }
 
-    /// Whether all memory that a put names can be read; the error is for what ends a connection.
-    pub(super) fn can_read(&self, put: &Put<'_>) -> Result<bool, DecodeError> {
+    /// How the memory that a put names is read, `None` if that was not agreed upon; the error is
+    /// for what ends a connection.
+    pub(super) fn source_of(&self, put: &Put<'_>) -> Result<Option<Source>, DecodeError> {
+        let mut source = Source::Here;
         for item in put.items.iter() {
             match item.payload {
                 Payload::Inline => {}
@@ -100,11 +108,30 @@ impl Peer {
                         return Err(DecodeError::Value { what: "shared offset", found: offset });
                     }
                 }
-                _ => return Ok(false),
+                Payload::Remote(pieces) if self.is_remote() => {
+                    let found = bytes_of(pieces.iter())?;
+                    if found != u64::from(item.object_bytes) {
+                        return Err(DecodeError::Value { what: "bytes of remote pieces", found });
+                    }
+                    source = Source::Card;
+                }
+                _ => return Ok(None),
             }
         }
-        Ok(true)
+        let is_lost = source == Source::Card && !self.is_reachable();
+        Ok(Some(if is_lost { Source::Unreachable } else { source }))
     }
+}
+
+/// How the bytes of a put are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// From the connection or from shared memory.
+    Here,
+    /// Some of them by a card.
+    Card,
+    /// Some of them would be, but the card does not reach them.
+    Unreachable,
 }
 
 impl Shard {

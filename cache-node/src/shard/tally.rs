@@ -57,6 +57,7 @@ impl Shard {
             (Stat::StaleObjects, store.stale_objects),
             (Stat::FillingBytes, self.filling.value()),
             (Stat::SendingBytes, self.sending.value()),
+            (Stat::PairsOpen, self.pairs.value()),
         ];
         own.into_iter()
             .chain(self.leased())

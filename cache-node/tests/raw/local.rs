@@ -63,7 +63,8 @@ impl Raw {
         stream.set_write_timeout(Some(PATIENCE))?;
         let meaning = Meaning { digest: 0, generation: 1, part_bytes: 0 };
         let local = Some(Local::default());
-        Ok(Self { stream, next_id: 0, deadline_us: 60_000_000, namespace: 0, meaning, local })
+        let (next_id, deadline_us, namespace, capabilities) = (0, 60_000_000, 0, 0);
+        Ok(Self { stream, next_id, deadline_us, namespace, meaning, capabilities, local })
     }
 
     /// A connection over a Unix socket that shares memory, with the namespace of `model` open.

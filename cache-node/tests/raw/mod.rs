@@ -30,6 +30,8 @@ pub(crate) struct Raw {
     pub(crate) namespace: u64,
     /// What seals bind.
     pub(crate) meaning: Meaning,
+    /// What it asks for in `Hello`, beside what its socket stands for.
+    pub(crate) capabilities: u64,
     /// Of a connection over a Unix socket.
     pub(crate) local: Option<Local>,
 }
@@ -54,7 +56,8 @@ impl Raw {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let meaning = Meaning { digest: 0, generation: 1, part_bytes: 0 };
-        Ok(Self { stream, next_id: 0, deadline_us: 60_000_000, namespace: 0, meaning, local: None })
+        let (next_id, deadline_us, namespace, capabilities) = (0, 60_000_000, 0, 0);
+        Ok(Self { stream, next_id, deadline_us, namespace, meaning, capabilities, local: None })
     }
 
     /// A connection that has said `Hello` to shard 0.

@@ -3,7 +3,7 @@
 //! Every field can be made to lie: what is not set follows from key and bytes.
 
 use larder_protocol::checksum::{Sealed, encode_parts, part_checksums, seal};
-use larder_protocol::message::Hit;
+use larder_protocol::message::{Hit, Payload, RemotePiece};
 use larder_protocol::wire::Write;
 use larder_protocol::{Generation, Status};
 
@@ -34,11 +34,18 @@ pub(crate) struct Object {
     pub(crate) form: u8,
     /// Where the bytes are in memory that was shared, instead of behind the body.
     pub(crate) shared: Option<(u32, u64)>,
+    /// Where the bytes are in memory that a network card reads, instead of behind the body.
+    pub(crate) remote: Option<Vec<RemotePiece>>,
 }
 
 impl Object {
     pub(crate) fn new(key: impl AsRef<[u8]>, bytes: Vec<u8>) -> Self {
         Self { key: key.as_ref().to_vec(), bytes, ..Self::default() }
+    }
+
+    /// Whether its bytes are behind the body.
+    pub(crate) fn is_inline(&self) -> bool {
+        self.shared.is_none() && self.remote.is_none()
     }
 
     /// Appends it as `PutItem::encode` would, but for what lies.
@@ -78,13 +85,14 @@ impl Object {
     fn encode_with(&self, parts: &[u8], seal: u32, out: &mut Vec<u8>) {
         out.bytes_u8(&self.key);
         out.u32(self.told_bytes());
-        match self.shared {
-            Some((region, offset)) => {
+        match (self.shared, &self.remote) {
+            (Some((region, offset)), _) => {
                 out.u8(1);
                 out.u32(region);
                 out.u64(offset);
             }
-            None => out.u8(self.form),
+            (None, Some(pieces)) => Payload::encode_remote(pieces, out),
+            (None, None) => out.u8(self.form),
         }
         out.u16(0);
         out.u8(0);

@@ -20,7 +20,8 @@ impl Raw {
             version_max: 1,
             shard,
             shard_count,
-            capabilities: if self.local.is_some() { CAPABILITY_SHARED } else { 0 },
+            capabilities: self.capabilities
+                | if self.local.is_some() { CAPABILITY_SHARED } else { 0 },
             name: b"raw",
             credential: b"",
         };
@@ -75,7 +76,7 @@ impl Raw {
 
     /// A whole put, its payload included.
     pub(crate) fn put_frame(&mut self, objects: &[Object], if_absent: bool) -> Vec<u8> {
-        let inline = || objects.iter().filter(|object| object.shared.is_none());
+        let inline = || objects.iter().filter(|object| object.is_inline());
         let payload_bytes = inline().map(|object| object.bytes.len() as u64).sum();
         let body = self.put_body(objects, if_absent);
         let mut frame = self.frame(Opcode::Put, &body, payload_bytes);

@@ -1,0 +1,366 @@
+//! What a connection has that the node moves its bytes by a network card: one queue pair, what is
+//! under way through it, and the answers that wait for that.
+//!
+//! Transfers end in the order in which they were taken, so gets are answered in the order in which
+//! they came, but for those that move nothing. What a reader would get wrong: a pair that failed is
+//! not gone. Its transfers end one by one, each when no card touches its slot any more.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use larder_protocol::message::{Batch, CAPABILITY_REMOTE, PairAddress, RemotePiece};
+use larder_protocol::stats::Stat;
+use larder_protocol::{Code, DecodeError, Header, Status};
+use larder_transport::rdma::{
+    AnyFabric, AnyMemory, AnyPair, Ended, Fabric, FabricError, Held as Moved, QueuePair, Transfers,
+    TransfersConfig,
+};
+use larder_transport::{Region, SlotMut};
+
+use super::put::{Filling, Lent};
+use super::{Peer, Shard, Step};
+use crate::gauge::{Gauge, Held};
+use crate::outbox::Outbox;
+
+/// A card that can reach the shard's slots.
+#[derive(Debug)]
+pub(crate) struct Card {
+    fabric: AnyFabric,
+    memory: AnyMemory,
+}
+
+/// What one connection moves through a card.
+#[derive(Debug, Default)]
+pub(crate) struct Remote {
+    /// The first field: what is under way ends before anything else goes.
+    link: Option<Link>,
+    /// All that is under way, in its order.
+    moves: VecDeque<Move>,
+    /// Gets that are answered when their last move ended, in the order of their moves.
+    parked: VecDeque<Parked>,
+    /// Bytes of their answers, without those of slots.
+    parked_bytes: usize,
+    /// What was read for the put that is served, and was not taken yet.
+    read: VecDeque<Read>,
+    /// Bytes under way, and since when none of them came or went.
+    bytes: u64,
+    since_ms: u64,
+    moves_taken: u64,
+    /// Used again and again.
+    ended: Vec<Ended>,
+}
+
+/// A queue pair that was connected.
+#[derive(Debug)]
+struct Link {
+    transfers: Transfers<AnyPair, AnyMemory>,
+    unposted: usize,
+    /// Works and doorbells that were counted already.
+    counted: (u64, u64),
+    _open: Held,
+}
+
+#[derive(Debug)]
+struct Move {
+    token: u64,
+    bytes: u32,
+    /// The object's place in its put, if it is of one.
+    place: Option<usize>,
+}
+
+/// A get that waits for its moves.
+#[derive(Debug)]
+pub(super) struct Parked {
+    header: Header,
+    answer: Outbox,
+    /// Moves that have not ended.
+    left: usize,
+    has_failed: bool,
+    bytes: u64,
+    _held: Held,
+}
+
+impl Parked {
+    /// The answer to a get of so many moves, whose slots count as being sent.
+    pub(super) fn new(header: &Header, answer: Outbox, moves: &[u32], sending: &Gauge) -> Self {
+        let bytes = moves.iter().map(|&bytes| u64::from(bytes)).sum();
+        let (left, _held) = (moves.len(), sending.hold(bytes));
+        Self { header: *header, answer, left, has_failed: false, bytes, _held }
+    }
+}
+
+/// An object of a put that a card has read, or not.
+#[derive(Debug)]
+pub(crate) struct Read {
+    /// Its place in the put.
+    pub(crate) place: usize,
+    /// Its slot, full; `None` if the read failed.
+    pub(crate) slot: Option<SlotMut>,
+}
+
+/// A queue pair to be made and connected, which may take as long as a network does.
+#[derive(Debug)]
+pub(crate) struct PairJob {
+    header: Header,
+    fabric: AnyFabric,
+    peer: PairAddress,
+}
+
+/// What came of a [`PairJob`].
+#[derive(Debug)]
+pub(crate) struct PairMade {
+    header: Header,
+    pair: Result<AnyPair, FabricError>,
+}
+
+impl PairJob {
+    /// Does it. Not on a shard's core: a card may look for its peer for a second.
+    pub(crate) fn connect(self) -> PairMade {
+        let Self { header, fabric, peer } = self;
+        let pair = fabric.pair(TransfersConfig::default().works_max);
+        let pair = pair.and_then(|mut pair| pair.connect(&peer).map(|()| pair));
+        PairMade { header, pair }
+    }
+}
+
+impl Card {
+    /// Registers `region`, for the node's own works alone.
+    ///
+    /// # Errors
+    /// [`FabricError`] if the device refuses.
+    pub(crate) fn new(fabric: AnyFabric, region: &Arc<Region>) -> Result<Self, FabricError> {
+        let memory = fabric.register(region)?;
+        Ok(Self { fabric, memory })
+    }
+}
+
+impl Peer {
+    /// Whether anything is under way through a card.
+    pub(crate) fn is_moving(&self) -> bool {
+        self.remote.as_ref().is_some_and(|remote| !remote.moves.is_empty())
+    }
+
+    /// How many bytes are under way, and since when nothing of them has ended.
+    pub(crate) fn moving(&self) -> (u64, u64) {
+        self.remote.as_ref().map_or((0, 0), |remote| (remote.bytes, remote.since_ms))
+    }
+
+    /// Whether there is a queue pair that has not failed.
+    pub(crate) fn is_reachable(&self) -> bool {
+        let link = self.remote.as_ref().and_then(|remote| remote.link.as_ref());
+        link.is_some_and(|link| link.transfers.end().is_none())
+    }
+
+    /// The next object of the put that is served whose read has ended.
+    pub(crate) fn take_read(&mut self) -> Option<Read> {
+        self.remote.as_mut()?.read.pop_front()
+    }
+
+    /// Whether it may use a card at all.
+    pub(super) fn is_remote(&self) -> bool {
+        self.remote.is_some()
+    }
+}
+
+impl Remote {
+    /// The pair and the token of its next move, if there is one that has not failed.
+    pub(super) fn open(&mut self) -> Option<(&mut Transfers<AnyPair, AnyMemory>, u64)> {
+        let link = self.link.as_mut().filter(|link| link.transfers.end().is_none())?;
+        Some((&mut link.transfers, self.moves_taken))
+    }
+
+    /// Whether answers of so many bytes wait for their moves that no more may.
+    pub(super) fn is_full(&self) -> bool {
+        self.parked_bytes > PARKED_BYTES_MAX
+    }
+
+    /// Keeps the answer to a get until so many bytes of each of its objects were moved; whether the
+    /// card should begin.
+    pub(super) fn park(&mut self, get: Parked, moves: &[u32], now_ms: u64) -> bool {
+        moves.iter().for_each(|&bytes| self.take(bytes, None, now_ms));
+        self.parked_bytes += get.answer.bytes.len();
+        self.parked.push_back(get);
+        let Some(link) = &mut self.link else { return false };
+        link.unposted += moves.len();
+        link.unposted >= POST_AT
+    }
+
+    fn take(&mut self, bytes: u32, place: Option<usize>, now_ms: u64) {
+        if self.moves.is_empty() {
+            self.since_ms = now_ms;
+        }
+        self.moves.push_back(Move { token: self.moves_taken, bytes, place });
+        self.moves_taken += 1;
+        self.bytes += u64::from(bytes);
+    }
+}
+
+impl Shard {
+    /// Has `card` move what clients ask for.
+    pub(crate) fn use_card(&mut self, card: Card) {
+        self.card = Some(card);
+    }
+
+    /// Whether a client that asks for `capabilities` may use the card, which it is noted for.
+    pub(super) fn grant_remote(&self, peer: &mut Peer, capabilities: u64) -> u64 {
+        if capabilities & CAPABILITY_REMOTE == 0 || self.card.is_none() || !peer.is_far() {
+            return 0;
+        }
+        peer.remote.get_or_insert_default();
+        CAPABILITY_REMOTE
+    }
+
+    /// Ends the pair that there is, and takes the address of a peer to be connected.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if it is none; the connection ends then.
+    pub(super) fn begin_pair<'a>(
+        &mut self,
+        peer: &mut Peer,
+        header: &Header,
+        body: &[u8],
+        out: &mut Outbox,
+    ) -> Result<Step<'a>, DecodeError> {
+        let address = PairAddress::decode(body)?;
+        let (Some(card), true) = (&self.card, peer.is_remote()) else {
+            return Ok(self.refuse(header, Code::Unsupported, out));
+        };
+        let fabric = card.fabric.clone();
+        self.unlink(peer, out);
+        Ok(Step::Connect(PairJob { header: *header, fabric, peer: address }))
+    }
+
+    /// Takes a pair that was connected, and tells its client where it is.
+    pub(crate) fn finish_pair(&mut self, peer: &mut Peer, made: PairMade, out: &mut Outbox) {
+        let (Some(card), Some(remote)) = (&self.card, &mut peer.remote) else { return };
+        let pair = match made.pair {
+            Ok(pair) => pair,
+            Err(error) => {
+                tracing::warn!(%error, "a client cannot be connected through the card");
+                self.refuse(&made.header, Code::Unreachable, out);
+                return;
+            }
+        };
+        let address = pair.address();
+        let transfers = Transfers::new(pair, card.memory.clone(), TransfersConfig::default());
+        let (counted, _open) = ((0, 0), self.pairs.hold(1));
+        remote.link = Some(Link { transfers, unposted: 0, counted, _open });
+        let at = Header::begin(&mut out.bytes);
+        address.encode(&mut out.bytes);
+        self.answer(&made.header, Code::Ok).finish(0, at, &mut out.bytes);
+        self.count(Stat::Pairs, 1);
+    }
+
+    /// Destroys the pair, if there is one, and answers all that was under way.
+    fn unlink(&mut self, peer: &mut Peer, out: &mut Outbox) {
+        let Some(remote) = &mut peer.remote else { return };
+        let Some(link) = remote.link.take() else { return };
+        let mut ended = std::mem::take(&mut remote.ended);
+        link.transfers.destroy(&mut ended);
+        ended.drain(..).for_each(|ended| self.end_move(remote, ended, out));
+        remote.ended = ended;
+    }
+
+    /// Has the card read an object of a put, with this place in it.
+    ///
+    /// # Errors
+    /// [`Status::Busy`] if as much as may be is under way; the slot is given back.
+    pub(crate) fn move_in(
+        &mut self,
+        peer: &mut Peer,
+        filling: Filling,
+        pieces: &Batch<'_, RemotePiece>,
+        place: usize,
+    ) -> Result<Lent, Status> {
+        let remote = peer.remote.as_mut().ok_or(Status::Busy)?;
+        let (transfers, token) = remote.open().ok_or(Status::Busy)?;
+        let (slot, lent) = filling.lend();
+        let bytes = slot.len() - slot.filled();
+        let taken = transfers.read(token, slot, pieces.iter().collect());
+        taken.map_err(|_| Status::Busy)?;
+        remote.take(bytes, Some(place), self.now_ms);
+        if let Some(link) = &mut remote.link {
+            link.unposted += 1;
+        }
+        Ok(lent)
+    }
+
+    /// Lets the card begin with what it was not told of yet.
+    pub(crate) fn post(&mut self, peer: &mut Peer) {
+        let Some(link) = peer.remote.as_mut().and_then(|remote| remote.link.as_mut()) else {
+            return;
+        };
+        if std::mem::take(&mut link.unposted) > 0 {
+            link.transfers.post();
+            self.count_works(link);
+        }
+    }
+
+    /// Looks what has ended, and queues the answers of gets that waited for no more than that. The
+    /// card begins with what has room now. Whether anything had ended.
+    pub(crate) fn collect(&mut self, peer: &mut Peer, out: &mut Outbox) -> bool {
+        let Some(remote) = &mut peer.remote else { return false };
+        let Some(link) = &mut remote.link else { return false };
+        let mut ended = std::mem::take(&mut remote.ended);
+        link.transfers.poll(&mut ended);
+        // Works may have made room although no transfer ended.
+        link.unposted = 0;
+        link.transfers.post();
+        self.count_works(link);
+        let has_failed = link.transfers.end().is_some() && link.transfers.is_empty();
+        let has_ended = !ended.is_empty();
+        if has_ended {
+            remote.since_ms = self.now_ms;
+        }
+        ended.drain(..).for_each(|ended| self.end_move(remote, ended, out));
+        remote.ended = ended;
+        if has_failed {
+            remote.link = None;
+            self.count(Stat::PairsFailed, 1);
+        }
+        has_ended
+    }
+
+    /// Ends the first move of a connection.
+    fn end_move(&mut self, remote: &mut Remote, ended: Ended, out: &mut Outbox) {
+        let moved = remote.moves.pop_front().expect("what ended was under way");
+        assert_eq!(moved.token, ended.token, "moves end in their order");
+        remote.bytes -= u64::from(moved.bytes);
+        if let Some(place) = moved.place {
+            let slot = match ended.outcome {
+                Ok(Moved::SlotMut(slot)) => Some(slot),
+                _ => None,
+            };
+            self.count(Stat::ReadBytes, slot.as_ref().map_or(0, |_| moved.bytes.into()));
+            remote.read.push_back(Read { place, slot });
+            return;
+        }
+        let first = remote.parked.front_mut().expect("a get is parked until its last move ended");
+        first.left -= 1;
+        first.has_failed |= ended.outcome.is_err();
+        if first.left > 0 {
+            return;
+        }
+        let Some(get) = remote.parked.pop_front() else { return };
+        remote.parked_bytes -= get.answer.bytes.len();
+        if get.has_failed {
+            self.refuse(&get.header, Code::Unreachable, out);
+        } else {
+            self.count(Stat::WrittenBytes, get.bytes);
+            out.append(get.answer);
+        }
+    }
+
+    fn count_works(&mut self, link: &mut Link) {
+        let (works, doorbells) = link.transfers.posted();
+        self.count(Stat::Works, works - link.counted.0);
+        self.count(Stat::Doorbells, doorbells - link.counted.1);
+        link.counted = (works, doorbells);
+    }
+}
+
+/// Requests of one burst share a ring of the doorbell, but so many transfers are not kept waiting.
+/// A guess.
+const POST_AT: usize = 16;
+/// Answers that wait for their moves take no more than this, and one more, of a connection.
+const PARKED_BYTES_MAX: usize = 4 << 20;
