@@ -212,8 +212,8 @@ async fn serve(
     inbox: &mut Inbox,
 ) -> Result<bool, Ending> {
     let arrived_us = inbox.arrived_us;
-    // Whether a request was here; how many of the next requests were looked at ahead, and when: they
-    // share one reading of the clock.
+    // Whether a request was here; how many of the next requests were looked at ahead, and when:
+    // they share one reading of the clock.
     let (mut has_served, mut seen_ahead, mut now_us) = (false, 0, 0);
     while let Some(header) = inbox.header(peer.is_greeted())? {
         let Some((body, behind)) = inbox.body(&header) else { break };
