@@ -4,6 +4,7 @@
 //! what it finds in the outbox. A put takes three steps, since its bytes arrive in between.
 
 mod ahead;
+mod clients;
 mod get;
 mod greeting;
 mod landing;
@@ -35,6 +36,7 @@ use crate::namespace::{Handles, NamespaceId};
 use crate::outbox::Outbox;
 use crate::store::{Ask, GROUP_KEYS, KeyHash, RECORD_BYTES_MAX, Store, StoreConfig};
 
+use clients::Clients;
 pub(crate) use put::{Lent, PutJob};
 use remote::Remote;
 pub(crate) use remote::{Card, PairJob};
@@ -56,6 +58,7 @@ pub(crate) struct Shard {
     lease_bytes_max: u64,
     /// Of connections that ended when the node did.
     kept: Vec<Leases>,
+    clients: Clients,
     card: Option<Card>,
     /// Queue pairs.
     pairs: Gauge,
@@ -88,6 +91,8 @@ pub(crate) struct Peer {
     host: Host,
     /// Of a peer that may use a card.
     remote: Option<Box<Remote>>,
+    /// Among those who have said `Hello`.
+    place: Option<usize>,
     /// Descriptors that came with the request that is served.
     offered: Vec<OwnedFd>,
 }
@@ -149,6 +154,7 @@ impl Shard {
             leased: Totals::default(),
             lease_bytes_max: config.lease_bytes_max(),
             kept: Vec::new(),
+            clients: Clients::default(),
             card: None,
             pairs: Gauge::default(),
             store: Store::new(arena, bounds, KeyHash::random()),
@@ -207,6 +213,7 @@ impl Shard {
                 self.answer(header, Code::Ok).finish(0, at, &mut out.bytes);
             }
             Some(Opcode::Stats) => self.stats(header, out),
+            Some(Opcode::Clients) => self.clients(header, out),
             Some(Opcode::Share) => return self.begin_share(peer, header, body, out),
             Some(Opcode::Unshare) => self.unshare(peer, header, body, out)?,
             Some(Opcode::Pair) => return self.begin_pair(peer, header, body, out),
@@ -362,6 +369,7 @@ impl Shard {
     /// Forgets a connection that has ended, but for its leases.
     pub(crate) fn forget(&mut self, peer: &mut Peer) {
         peer.remote = None;
+        self.part_with(peer);
         peer.handles.close_all(self.store.namespaces_mut());
         peer.forget_memory();
     }

@@ -11,10 +11,12 @@ mod fabric;
 mod process;
 mod raw;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use larder_protocol::limits::HEADER_BYTES;
-use larder_protocol::message::{Get, RemotePiece};
+use larder_protocol::message::{ClientPath, ClientReport, Get, RemotePiece};
 use larder_protocol::stats::Stat;
 use larder_protocol::{Code, NamespaceSpec, Opcode, Status};
 
@@ -332,6 +334,58 @@ fn node_that_drains_finishes_what_is_under_way() {
     assert!(far.raw.is_ended());
 }
 
+/// The clients of the shard by their paths.
+fn paths(raw: &mut Raw) -> Vec<ClientPath> {
+    let frame = raw.frame(Opcode::Clients, &[], 0);
+    let reply = raw.call(&frame);
+    let clients = ClientReport::decode_all(&reply.body).unwrap();
+    assert!(clients.iter().all(|client| client.name == b"raw" && client.connected_ms < 20_000));
+    let mut paths: Vec<_> = clients.iter().map(|client| client.path).collect();
+    paths.sort_unstable();
+    paths
+}
+
+#[test]
+fn clients_are_listed_with_their_paths() {
+    use ClientPath::{Rdma, Tcp};
+    let stand = Stand::start(|_| {});
+    let mut witness = stand.plain();
+    let _stranger = Raw::connect(stand.node.address());
+    assert_eq!(paths(&mut witness), [Tcp]);
+    let mut far = Far::greeted(&stand, 1 << 20);
+    assert_eq!(paths(&mut witness), [Tcp, Tcp], "it may, but does not yet");
+    assert_eq!(far.connect_pair(), Code::Ok);
+    assert_eq!(paths(&mut witness), [Tcp, Rdma]);
+    let (key, _) = stored(&mut witness, "k", 5000);
+    let frame = far.get_frame_of(&Get::whole(true), &[(&key, Some(vec![NOWHERE]))]);
+    assert_eq!(far.raw.call(&frame).header.code, Code::Unreachable);
+    assert_eq!(paths(&mut witness), [Tcp, Tcp], "its pair has failed");
+    assert_eq!(far.connect_pair(), Code::Ok);
+    assert_eq!(far.raw.hello(0, 0).header.code, Code::Ok);
+    assert_eq!(paths(&mut witness), [Tcp, Rdma], "who says its name again is the same");
+    drop(far);
+    within(SOON, "it leaves", || paths(&mut witness) == [Tcp]);
+}
+
+#[test]
+fn what_a_card_did_is_among_the_metrics() {
+    let stand = Stand::start(|config| config.admin = Some(([127, 0, 0, 1], 0).into()));
+    assert!(stand.node.ready_line().ends_with(" rdma=simulated"), "{}", stand.node.ready_line());
+    let mut far = Far::connect(&stand, 1 << 20);
+    let (key, _) = stored(&mut far.raw, "k", 5000);
+    assert!(far.get(&[(&key, Some(&[(0, 5000)]))])[0].is_ok());
+    let admin = *stand.node.state().admin.get().unwrap();
+    within(SOON, "they are published", || {
+        let mut page = String::new();
+        let mut stream = TcpStream::connect(admin).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+        stream.read_to_string(&mut page).unwrap();
+        page.contains("larder_written_bytes_total{shard=\"0\"} 5000")
+            && page.contains("larder_pairs{shard=\"0\"} 1")
+            && page.contains("larder_doorbells_total{shard=\"0\"} 1")
+    });
+}
+
 #[test]
 fn impossible_pieces_end_the_connection_and_odd_ones_harm_nobody() {
     let stand = Stand::start(|_| {});
@@ -369,4 +423,5 @@ fn impossible_pieces_end_the_connection_and_odd_ones_harm_nobody() {
     assert_eq!(witness.stat(Stat::Panics), 0);
 }
 
+const NOWHERE: RemotePiece = RemotePiece { address: 4096, rkey: 999_999, bytes: 5000 };
 const SOON: Duration = Duration::from_secs(5);

@@ -36,6 +36,9 @@ impl Shard {
             object_bytes_max: self.object_bytes_max,
             uds: me.uds,
         };
+        if is_here {
+            self.greet(peer, hello.name);
+        }
         let at = Header::begin(&mut out.bytes);
         reply.encode(&mut out.bytes);
         let code = if is_here { Code::Ok } else { Code::WrongShard };

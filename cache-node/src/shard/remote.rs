@@ -249,6 +249,7 @@ impl Shard {
         address.encode(&mut out.bytes);
         self.answer(&made.header, Code::Ok).finish(0, at, &mut out.bytes);
         self.count(Stat::Pairs, 1);
+        self.note_path(peer);
     }
 
     /// Destroys the pair, if there is one, and answers all that was under way.
@@ -259,6 +260,7 @@ impl Shard {
         link.transfers.destroy(&mut ended);
         ended.drain(..).for_each(|ended| self.end_move(remote, ended, out));
         remote.ended = ended;
+        self.note_path(peer);
     }
 
     /// Has the card read an object of a put, with this place in it.
@@ -317,6 +319,7 @@ impl Shard {
         if has_failed {
             remote.link = None;
             self.count(Stat::PairsFailed, 1);
+            self.note_path(peer);
         }
         has_ended
     }
