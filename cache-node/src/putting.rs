@@ -133,6 +133,12 @@ impl AdmittedPut<'_> {
         Ok(core.shard(|s| s.commit(job, item, filling, late)))
     }
 
+    /// Whether half of its time has passed: its client does not wait for a card any longer, for the
+    /// rest is for the bytes to come another way.
+    pub(crate) fn is_doubted(&self, core: &Core) -> bool {
+        core.now_us().saturating_sub(self.arrived_us) > u64::from(self.job.header.deadline_us) / 2
+    }
+
     /// Whether its deadline has passed.
     pub(crate) fn is_late(&self, core: &Core) -> bool {
         core.is_late(&self.job.header, self.arrived_us)

@@ -94,6 +94,9 @@ impl<'p> Reading<'_, 'p> {
             }
             if self.answer_gets().await? {
                 watch.renew(self.core);
+            } else if self.put.is_doubted(self.core) {
+                let Self { core, peer, outbox, .. } = self;
+                core.shard(|s| s.give_up_pair(peer, outbox));
             } else {
                 check_peer(self.wire)?;
                 watch.rest(self.wire, self.core).await;

@@ -18,7 +18,8 @@ use larder_client::{
     Client, Config as ClientConfig, GetOptions, Key, KeyError, Namespace, NamespaceSpec,
     PathChoice, PutObject, PutOptions, ShardValue, SharedMemory, Stat, Status,
 };
-use larder_node::{Config, Node};
+use larder_node::config::Config;
+use larder_node::node::Node;
 use larder_transport::rdma::AnyFabric;
 use larder_transport::rdma::simulated::{Faults, SimulatedFabric};
 

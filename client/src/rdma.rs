@@ -27,25 +27,25 @@ pub(crate) struct Pairing {
     memories: Option<Arc<Memories>>,
     is_granted: bool,
     state: State,
-    /// Until a pair is asked for again after one was no good.
+    /// Whether one was asked for already.
+    has_asked: bool,
+    /// How long nothing is aimed after a pair was no good, and until when.
     pause: Duration,
+    unused_until: Option<Instant>,
     /// No request that was aimed is doubted earlier.
     doubt_at: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
 enum State {
-    /// None was asked for yet.
+    /// There is none, and one is to be asked for.
     #[default]
     None,
-    /// The node was told of ours. Nothing else is asked until it has answered, the first time.
-    Asked {
-        reach: Reach,
-        is_first: bool,
-    },
+    /// The node was told of ours.
+    Asked(Reach),
     Up(Reach),
-    /// It was no good, or is over.
-    Resting {
+    /// The node, or a card, makes none now.
+    Refused {
         until: Instant,
     },
 }
@@ -70,7 +70,7 @@ impl Pairing {
 
     /// Whether requests wait until the node has its end of the first pair.
     pub(crate) const fn is_coming(&self) -> bool {
-        matches!(self.state, State::Asked { is_first: true, .. })
+        matches!(self.state, State::Asked(_)) && !self.has_asked
     }
 
     /// When a request is doubted that was aimed.
@@ -80,25 +80,35 @@ impl Pairing {
 
     /// Whether a landing has ended the pair.
     pub(crate) fn is_lost(&self) -> bool {
-        matches!(&self.state, State::Up(reach) | State::Asked { reach, .. } if reach.is_over())
+        matches!(&self.state, State::Up(reach) if reach.is_over())
     }
 
     /// The pair through which requests may be aimed, and the memory that can be.
-    fn open(&self) -> Option<(&Reach, &Arc<Memories>)> {
+    fn open(&self, now: Instant) -> Option<(&Reach, &Arc<Memories>)> {
+        let is_used = self.unused_until.is_none_or(|until| until <= now);
         match (&self.state, &self.memories) {
-            (State::Up(reach), Some(memories)) if !reach.is_over() => Some((reach, memories)),
+            (State::Up(reach), Some(memories)) if is_used && !reach.is_over() => {
+                Some((reach, memories))
+            }
             _ => None,
         }
     }
 
-    /// The pair was no good: another one is asked for some time later.
-    fn rest(&mut self, now: Instant) {
+    /// There is no pair now, and for some time nothing is to be aimed through another one.
+    fn rest(&mut self, now: Instant) -> Instant {
         self.pause = (2 * self.pause).clamp(PAUSE_MIN, PAUSE_MAX);
-        let resting = State::Resting { until: now + self.pause };
-        match std::mem::replace(&mut self.state, resting) {
-            State::Up(reach) | State::Asked { reach, .. } => reach.end(),
-            State::None | State::Resting { .. } => {}
+        let until = now + self.pause;
+        self.unused_until = Some(until);
+        match std::mem::take(&mut self.state) {
+            State::Up(reach) | State::Asked(reach) => reach.end(),
+            State::None | State::Refused { .. } => {}
         }
+        until
+    }
+
+    fn refused(&mut self, now: Instant) {
+        self.has_asked = true;
+        self.state = State::Refused { until: self.rest(now) };
     }
 }
 
@@ -107,13 +117,13 @@ impl Session {
     /// over.
     pub(crate) fn keep_pair(&mut self, now: Instant) {
         if self.pairing.is_lost() {
-            self.pairing.state = State::Resting { until: now };
+            self.pairing.state = State::None;
             self.reclaim();
         }
         let is_due = match self.pairing.state {
             State::None => true,
-            State::Resting { until } => until <= now,
-            State::Asked { .. } | State::Up(_) => false,
+            State::Refused { until } => until <= now,
+            State::Asked(_) | State::Up(_) => false,
         };
         if is_due && self.pairing.is_granted {
             self.ask_pair(now);
@@ -131,12 +141,11 @@ impl Session {
             Ok((None, _)) => return,
             Err(error) => {
                 tracing::warn!(%error, "no queue pair was made");
-                self.pairing.rest(now);
+                self.pairing.refused(now);
                 return;
             }
         };
-        let is_first = matches!(self.pairing.state, State::None);
-        self.pairing.state = State::Asked { reach: reach.clone(), is_first };
+        self.pairing.state = State::Asked(reach.clone());
         let mut frame = Vec::new();
         Header::begin(&mut frame);
         address.encode(&mut frame);
@@ -154,28 +163,32 @@ impl Session {
         body: &[u8],
         now: Instant,
     ) -> Result<(), Broken> {
-        let State::Asked { reach: asked, .. } = &self.pairing.state else { return Ok(()) };
+        let State::Asked(asked) = &self.pairing.state else { return Ok(()) };
         if !asked.is_same(&reach) {
             // Another one was asked for since, which replaces it there too.
             return Ok(());
         }
         if code != Code::Ok {
             tracing::debug!(?code, "the node makes no queue pair");
-            self.pairing.rest(now);
+            self.pairing.refused(now);
             return Ok(());
         }
         let peer = PairAddress::decode(body).map_err(Broken::Decode)?;
         match reach.connect(&peer) {
-            Ok(()) => self.pairing.state = State::Up(reach),
+            Ok(()) => {
+                self.pairing.has_asked = true;
+                self.pairing.state = State::Up(reach);
+            }
             Err(error) => {
                 tracing::warn!(%error, "the queue pair was not connected");
-                self.pairing.rest(now);
+                self.pairing.refused(now);
             }
         }
         Ok(())
     }
 
-    /// The pair is no good: what was aimed through it is asked again.
+    /// The pair is no good: what was aimed through it is asked again. Another one is asked for at
+    /// once, for the node holds what it moves until then, but is not used at once.
     pub(crate) fn give_up_pair(&mut self, now: Instant) {
         self.pairing.rest(now);
         self.reclaim();
@@ -247,7 +260,7 @@ impl Session {
     /// Says in a get where its objects shall land, as far as the node can write there.
     pub(crate) fn aim_get(&mut self, leg: &mut Leg, now: Instant) {
         let was_aimed = leg.doubt_at.take().is_some();
-        let Some((reach, memories)) = self.pairing.open() else {
+        let Some((reach, memories)) = self.pairing.open(now) else {
             return leg.encode_aims(was_aimed, &[]);
         };
         if leg.landings.is_empty() {
@@ -275,7 +288,7 @@ impl Session {
     /// how the put is to be encoded.
     pub(crate) fn aim_put(&mut self, leg: &mut Leg, now: Instant) -> bool {
         let was_aimed = leg.doubt_at.take().is_some();
-        let Some((reach, memories)) = self.pairing.open() else {
+        let Some((reach, memories)) = self.pairing.open(now) else {
             leg.sources.iter_mut().for_each(PutSource::forget_aim);
             return was_aimed;
         };

@@ -252,6 +252,12 @@ impl Shard {
         self.note_path(peer);
     }
 
+    /// Destroys a pair that moves nothing, and answers all that was under way.
+    pub(crate) fn give_up_pair(&mut self, peer: &mut Peer, out: &mut Outbox) {
+        self.unlink(peer, out);
+        self.count(Stat::PairsFailed, 1);
+    }
+
     /// Destroys the pair, if there is one, and answers all that was under way.
     fn unlink(&mut self, peer: &mut Peer, out: &mut Outbox) {
         let Some(remote) = &mut peer.remote else { return };

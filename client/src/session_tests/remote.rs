@@ -41,7 +41,8 @@ impl Link {
         let region = Arc::new(Region::heap(4 << 20).unwrap());
         let registered = fabric.register(&region).unwrap();
         // Nothing else is asked before there is one.
-        let node = pair(&mut talk, &fabric, &registered, 1);
+        let asked = only(talk.frames());
+        let node = pair(&mut talk, &fabric, &registered, &asked);
         talk.open();
         let mut memory = SharedMemory::new(1 << 20, &memories).unwrap();
         memory.fill(CANARY);
@@ -49,9 +50,12 @@ impl Link {
         (Self { talk, fabric, arena, registered, node, memories }, memory)
     }
 
-    /// Answers that another pair was asked for, before all else that was.
-    fn pair_anew(&mut self) {
-        self.node = pair(&mut self.talk, &self.fabric, &self.registered, usize::MAX);
+    /// Answers that another pair was asked for; what was asked behind that.
+    fn pair_anew(&mut self) -> Frame {
+        let mut asked = self.talk.frames();
+        assert_eq!(asked.len(), 2);
+        self.node = pair(&mut self.talk, &self.fabric, &self.registered, &asked.remove(0));
+        asked.remove(0)
     }
 
     /// Posts a write of these bytes to where a get said.
@@ -79,16 +83,14 @@ impl Link {
     }
 }
 
-/// Makes the node's end of a pair that the session asks for with the first of so many frames.
+/// Makes the node's end of a pair that the session asked for.
 fn pair(
     talk: &mut Talk,
     fabric: &SimulatedFabric,
     registered: &SimulatedMemory,
-    frames_max: usize,
+    asked: &Frame,
 ) -> Transfers<SimulatedPair, SimulatedMemory> {
-    let asked = talk.frames();
-    assert!((1..=frames_max).contains(&asked.len()));
-    let asked = asked.into_iter().find(|frame| frame.header.opcode == Opcode::Pair as u8).unwrap();
+    assert_eq!(asked.header.opcode, Opcode::Pair as u8);
     let mut pair = fabric.pair(256).unwrap();
     pair.connect(&PairAddress::decode(&asked.body).unwrap()).unwrap();
     let mut body = Vec::new();
@@ -280,7 +282,7 @@ fn a_pair_that_the_node_cannot_use_is_given_up_for_a_while() {
             assert!(aims(&frame)[0].is_some());
             link.talk.say(&frame.header.reply(Code::Unreachable), b"", b"");
             link.talk.receive().unwrap();
-            let again = only(link.talk.frames());
+            let again = link.pair_anew();
             assert_eq!(aims(&again), [None]);
             let (bytes, body) = (object_of(20_000), link.talk.hit(b"k", &object_of(20_000)));
             link.talk.say(&again.header.reply(Code::Ok), &body, &bytes);
@@ -290,9 +292,15 @@ fn a_pair_that_the_node_cannot_use_is_given_up_for_a_while() {
         assert_eq!(memory[..20_000], object_of(20_000));
         // Each time for longer.
         link.talk.now += Duration::from_millis((50 << round) - 1);
-        assert!(link.talk.frames().is_empty());
+        landing(&mut memory[..20_000], |landing| {
+            let call = link.talk.get_into(b"k", landing);
+            let frame = only(link.talk.frames());
+            assert_eq!(aims(&frame), [None], "the new pair is not used yet");
+            link.talk.say(&frame.header.reply(Code::Ok), &misses(1), b"");
+            link.talk.receive().unwrap();
+            assert!(answers(call)[0].is_err());
+        });
         link.talk.now += Duration::from_millis(1);
-        link.pair_anew();
     }
 }
 
@@ -311,7 +319,7 @@ fn a_request_that_waits_for_half_of_its_time_goes_another_way() {
         // What the node does now comes to nothing.
         link.write(&object_of(20_000), aimed(&frame));
         assert!(only(link.run()).outcome.is_err());
-        let again = only(link.talk.frames());
+        let again = link.pair_anew();
         assert_eq!(aims(&again), [None]);
         link.talk.say(&again.header.reply(Code::Ok), &misses(1), b"");
         link.talk.receive().unwrap();
@@ -351,7 +359,7 @@ fn a_put_is_read_from_where_it_lies_or_sent() {
         assert_eq!(frame.header.payload_bytes, 0);
         link.talk.say(&frame.header.reply(Code::Unreachable), b"", b"");
         link.talk.receive().unwrap();
-        let again = only(link.talk.frames());
+        let again = link.pair_anew();
         assert_eq!(again.payload, bytes);
         link.talk.say_stored(&again.header, 1);
         link.talk.receive().unwrap();
