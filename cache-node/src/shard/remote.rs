@@ -373,3 +373,6 @@ impl Shard {
 const POST_AT: usize = 16;
 /// Answers that wait for their moves take no more than this, and one more, of a connection.
 const PARKED_BYTES_MAX: usize = 4 << 20;
+
+#[cfg(test)]
+mod tests;
