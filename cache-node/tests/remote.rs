@@ -15,8 +15,13 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "rdma")]
+use larder_node::{
+    config::{Config, RdmaDevices},
+    node::{Node, StartError},
+};
 use larder_protocol::limits::HEADER_BYTES;
-use larder_protocol::message::{ClientPath, ClientReport, Get, RemotePiece};
+use larder_protocol::message::{ClientPath, Get, RemotePiece};
 use larder_protocol::stats::Stat;
 use larder_protocol::{Code, NamespaceSpec, Opcode, Status};
 
@@ -250,7 +255,7 @@ fn client_that_is_gone_frees_slots_that_were_evicted() {
 
 #[test]
 fn stalled_card_stalls_nobody_else_and_is_cut_off() {
-    let stand = Stand::start(|config| config.progress_timeout = Duration::from_millis(700));
+    let stand = Stand::start(|config| config.progress_timeout = Duration::from_millis(1500));
     let mut witness = stand.plain();
     let mut far = Far::connect(&stand, 1 << 20);
     let (key, object) = stored(&mut far.raw, "k", 300_000);
@@ -266,11 +271,11 @@ fn stalled_card_stalls_nobody_else_and_is_cut_off() {
         // Nor does it win time by what else it asks.
         far.raw.stat(Stat::Hits);
     }
-    assert!(slowest < Duration::from_millis(200), "{slowest:?}");
+    assert!(slowest < Duration::from_millis(400), "{slowest:?}");
     assert_eq!(witness.stat(Stat::SendingBytes), 300_000);
     assert!(far.raw.is_ended(), "cut off");
-    assert!(begun.elapsed() > Duration::from_millis(650), "{:?}", begun.elapsed());
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() > Duration::from_millis(1450), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     within(SOON, "slots are let go", || witness.stat(Stat::SendingBytes) == 0);
     assert_eq!(witness.stat(Stat::TimedOut), 1);
     assert_eq!(far.memory.read(0, 1), [CANARY]);
@@ -334,37 +339,26 @@ fn node_that_drains_finishes_what_is_under_way() {
     assert!(far.raw.is_ended());
 }
 
-/// The clients of the shard by their paths.
-fn paths(raw: &mut Raw) -> Vec<ClientPath> {
-    let frame = raw.frame(Opcode::Clients, &[], 0);
-    let reply = raw.call(&frame);
-    let clients = ClientReport::decode_all(&reply.body).unwrap();
-    assert!(clients.iter().all(|client| client.name == b"raw" && client.connected_ms < 20_000));
-    let mut paths: Vec<_> = clients.iter().map(|client| client.path).collect();
-    paths.sort_unstable();
-    paths
-}
-
 #[test]
 fn clients_are_listed_with_their_paths() {
     use ClientPath::{Rdma, Tcp};
     let stand = Stand::start(|_| {});
     let mut witness = stand.plain();
     let _stranger = Raw::connect(stand.node.address());
-    assert_eq!(paths(&mut witness), [Tcp]);
+    assert_eq!(witness.paths(), [Tcp]);
     let mut far = Far::greeted(&stand, 1 << 20);
-    assert_eq!(paths(&mut witness), [Tcp, Tcp], "it may, but does not yet");
+    assert_eq!(witness.paths(), [Tcp, Tcp], "it may, but does not yet");
     assert_eq!(far.connect_pair(), Code::Ok);
-    assert_eq!(paths(&mut witness), [Tcp, Rdma]);
+    assert_eq!(witness.paths(), [Tcp, Rdma]);
     let (key, _) = stored(&mut witness, "k", 5000);
     let frame = far.get_frame_of(&Get::whole(true), &[(&key, Some(vec![NOWHERE]))]);
     assert_eq!(far.raw.call(&frame).header.code, Code::Unreachable);
-    assert_eq!(paths(&mut witness), [Tcp, Tcp], "its pair has failed");
+    assert_eq!(witness.paths(), [Tcp, Tcp], "its pair has failed");
     assert_eq!(far.connect_pair(), Code::Ok);
     assert_eq!(far.raw.hello(0, 0).header.code, Code::Ok);
-    assert_eq!(paths(&mut witness), [Tcp, Rdma], "who says its name again is the same");
+    assert_eq!(witness.paths(), [Tcp, Rdma], "who says its name again is the same");
     drop(far);
-    within(SOON, "it leaves", || paths(&mut witness) == [Tcp]);
+    within(SOON, "it leaves", || witness.paths() == [Tcp]);
 }
 
 #[test]
@@ -384,6 +378,16 @@ fn what_a_card_did_is_among_the_metrics() {
             && page.contains("larder_pairs{shard=\"0\"} 1")
             && page.contains("larder_doorbells_total{shard=\"0\"} 1")
     });
+}
+
+#[test]
+#[cfg(feature = "rdma")]
+fn card_that_is_not_there_is_named() {
+    let rdma_devices = RdmaDevices::Named(vec!["nowhere_0".to_owned()]);
+    let config = Config { memory_bytes: 64 << 20, rdma_devices, ..Config::default() };
+    let error = Node::start(config).unwrap_err();
+    assert!(matches!(&error, StartError::Card { device, .. } if device == "nowhere_0"));
+    assert!(error.to_string().starts_with("cannot use the network card nowhere_0: "), "{error}");
 }
 
 #[test]

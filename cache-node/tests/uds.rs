@@ -13,7 +13,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use larder_protocol::message::{CAPABILITY_SHARED, HelloReply};
+use larder_protocol::message::{CAPABILITY_SHARED, ClientPath, HelloReply};
 use larder_protocol::stats::Stat;
 use larder_protocol::{Code, NamespaceSpec, Status};
 
@@ -79,6 +79,16 @@ fn clients_are_told_of_the_path_whatever_way_they_come() {
     let plain = Process::start(&["--uds", "off"]);
     assert!(hello(Raw::connect(plain.address), 0).uds.is_none());
     assert!(plain.ready_line.contains(" uds=off "), "{}", plain.ready_line);
+}
+
+#[test]
+fn clients_are_listed_with_their_paths() {
+    let node = Process::start_local(&[]);
+    let mut witness = Raw::open(node.address, "m");
+    let local = Raw::open_local(&node.socket(), "m");
+    assert_eq!(witness.paths(), [ClientPath::Tcp, ClientPath::Shm]);
+    drop(local);
+    within(SOON, "it leaves", || witness.paths() == [ClientPath::Tcp]);
 }
 
 #[test]

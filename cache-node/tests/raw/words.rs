@@ -4,8 +4,8 @@
 
 use larder_protocol::limits::{BATCH_OBJECTS_MAX, MATCH_KEYS_MAX};
 use larder_protocol::message::{
-    CAPABILITY_SHARED, Freshness, Get, GetAnswer, Hello, MatchReply, Open, Put, Remove,
-    decode_statuses,
+    CAPABILITY_SHARED, ClientPath, ClientReport, Freshness, Get, GetAnswer, Hello, MatchReply,
+    Open, Put, Remove, decode_statuses,
 };
 use larder_protocol::wire::Write;
 use larder_protocol::{Code, Generation, NamespaceSpec, Opcode, Status};
@@ -186,6 +186,18 @@ impl Raw {
     pub(crate) fn remove(&mut self, keys: &[&[u8]]) -> Vec<Status> {
         let frame = self.remove_frame(keys);
         self.call(&frame).statuses()
+    }
+
+    /// Which ways the clients of the shard have, this one included.
+    pub(crate) fn paths(&mut self) -> Vec<ClientPath> {
+        let frame = self.frame(Opcode::Clients, &[], 0);
+        let reply = self.call(&frame);
+        let clients = ClientReport::decode_all(&reply.body).unwrap();
+        assert!(clients.iter().all(|client| client.name == b"raw"));
+        assert!(clients.iter().all(|client| client.connected_ms < 60_000));
+        let mut paths: Vec<_> = clients.iter().map(|client| client.path).collect();
+        paths.sort_unstable();
+        paths
     }
 
     pub(crate) fn remove_tag_frame(&mut self, tag: u64) -> Vec<u8> {
