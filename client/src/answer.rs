@@ -13,6 +13,7 @@ use larder_protocol::view::View;
 use larder_protocol::{Code, DecodeError, Generation, Header, Opcode, Status};
 
 use crate::call::{Outcome, ShardValue};
+use crate::connected::ClientInfo;
 use crate::error::{KeyError, KeyResult};
 use crate::flight::What;
 use crate::leg::Leg;
@@ -106,6 +107,9 @@ impl Session {
             Opcode::Match => take_matches(&mut leg, body),
             Opcode::Stats => decode_stats(body)
                 .map(|stats| tell(&mut leg, Ok(ShardValue::Stats(stats))))
+                .map_err(Broken::Decode),
+            Opcode::Clients => ClientInfo::decode_all(body)
+                .map(|clients| tell(&mut leg, Ok(ShardValue::Clients(clients))))
                 .map_err(Broken::Decode),
             Opcode::Open | Opcode::Bump => {
                 let namespace = leg.namespace.clone().expect("these are about a namespace");

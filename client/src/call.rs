@@ -14,6 +14,7 @@ use larder_protocol::stats::Stat;
 use larder_transport::process_id;
 
 use crate::completion::Sink;
+use crate::connected::ClientInfo;
 use crate::copying::Copying;
 use crate::error::{Error, KeyError, KeyResult};
 use crate::inbox::Remote;
@@ -64,6 +65,8 @@ pub enum ShardValue {
     Generation(Generation),
     /// Its counters.
     Stats(Vec<(Stat, u64)>),
+    /// Who is connected to it.
+    Clients(Vec<ClientInfo>),
     /// Whether it removed anything. A shard that does not count what it removes says so always.
     Removed(bool),
 }

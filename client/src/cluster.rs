@@ -1,4 +1,4 @@
-//! Operations that ask every shard of every node: namespaces, tags, counters.
+//! Operations that ask every shard of every node: namespaces, tags, counters, clients.
 //!
 //! What a reader would get wrong: they have one answer for each shard, and a shard that cannot be
 //! reached is one of the answers, not an error.
@@ -105,6 +105,26 @@ impl Client {
         deadline: Option<Duration>,
     ) -> Result<Pending<Vec<ShardAnswer>>, Error> {
         self.ask_shards(Opcode::Stats, None, deadline, |_| (), |_, answers| Ok(answers))
+    }
+
+    /// Who is connected to each shard of each node, and which way ([`ShardValue::Clients`]). This
+    /// client is among them. A node of a version that does not know the question refuses it.
+    ///
+    /// # Errors
+    /// [`Error::Forked`]. Shards that could not be asked say so in their answer.
+    pub fn clients(&self, deadline: Option<Duration>) -> Result<Vec<ShardAnswer>, Error> {
+        self.start_clients(deadline)?.wait()
+    }
+
+    /// As [`Client::clients`], without waiting.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn start_clients(
+        &self,
+        deadline: Option<Duration>,
+    ) -> Result<Pending<Vec<ShardAnswer>>, Error> {
+        self.ask_shards(Opcode::Clients, None, deadline, |_| (), |_, answers| Ok(answers))
     }
 
     fn open_everywhere(

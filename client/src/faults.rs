@@ -325,7 +325,8 @@ impl Io {
 impl Leg {
     /// Whether it asks one shard about itself, so that no other can answer.
     pub(crate) fn is_about_shard(&self) -> bool {
-        matches!(self.opcode, Opcode::Open | Opcode::Bump | Opcode::Stats) || self.is_tag()
+        let asks = [Opcode::Open, Opcode::Bump, Opcode::Stats, Opcode::Clients];
+        asks.contains(&self.opcode) || self.is_tag()
     }
 }
 

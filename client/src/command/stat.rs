@@ -1,7 +1,12 @@
-//! `stat`: what the shards count, each for itself and all together.
+//! `stat`: what the shards count, each for itself and all together, and which way clients go.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use clap::Args;
-use larder_client::{Client, Error, ShardAnswer, ShardValue, Stat as Counter};
+use larder_client::{
+    Client, ClientPath, Code, Error, KeyError, ShardAnswer, ShardValue, Stat as Counter,
+};
 use serde_json::{Map, Value, json};
 
 use super::Failure;
@@ -15,19 +20,73 @@ pub(super) struct Stat {
 
 impl Stat {
     pub(super) fn run(&self, client: &Client) -> Result<(), Failure> {
-        let shards = client.stats(None)?;
+        let (shards, told) = (client.stats(None)?, client.clients(None)?);
+        let clients = Clients::of(&told);
         if self.json {
-            println!("{:#}", as_json(&shards));
+            println!("{:#}", as_json(&shards, &clients));
         } else {
             print_table(&shards);
+            clients.print();
         }
         // What was heard is shown; the exit code still says that somebody was silent.
-        let silent = shards.into_iter().find_map(|shard| shard.answer.err());
+        let silent = shards.into_iter().chain(told).find_map(|shard| {
+            // A node of an older version counts, and does not know who is connected.
+            shard.answer.err().filter(|error| *error != KeyError::Refused(Code::UnknownOpcode))
+        });
         silent.map_or(Ok(()), |error| Err(Failure::Call(Error::from(error))))
     }
 }
 
-fn as_json(shards: &[ShardAnswer]) -> Value {
+/// Connections of the same name that go the same way.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Clients(BTreeMap<(String, ClientPath), Connections>);
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Connections {
+    count: u64,
+    longest: Duration,
+}
+
+impl Clients {
+    fn of(shards: &[ShardAnswer]) -> Self {
+        let mut clients = Self::default();
+        for shard in shards {
+            let Ok(ShardValue::Clients(told)) = &shard.answer else { continue };
+            for client in told {
+                let known = clients.0.entry((client.name.clone(), client.path)).or_default();
+                known.count += 1;
+                known.longest = known.longest.max(client.connected);
+            }
+        }
+        clients
+    }
+
+    fn print(&self) {
+        if self.0.is_empty() {
+            return;
+        }
+        println!("\n{:<26} {:>12} {:>12} {:>12}", "client", "path", "connections", "longest");
+        for ((name, path), Connections { count, longest }) in &self.0 {
+            // Whatever a client calls itself, it is one line.
+            let (name, longest) = (name.escape_debug().to_string(), for_people(*longest));
+            println!("{name:<26} {:>12} {count:>12} {longest:>12}", path.name());
+        }
+    }
+
+    fn as_json(&self) -> Value {
+        let each = self.0.iter().map(|((name, path), Connections { count, longest })| {
+            json!({
+                "name": name,
+                "path": path.name(),
+                "connections": count,
+                "longest_ms": longest.as_millis() as u64,
+            })
+        });
+        each.collect()
+    }
+}
+
+fn as_json(shards: &[ShardAnswer], clients: &Clients) -> Value {
     let each = shards.iter().map(|shard| match &shard.answer {
         Ok(ShardValue::Stats(stats)) => {
             let stats = stats.iter().map(|(stat, value)| (stat.name().into(), json!(value)));
@@ -51,7 +110,7 @@ fn as_json(shards: &[ShardAnswer]) -> Value {
     let total = Counter::ALL.iter().filter(|stat| !stat.is_of_process());
     let total: Map<String, Value> =
         total.map(|stat| (stat.name().into(), json!(sum(shards, *stat)))).collect();
-    json!({ "shards": each, "total": total })
+    json!({ "shards": each, "total": total, "clients": clients.as_json() })
 }
 
 fn print_table(shards: &[ShardAnswer]) {
@@ -82,6 +141,16 @@ fn sum(shards: &[ShardAnswer], stat: Counter) -> u64 {
     values.map(|&(_, value)| value).sum()
 }
 
+/// A duration in the unit in which it has two or three digits.
+fn for_people(duration: Duration) -> String {
+    match duration.as_secs() {
+        0..100 => format!("{:.1} s", duration.as_secs_f64()),
+        seconds @ 100..6_000 => format!("{} min", seconds / 60),
+        seconds @ 6_000..360_000 => format!("{} h", seconds / 3_600),
+        seconds => format!("{} d", seconds / 86_400),
+    }
+}
+
 const COLUMNS: [(&str, Counter); 9] = [
     ("objects", Counter::Objects),
     ("bytes", Counter::ObjectBytes),
@@ -96,22 +165,52 @@ const COLUMNS: [(&str, Counter); 9] = [
 
 #[cfg(test)]
 mod tests {
-    use larder_client::KeyError;
+    use larder_client::ClientInfo;
 
     use super::*;
 
+    fn shard(shard: u16, answer: Result<ShardValue, KeyError>) -> ShardAnswer {
+        ShardAnswer { peer: "n:1".into(), node_id: 1, shard, answer }
+    }
+
     #[test]
     fn totals_add_up_what_was_heard() {
-        let shard = |shard, answer| ShardAnswer { peer: "n:1".into(), node_id: 1, shard, answer };
         let stats =
             |hits| Ok(ShardValue::Stats(vec![(Counter::Hits, hits), (Counter::ProcessId, 9)]));
         let shards =
             [shard(0, stats(3)), shard(1, stats(4)), shard(2, Err(KeyError::DeadlineExceeded))];
         assert_eq!(sum(&shards, Counter::Hits), 7);
-        let json = as_json(&shards);
+        let json = as_json(&shards, &Clients::default());
         assert_eq!(json["total"]["hits_total"], 7);
         assert_eq!(json["total"]["process_id"], Value::Null, "processes do not add up");
         assert_eq!(json["shards"][1]["stats"]["hits_total"], 4);
         assert_eq!(json["shards"][2]["error"], "the deadline passed");
+    }
+
+    #[test]
+    fn connections_of_one_name_and_path_are_one_line() {
+        let client = |name: &str, path, seconds| ClientInfo {
+            name: name.into(),
+            path,
+            connected: Duration::from_secs(seconds),
+        };
+        let told = |clients| Ok(ShardValue::Clients(clients));
+        let clients = Clients::of(&[
+            shard(0, told(vec![client("a", ClientPath::Tcp, 1), client("a", ClientPath::Rdma, 7)])),
+            shard(1, told(vec![client("a", ClientPath::Rdma, 9)])),
+            shard(2, Err(KeyError::Refused(Code::UnknownOpcode))),
+        ]);
+        let expected = json!([
+            { "name": "a", "path": "tcp", "connections": 1, "longest_ms": 1000 },
+            { "name": "a", "path": "rdma", "connections": 2, "longest_ms": 9000 },
+        ]);
+        assert_eq!(as_json(&[], &clients)["clients"], expected);
+    }
+
+    #[test]
+    fn durations_are_short_to_read() {
+        let text = |seconds| for_people(Duration::from_secs(seconds));
+        let found = [0, 99, 100, 5_999, 6_000, 359_999, 360_000].map(text);
+        assert_eq!(found, ["0.0 s", "99.0 s", "1 min", "99 min", "1 h", "99 h", "4 d"]);
     }
 }

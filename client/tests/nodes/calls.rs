@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use crate::fake::FakeNode;
 use larder_client::{
-    Bytes, Client, CompletionQueue, Config, Error, GetOptions, Key, KeyError, Landing,
-    MatchOptions, NamespaceSpec, Outcome, OwnedPlace, Pieces, Place, PutObject, PutOptions,
-    ShardValue, Status,
+    Bytes, Client, ClientInfo, ClientPath, Code, CompletionQueue, Config, Error, GetOptions, Key,
+    KeyError, Landing, MatchOptions, NamespaceSpec, Outcome, OwnedPlace, Pieces, Place, PutObject,
+    PutOptions, ShardValue, Status,
 };
+use larder_protocol::message::ClientReport;
 use mio::unix::SourceFd;
 
 fn key(number: usize) -> Key {
@@ -208,6 +209,24 @@ fn removes_tags_and_stats_reach_every_shard() {
     let stats = client.stats(None).unwrap();
     assert_eq!(stats.len(), 4);
     assert!(stats.iter().all(|shard| matches!(shard.answer, Ok(ShardValue::Stats(_)))));
+}
+
+/// Who is connected to shards of a fake node, but for shard 1, which does not know the question.
+pub(crate) const CLIENT: ClientReport<'static> =
+    ClientReport { name: b"some\xffbody", path: ClientPath::Rdma, connected_ms: 1500 };
+
+#[test]
+fn shards_say_who_is_connected_or_that_they_do_not_know() {
+    let nodes = FakeNode::cluster(2, 2);
+    let told = connect(&nodes).clients(None).unwrap();
+    assert_eq!(told.len(), 4);
+    let (name, connected) = ("some\u{fffd}body".to_owned(), Duration::from_millis(1500));
+    let known = ShardValue::Clients(vec![ClientInfo { name, path: ClientPath::Rdma, connected }]);
+    for shard in told {
+        let unknown = Err(KeyError::Refused(Code::UnknownOpcode));
+        let expected = if shard.shard == 1 { unknown } else { Ok(known.clone()) };
+        assert_eq!(shard.answer, expected, "{}/{}", shard.peer, shard.shard);
+    }
 }
 
 #[test]

@@ -131,12 +131,13 @@ def servers(proof: Proof, endpoint: str) -> Iterator[tuple[Server, Server]]:
 
 
 def stat(node: Node) -> dict[str, int]:
-    """The last line of `larder stat`, by its heads."""
+    """What `larder stat` has in total, by its heads."""
     command = [str(node_binary().parent / "larder"), "stat", "--node", node.endpoint]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     lines = said.splitlines()
     print("\n".join(f"     {line}" for line in lines), flush=True)
-    return dict(zip(lines[0].split()[1:], map(int, lines[-1].split()[1:]), strict=True))
+    total = next(line for line in lines if line.startswith("total "))
+    return dict(zip(lines[0].split()[1:], map(int, total.split()[1:]), strict=True))
 
 
 def comes(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
