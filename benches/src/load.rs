@@ -7,6 +7,7 @@ mod arrivals;
 mod objects;
 mod prefill;
 mod score;
+mod shelf;
 mod worker;
 
 use std::io;
@@ -19,13 +20,15 @@ use larder_client::{Client, CompletionQueue, Config, Error, Key, Namespace, Name
 
 use crate::cold::ColdMemory;
 use crate::measure::{Cost, Stopwatch};
-use crate::node_stats::{CpuSource, NodeCpu};
+use crate::node_stats::{CpuSource, NodeCpu, NodeStats};
 use crate::paths::{self, PathChoice};
 use crate::random::{Random, mix};
 use arrivals::Arrivals;
 pub use objects::Objects;
 pub use prefill::prefill;
 pub use score::{Live, Score};
+use shelf::SHELF_BYTES_MAX;
+pub use shelf::Shelf;
 use worker::Worker;
 
 /// What an operation is.
@@ -42,13 +45,16 @@ pub enum Op {
     Match,
 }
 
-/// Where a get's objects come to lie.
+/// Where a get's objects come to lie, and where a put's come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reads {
     /// In memory that the client allocates, many calls in flight from one thread.
     Allocated,
     /// In cold memory that belongs to the load, one thread for each call in flight.
     Own,
+    /// As [`Reads::Own`], in memory that is registered with the client. Puts come from such memory,
+    /// too, in which all objects are made beforehand.
+    Registered,
     /// Where the node has them, one thread for each call in flight. An object that is not checked
     /// in every byte is not looked at.
     Leased,
@@ -86,6 +92,8 @@ pub struct Plan {
     pub reads: Reads,
     /// Which way the clients go.
     pub path: PathChoice,
+    /// The network card that they use, `None` for the first that there is.
+    pub rdma_device: Option<String>,
     /// Memory that reads go through, all workers together, in bytes.
     pub cold_bytes: u64,
 }
@@ -104,6 +112,12 @@ pub enum LoadError {
     /// An object that is to be read could not be stored.
     #[error("an object could not be stored beforehand: {0}")]
     Prefill(larder_client::KeyError),
+    /// All objects would not fit the memory that they are put from.
+    #[error("objects of {bytes} B do not fit registered memory of {SHELF_BYTES_MAX} B: take fewer")]
+    Shelf {
+        /// What they have together.
+        bytes: u64,
+    },
     /// CPU times could not be read.
     #[error("CPU time: {0}")]
     Cpu(#[from] io::Error),
@@ -117,6 +131,8 @@ pub struct Load {
     namespace: Namespace,
     objects: Arc<Objects>,
     memories: Vec<ColdMemory>,
+    /// One for each client, if puts come from registered memory.
+    shelves: Vec<Arc<Shelf>>,
     node_cpu: NodeCpu,
     rounds: u64,
 }
@@ -128,6 +144,8 @@ pub struct Round {
     pub score: Score,
     /// What it cost.
     pub cost: Cost,
+    /// What the nodes counted meanwhile, of what only grows, where they were asked.
+    pub node: Option<NodeStats>,
 }
 
 impl Load {
@@ -154,6 +172,7 @@ impl Load {
                 deadline: plan.deadline,
                 name: "larder-bench load".into(),
                 inflight_max: plan.inflight.max(Config::default().inflight_max),
+                rdma_device: plan.rdma_device.clone(),
                 ..Config::seed(&plan.node)
             };
             let client = paths::connect(config, plan.path).map_err(failed("connect"))?;
@@ -164,13 +183,20 @@ impl Load {
         let namespace = namespace.expect("there is a client");
         let node_cpu = NodeCpu::find(&clients[0]).map_err(failed("ask for counters"))?;
         let mut objects = Objects::new(plan.object_bytes, plan.keys, plan.batch, plan.key_of);
-        if matches!(plan.op, Op::Put | Op::Mixed) {
+        let mut shelves = Vec::new();
+        if plan.reads == Reads::Registered {
+            for client in &clients {
+                shelves.push(Arc::new(Shelf::new(client, &objects)?));
+            }
+        } else if matches!(plan.op, Op::Put | Op::Mixed) {
             objects.make_ready();
         }
-        let (objects, memories) = (Arc::new(objects), memories(&plan));
-        let load = Self { plan, clients, namespace, objects, memories, node_cpu, rounds: 0 };
+        let memories = memories(&plan, &clients)?;
+        let (objects, rounds) = (Arc::new(objects), 0);
+        let load = Self { plan, clients, namespace, objects, memories, shelves, node_cpu, rounds };
         if load.plan.op != Op::Put {
-            prefill(load.client(), &load.namespace, &load.objects)?;
+            let shelf = load.shelves.first().map(|shelf| &**shelf);
+            prefill(load.client(), &load.namespace, &load.objects, shelf)?;
         }
         Ok(load)
     }
@@ -212,6 +238,7 @@ impl Load {
         let rate = self.plan.rate_per_s.map(|rate| rate / workers.len() as f64);
         let mut score = Score::default();
         let (ended, ends) = mpsc::channel();
+        let before = NodeStats::read(self.client()).map_err(failed("ask for counters"))?;
         let node_before = self.node_cpu_us()?;
         let (took, own_cpu_us) = thread::scope(|scope| {
             let (mut working, start) = (workers.len(), &start);
@@ -242,10 +269,11 @@ impl Load {
             stopwatch?.read()
         })?;
         let other_cpu_us = self.node_cpu_us()?.saturating_sub(node_before);
+        let after = NodeStats::read(self.client()).map_err(failed("ask for counters"))?;
         let Score { ops, objects, bytes, .. } = score;
         let latency = score.latency.clone();
         let cost = Cost { ops, objects, bytes, took, own_cpu_us, other_cpu_us, latency };
-        Ok(Round { score, cost })
+        Ok(Round { score, cost, node: Some(after.since(&before)) })
     }
 
     fn workers(&mut self, live: &Arc<Live>) -> Result<Vec<Seat>, LoadError> {
@@ -255,18 +283,20 @@ impl Load {
             let seed = mix(self.rounds, number as u64);
             let worker = Worker {
                 client: self.clients[number / per_client].clone(),
+                shelf: self.shelves.get(number / per_client).map(Arc::clone),
                 namespace: self.namespace.clone(),
                 objects: Arc::clone(&self.objects),
                 plan: self.plan.clone(),
                 random: Random::new(seed),
                 live: Arc::clone(live),
+                started: Instant::now(),
                 score: Score::default(),
             };
             let queue = match self.plan.reads {
                 Reads::Allocated => {
                     Some(CompletionQueue::new().map_err(failed("make a completion queue"))?)
                 }
-                Reads::Own | Reads::Leased => None,
+                Reads::Own | Reads::Registered | Reads::Leased => None,
             };
             seats.push(Seat { worker, memory, queue, seed });
         }
@@ -291,6 +321,7 @@ impl Seat {
         let start = Instant::now();
         let arrivals = rate.map(|rate| Arrivals::new(start, rate, self.seed));
         let until = start + duration;
+        self.worker.started = start;
         match &self.queue {
             None => self.worker.wait_for_each(arrivals, until, &mut self.memory),
             Some(queue) => self.worker.keep_queued(arrivals, until, queue),
@@ -300,17 +331,23 @@ impl Seat {
 }
 
 /// One memory for each worker: of all calls in flight if they wait, else of each client.
-fn memories(plan: &Plan) -> Vec<ColdMemory> {
+fn memories(plan: &Plan, clients: &[Client]) -> Result<Vec<ColdMemory>, LoadError> {
     if plan.reads == Reads::Allocated {
-        return (0..plan.clients).map(|_| ColdMemory::new(0, 0)).collect();
+        return Ok((0..plan.clients).map(|_| ColdMemory::new(0, 0)).collect());
     }
     let workers = plan.clients * plan.inflight;
     if plan.reads == Reads::Leased || matches!(plan.op, Op::Put | Op::Match) {
-        return (0..workers).map(|_| ColdMemory::new(0, 0)).collect();
+        return Ok((0..workers).map(|_| ColdMemory::new(0, 0)).collect());
     }
     let operation_bytes = plan.batch as u64 * u64::from(plan.object_bytes);
     let share = plan.cold_bytes / workers as u64;
-    (0..workers).map(|_| ColdMemory::new(share, operation_bytes)).collect()
+    if plan.reads == Reads::Own {
+        return Ok((0..workers).map(|_| ColdMemory::new(share, operation_bytes)).collect());
+    }
+    let memory = |number: usize| {
+        ColdMemory::registered(&clients[number / plan.inflight], share, operation_bytes)
+    };
+    (0..workers).map(memory).collect::<Result<_, _>>().map_err(failed("register memory"))
 }
 
 fn failed(what: &'static str) -> impl Fn(Error) -> LoadError {

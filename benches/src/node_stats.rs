@@ -71,6 +71,15 @@ impl NodeStats {
         Ok(stats)
     }
 
+    /// What was added since `before`, of what only grows. A node that began anew meanwhile counts
+    /// from nothing.
+    pub fn since(mut self, before: &Self) -> Self {
+        for (sum, before) in self.sums.iter_mut().zip(before.sums) {
+            *sum = sum.checked_sub(before).unwrap_or(*sum);
+        }
+        self
+    }
+
     /// The sum over all shards.
     pub const fn sum(&self, stat: Stat) -> u64 {
         self.sums[stat as usize]

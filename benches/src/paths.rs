@@ -14,6 +14,8 @@ pub enum PathChoice {
     Tcp,
     /// Memory shared with a node on this host, or an error.
     Shm,
+    /// Network cards for bytes, TCP for the rest, or an error.
+    Rdma,
 }
 
 /// Connects the given way.
@@ -30,6 +32,7 @@ impl From<PathChoice> for larder_client::PathChoice {
             PathChoice::Auto => Self::Auto,
             PathChoice::Tcp => Self::Tcp,
             PathChoice::Shm => Self::Shm,
+            PathChoice::Rdma => Self::Rdma,
         }
     }
 }

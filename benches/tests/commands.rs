@@ -55,6 +55,12 @@ fn load_keeps_its_names() {
     );
     assert_eq!((&results["errors"], &results["wrong"]), (&0.into(), &0.into()));
     assert_eq!(results["node_cpu_from"], "embedded");
+    let node = &results["node"];
+    has_numbers(node, &["works", "doorbells", "pairs_failed", "evicted", "pulled_bytes"]);
+    let moved = ["sent_bytes", "stored_bytes"].map(|name| node[name].as_u64().unwrap());
+    let bytes = results["objects"].as_u64().unwrap() * 4096;
+    assert_eq!((moved[0] + moved[1], &node["written_bytes"]), (bytes, &0.into()), "{results}");
+    assert!(results["last_answer_s"].is_number() && results["last_error_s"].is_null());
     assert!(results["machine"]["cores"].is_number());
 }
 
@@ -265,7 +271,7 @@ fn bad_arguments_are_2_and_failures_are_1() {
         &["compare", "--sizes", "5MiB"],
         &["compare", "--sizes", "1KB"],
         &["compare", "--rounds", "0"],
-        &["load", "--path", "rdma"],
+        &["load", "--path", "pigeon"],
         &["replay", "--object-bytes", "65MiB"],
         &["nothing"],
         &[],
@@ -275,6 +281,7 @@ fn bad_arguments_are_2_and_failures_are_1() {
     for arguments in [
         &["load", "--node", "127.0.0.1:1"][..],
         &["load", "--embedded", "--lease", "--path", "tcp"],
+        &["load", "--embedded", "--lease", "--path", "rdma"],
         &["replay", "--trace", "/no/such/trace"],
         &["compare-stream", "--node-program", "/no/such/program"],
         &["compare-small", "--node-program", "/no/such/program"],

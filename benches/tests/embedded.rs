@@ -36,9 +36,13 @@ fn plan(node: &Node, op: Op) -> Plan {
         deadline: Duration::from_secs(10),
         reads: Reads::Allocated,
         path: PathChoice::Tcp,
+        rdma_device: None,
         cold_bytes: 1 << 20,
     }
 }
+
+/// Memory of every kind.
+const READS: [Reads; 4] = [Reads::Allocated, Reads::Own, Reads::Registered, Reads::Leased];
 
 fn rules(object_bytes: u32) -> Rules {
     Rules { object_bytes, verify: true, deadline: Duration::from_secs(10) }
@@ -52,7 +56,7 @@ fn sample(count: usize) -> Vec<Request> {
 fn every_operation_is_answered_without_a_miss_or_a_wrong_byte() {
     let node = node(2, 64 << 20);
     for op in [Op::Put, Op::Get, Op::Mixed, Op::Match] {
-        for reads in [Reads::Allocated, Reads::Own, Reads::Leased] {
+        for reads in READS {
             let mut load = Load::prepare(Plan { reads, ..plan(&node, op) }).unwrap();
             assert_eq!(load.cpu_source(), CpuSource::Embedded);
             for _ in 0..2 {
@@ -73,7 +77,7 @@ fn every_operation_is_answered_without_a_miss_or_a_wrong_byte() {
 #[test]
 fn an_open_loop_counts_what_it_could_not_begin() {
     let node = node(1, 64 << 20);
-    for reads in [Reads::Allocated, Reads::Own, Reads::Leased] {
+    for reads in READS {
         let overload = Plan { rate_per_s: Some(1e6), reads, ..plan(&node, Op::Get) };
         let mut load = Load::prepare(overload).unwrap();
         let score = load.run(Duration::from_millis(100), |_| ()).unwrap().score;
@@ -165,7 +169,7 @@ fn a_replay_notices_an_object_that_is_not_its_own() {
 #[test]
 fn a_load_notices_an_object_that_is_not_its_own() {
     let node = node(1, 64 << 20);
-    for reads in [Reads::Allocated, Reads::Own, Reads::Leased] {
+    for reads in READS {
         let mut load = Load::prepare(Plan { reads, ..plan(&node, Op::Get) }).unwrap();
         corrupt(load.client(), "load", 5000, 3);
         let score = load.run(Duration::from_millis(100), |_| ()).unwrap().score;

@@ -218,6 +218,7 @@ impl CompareSmall {
             deadline: Duration::from_secs(10),
             reads: Reads::Allocated,
             path: PathChoice::Tcp,
+            rdma_device: None,
             cold_bytes: 0,
         }
     }

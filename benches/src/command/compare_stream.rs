@@ -232,6 +232,7 @@ fn plan(address: &str) -> Plan {
         deadline: Duration::from_secs(10),
         reads: Reads::Own,
         path: PathChoice::Tcp,
+        rdma_device: None,
         cold_bytes: 0,
     }
 }

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use larder_benches::load::{Live, Load, Op, Plan, Reads, Round};
 use larder_benches::machine::Machine;
 use larder_benches::names::key_of;
-use larder_benches::node_stats::CpuSource;
+use larder_benches::node_stats::{CpuSource, NodeStats};
 use larder_benches::paths::PathChoice;
 use larder_benches::progress::Progress;
 use larder_benches::report::{Output, Table};
 use larder_benches::units::{
-    format_bytes, parse_bytes, parse_duration, parse_object_bytes, parse_seconds,
+    format_bytes, parse_bytes, parse_duration, parse_object_bytes, parse_seconds, show_bytes,
 };
+use larder_protocol::stats::Stat;
 use serde::Serialize;
 
 use super::{Failure, embedded};
@@ -25,11 +26,13 @@ use super::{Failure, embedded};
 /// Latency and CPU are those of one operation, which is a batch. Reads of up to 64 KiB an operation
 /// use memory that the client allocates, from one thread a client; larger ones go straight into
 /// memory of the load's own, one thread an operation in flight. With --lease they stay where the
-/// node has them, and are looked at only with --verify.
+/// node has them, and are looked at only with --verify. With --path rdma gets go into memory that
+/// is registered with the network card, and puts come from such memory.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     larder-bench load --node 127.0.0.1:7400 --op get --size 1MiB --seconds 10 --verify\n  \
     larder-bench load --path shm --lease --size 1MiB\n  \
+    larder-bench load --node 10.0.0.7:7400 --path rdma --size 1MiB --verify\n  \
     larder-bench load --op match --size 64B --keys 1000 --batch 1000\n  \
     larder-bench load --op mixed --size 4KiB --batch 16 --rate 2000 --json load.json\n  \
     larder-bench load --embedded --op put --size 64KiB")]
@@ -73,9 +76,13 @@ pub(super) struct LoadArgs {
     #[arg(long, value_name = "PERCENT", default_value_t = 10,
         value_parser = clap::value_parser!(u8).range(0..=100))]
     puts: u8,
-    /// Which way the clients go to the node; shm needs its Unix socket
+    /// Which way the clients go to the node; shm needs its Unix socket, rdma a network card on
+    /// both sides
     #[arg(long, value_enum, default_value_t)]
     path: PathChoice,
+    /// The network card to use [default: the first with an active port]
+    #[arg(long, value_name = "NAME")]
+    rdma_device: Option<String>,
     /// Lease objects where the node has them instead of copying them
     #[arg(long)]
     lease: bool,
@@ -124,18 +131,33 @@ struct Results {
     errors: u64,
     wrong: u64,
     unstarted: u64,
+    last_answer_s: Option<f64>,
+    last_error_s: Option<f64>,
     first_error: Option<String>,
     first_wrong: Option<String>,
+    node: Option<NodeCounts>,
+}
+
+/// What the nodes counted meanwhile: which way the bytes really went.
+#[derive(Debug, Serialize)]
+struct NodeCounts {
+    sent_bytes: u64,
+    written_bytes: u64,
+    stored_bytes: u64,
+    pulled_bytes: u64,
+    read_bytes: u64,
+    evicted: u64,
+    works: u64,
+    doorbells: u64,
+    pairs_failed: u64,
 }
 
 impl LoadArgs {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        if self.lease && self.path == PathChoice::Tcp {
-            return Err(
-                "--lease needs shared memory, which --path tcp does without: nothing would \
-                        be leased; take --path shm, or auto"
-                    .into(),
-            );
+        if self.lease && matches!(self.path, PathChoice::Tcp | PathChoice::Rdma) {
+            return Err("--lease needs shared memory, which this --path does without: nothing \
+                        would be leased; take --path shm, or auto"
+                .into());
         }
         let node = if self.embedded { Some(embedded::start(1, self.memory)?) } else { None };
         let plan = self.plan(node.as_ref().map(|node| node.address().to_string()));
@@ -177,10 +199,12 @@ impl LoadArgs {
             deadline: self.deadline,
             reads: match u64::from(self.batch) * u64::from(self.size) {
                 _ if self.lease => Reads::Leased,
+                _ if self.path == PathChoice::Rdma => Reads::Registered,
                 0..=ALLOCATED_BYTES_MAX => Reads::Allocated,
                 _ => Reads::Own,
             },
             path: self.path,
+            rdma_device: self.rdma_device.clone(),
             cold_bytes: Machine::this().cold_bytes(),
         }
     }
@@ -218,8 +242,27 @@ impl LoadArgs {
             errors: score.errors,
             wrong: score.wrong,
             unstarted: score.unstarted,
+            last_answer_s: score.last_answer.map(|at| at.as_secs_f64()),
+            last_error_s: score.last_error.map(|at| at.as_secs_f64()),
             first_error: score.first_error.clone(),
             first_wrong: score.first_wrong.clone(),
+            node: round.node.as_ref().map(NodeCounts::of),
+        }
+    }
+}
+
+impl NodeCounts {
+    const fn of(stats: &NodeStats) -> Self {
+        Self {
+            sent_bytes: stats.sum(Stat::SentBytes),
+            written_bytes: stats.sum(Stat::WrittenBytes),
+            stored_bytes: stats.sum(Stat::StoredBytes),
+            pulled_bytes: stats.sum(Stat::PulledBytes),
+            read_bytes: stats.sum(Stat::ReadBytes),
+            evicted: stats.sum(Stat::Evicted),
+            works: stats.sum(Stat::Works),
+            doorbells: stats.sum(Stat::Doorbells),
+            pairs_failed: stats.sum(Stat::PairsFailed),
         }
     }
 }
@@ -256,6 +299,14 @@ impl Results {
         row("errors", format!("{}{}", self.errors, first(&self.first_error)));
         let checked = if self.verified { "" } else { " (not checked)" };
         row("wrong", format!("{}{checked}{}", self.wrong, first(&self.first_wrong)));
+        if let Some(node) = &self.node {
+            let gone = [node.sent_bytes, node.written_bytes].map(show_bytes);
+            row("the node sent / wrote by card", gone.join(" / "));
+            let come = [node.stored_bytes, node.pulled_bytes, node.read_bytes].map(show_bytes);
+            row("the node stored / pulled / read by card", come.join(" / "));
+            row("works / doorbells", format!("{} / {}", node.works, node.doorbells));
+            row("queue pairs that failed", node.pairs_failed.to_string());
+        }
         if self.unstarted > 0 {
             row("due but never begun", self.unstarted.to_string());
         }

@@ -3,6 +3,7 @@
 //! A miss is an answer, an error is none. Wrong bytes are neither: there must be none, ever.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use larder_client::{Error, KeyError};
 
@@ -26,6 +27,10 @@ pub struct Score {
     pub wrong: u64,
     /// Operations of an open loop that were due but never begun.
     pub unstarted: u64,
+    /// When the last operation without an error ended, from the start.
+    pub last_answer: Option<Duration>,
+    /// When the last operation with an error ended.
+    pub last_error: Option<Duration>,
     /// The first error, in words.
     pub first_error: Option<String>,
     /// The first wrong object, in words.
@@ -97,6 +102,8 @@ impl Score {
         self.errors += other.errors;
         self.wrong += other.wrong;
         self.unstarted += other.unstarted;
+        self.last_answer = self.last_answer.max(other.last_answer);
+        self.last_error = self.last_error.max(other.last_error);
         self.first_error = self.first_error.take().or(other.first_error);
         self.first_wrong = self.first_wrong.take().or(other.first_wrong);
         self.latency.merge(&other.latency);

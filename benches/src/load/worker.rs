@@ -16,6 +16,7 @@ use larder_client::{
 use super::arrivals::Arrivals;
 use super::objects::Objects;
 use super::score::{Live, Score};
+use super::shelf::Shelf;
 use super::{Op, Plan, Reads};
 use crate::cold::ColdMemory;
 use crate::random::Random;
@@ -23,11 +24,14 @@ use crate::random::Random;
 /// What a worker works with.
 pub(super) struct Worker {
     pub(super) client: Client,
+    /// What is put, if it comes from registered memory.
+    pub(super) shelf: Option<Arc<Shelf>>,
     pub(super) namespace: Namespace,
     pub(super) objects: Arc<Objects>,
     pub(super) plan: Plan,
     pub(super) random: Random,
     pub(super) live: Arc<Live>,
+    pub(super) started: Instant,
     pub(super) score: Score,
 }
 
@@ -124,7 +128,11 @@ impl Worker {
             _ => {}
         }
         let keys = self.objects.keys(ask.first, self.plan.batch);
-        let outcome = if ask.op == Op::Put {
+        let outcome = if let (Op::Put, Some(shelf)) = (ask.op, &self.shelf) {
+            let objects = shelf.to_put(&self.objects, ask.first, self.plan.batch);
+            let stored = self.client.put(&self.namespace, &objects, &PutOptions::default());
+            stored.map(Outcome::Put)
+        } else if ask.op == Op::Put {
             let objects = self.objects.to_put(ask.first, self.plan.batch);
             let call = self.client.start_put(&self.namespace, objects, &PutOptions::default());
             call.and_then(larder_client::Pending::wait).map(Outcome::Put)
@@ -140,6 +148,11 @@ impl Worker {
         let object_bytes = self.objects.object_bytes() as usize;
         let keys = self.objects.keys(ask.first, batch);
         let memory = memory.next((batch * object_bytes) as u64);
+        let verify = self.verifies_next();
+        if verify {
+            // What an earlier call left there may be the very bytes that are to come.
+            memory.fill(POISON);
+        }
         let places = keys.iter().copied().zip(memory.chunks_exact_mut(object_bytes));
         let mut places: Vec<_> = places.collect();
         let answer = self.client.get_into(&self.namespace, &mut places, &GetOptions::default());
@@ -147,7 +160,6 @@ impl Worker {
             Ok(landed) => landed,
             Err(error) => return self.score.failed(batch, &error),
         };
-        let verify = self.verifies_next();
         for ((index, landed), (_, place)) in (ask.first..).zip(landed).zip(places) {
             let came = landed.map(|landed| place.get(..landed.bytes as usize).unwrap_or(place));
             came_or_not(&mut self.score, &self.objects, verify, index, came);
@@ -224,7 +236,12 @@ impl Worker {
     fn end(&mut self, ask: Ask, before: [u64; 3]) {
         self.score.ops += 1;
         self.score.objects += self.plan.batch as u64;
-        self.score.latency.record(ask.due.elapsed());
+        let now = Instant::now();
+        self.score.latency.record(now.saturating_duration_since(ask.due));
+        let has_failed = self.score.live()[2] > before[2];
+        let last =
+            if has_failed { &mut self.score.last_error } else { &mut self.score.last_answer };
+        *last = Some(now.saturating_duration_since(self.started));
         self.live.add(before, &self.score);
     }
 
@@ -260,5 +277,7 @@ fn came_or_not(
     }
 }
 
+/// What memory holds before a get that is to be checked.
+const POISON: u8 = 0xa5;
 /// Longest wait for answers before the clock is read again.
 const PAUSE_MAX: Duration = Duration::from_millis(20);

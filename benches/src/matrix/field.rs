@@ -180,7 +180,7 @@ impl Field {
         self.node = Some(node);
         let client = Client::connect(Config::seed(&address))?;
         let namespace = client.namespace(namespace_spec(shape.object_bytes))?;
-        prefill(&client, &namespace, objects)?;
+        prefill(&client, &namespace, objects, None)?;
         let arguments =
             format!("--shards {shards} --memory {} --pin-cores off", format_bytes(memory_bytes));
         for (name, path, is_leased) in LARDER_WAYS {

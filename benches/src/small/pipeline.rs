@@ -118,7 +118,7 @@ impl Pipeline {
         let Score { ops, objects, bytes, .. } = score;
         let latency = score.latency.clone();
         let cost = Cost { ops, objects, bytes, took, own_cpu_us, other_cpu_us, latency };
-        Ok(Round { score, cost })
+        Ok(Round { score, cost, node: None })
     }
 
     /// Asks for what `next` says until it says nothing, and waits for the last answer.

@@ -321,7 +321,7 @@ mod tests {
         let took = Duration::from_secs(2);
         let (own_cpu_us, other_cpu_us) = (client_us, server_us);
         let cost = Cost { ops, objects: ops, took, own_cpu_us, other_cpu_us, ..Cost::default() };
-        Round { score: Score { ops, ..Score::default() }, cost }
+        Round { score: Score { ops, ..Score::default() }, cost, node: None }
     }
 
     fn line(server: &'static str, driver: Driver, rounds: &[Round]) -> Line {
