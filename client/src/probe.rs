@@ -23,6 +23,7 @@ use crate::inbox::Remote;
 use crate::leg::Leg;
 use crate::namespace::Namespace;
 use crate::object::PutObject;
+use crate::rdma::Pairing;
 use crate::request::{GetHead, Plan};
 use crate::router::{Peer, Routes};
 use crate::sealing::Seals;
@@ -63,7 +64,7 @@ impl Probe {
         let is_open = AtomicBool::new(false);
         let peer = Arc::new(Peer { slot: 0, id: node_id, name: "probe:1".into(), is_open });
         let mut probe = Self {
-            session: Session::new(Limits { requests: 1 << 20, bytes: 1 << 30 }, 1),
+            session: Session::new(LIMITS, 1, Pairing::default()),
             remote: Remote::new(waker, Routes::new(view, vec![peer])),
             namespace: Namespace::describe(spec)?,
             queue: CompletionQueue::new()?,
@@ -190,4 +191,5 @@ impl Wire for Replies<'_> {
     }
 }
 
+const LIMITS: Limits = Limits { requests: 1 << 20, bytes: 1 << 30 };
 const DEADLINE: Duration = Duration::from_secs(3600);
