@@ -10,6 +10,7 @@ mod embedded;
 mod instructions;
 mod limits;
 mod load;
+mod reconnect;
 mod replay;
 mod stream_server;
 mod worker;
@@ -42,6 +43,7 @@ enum Command {
     CompareStream(compare_stream::CompareStream),
     CompareSmall(compare_small::CompareSmall),
     Instructions(instructions::Instructions),
+    Reconnect(reconnect::Reconnect),
     #[command(name = stream_server::NAME, hide = true)]
     StreamServer(stream_server::Serve),
     #[command(name = worker::NAME, hide = true)]
@@ -59,6 +61,7 @@ impl CommandLine {
             Command::CompareStream(compare) => compare.run(),
             Command::CompareSmall(compare) => compare.run(),
             Command::Instructions(instructions) => instructions.run(),
+            Command::Reconnect(reconnect) => reconnect.run(),
             Command::StreamServer(serve) => serve.run(),
             Command::Worker(work) => work.run(),
         }

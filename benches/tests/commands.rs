@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use larder_benches::small::Rival;
+use larder_node::config::Config;
+use larder_node::node::Node;
 use serde_json::Value;
 
 fn run(arguments: &[&str]) -> Output {
@@ -74,6 +76,16 @@ fn load_leases_and_checks_what_it_leased() {
         assert_eq!((&results["errors"], &results["wrong"]), (&0.into(), &0.into()), "{results}");
         assert!(results["leased"] == true && results["ops"].as_u64().unwrap() > 0);
     }
+}
+
+#[test]
+fn reconnect_reads_what_each_client_stored() {
+    let config = Config { memory_bytes: 64 << 20, ..Config::default() };
+    let node = Node::start(config).expect("a node of this size starts");
+    let address = node.address().to_string();
+    let results = json(&["reconnect", "--node", &address, "--count", "5", "--json"]);
+    assert_eq!((&results["clients"], &results["wrong"]), (&5.into(), &0.into()));
+    has_numbers(&results, &["seconds", "p50_us", "p99_us"]);
 }
 
 #[test]

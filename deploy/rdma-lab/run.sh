@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
 # Verbs on a machine without an RDMA card: small guests in QEMU with a device in software.
 #
-#   run.sh                             installs what is missing, builds the tests that need an RDMA
-#                                      device, and runs them in a guest
+#   run.sh                             installs what is missing, builds, and runs every suite in
+#                                      guests; ends with a table of them
+#   run.sh suite NAME...               only these
+#   run.sh list                        what suites there are
+#   run.sh build [PACKAGE...]          builds the programs, installs these packages too, and prints
+#                                      the folder that the programs are in
 #   run.sh run [--hosts N] [--limit SECONDS] -- COMMAND
 #                                      runs a command in 1 to 9 guests at once
 #
-# The exit code is the tests', or the largest of the commands'; 124 if it took longer than the
+# The exit code is the largest of the suites', or of the commands'; 124 if one took longer than its
 # limit, 125 if a guest broke down, 77 if this machine cannot do it. README.md says more.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$here/suites.sh"
 cache=${LARDER_RDMA_LAB_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/larder-rdma-lab}
 # What a guest needs beside what is built into the kernel.
 modules="virtio_pci virtio_net virtio_console virtio-rng 9pnet_virtio 9p overlay crc32_generic \
@@ -195,29 +200,11 @@ start() {
     exec {output}>&-
 }
 
-tests() {
-    cd "$here/../.."
-    command -v cargo >/dev/null || cannot "there is no cargo"
-    prepare
-    # The bindings are made with this libclang; that of version 16 makes wrong names of some.
-    install libclang-14-dev libibverbs-dev librdmacm-dev pkg-config
-    export LIBCLANG_PATH=${LIBCLANG_PATH:-/usr/lib/llvm-14/lib}
-    export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$here/run.sh run --"
-    local log failed=0
-    log=$(mktemp)
-    trap 'rm -f "$log"' EXIT
-    for what in "--lib rdma::verbs" "--test verbs"; do
-        # shellcheck disable=SC2086  # two words each
-        cargo test --locked -p larder-transport --features rdma $what -- --include-ignored 2>&1 \
-            | tee -a "$log" || failed=$?
-    done
-    echo "== result"
-    grep '^test result:' "$log" || echo "no test was run"
-    exit "$failed"
-}
-
 case ${1-} in
-    "") tests ;;
+    "") suites ;;
+    suite) shift; (($#)) || { say "which suite?"; exit 2; }; suites "$@" ;;
+    list) list ;;
+    build) shift; build "$@" ;;
     run) shift; run "$@" ;;
     *) sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
 esac

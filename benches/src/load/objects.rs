@@ -93,7 +93,7 @@ impl Objects {
     }
 
     /// What object `index` has to hold. A load stores version 0.
-    pub(crate) fn content(&self, index: u64, version: u64) -> Content {
+    pub fn content(&self, index: u64, version: u64) -> Content {
         let index = usize::try_from(index).expect("keys are in memory");
         Content::of(NAMESPACE_SEED, &self.keys[index], version, self.object_bytes)
     }

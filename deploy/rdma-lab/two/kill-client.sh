@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# A client is killed in mid-transfer, again and again: the node lets go of its queue pair and goes
+# on to serve right bytes to others.
+. "$(dirname "$0")/lab.sh"
+
+case $HOST_INDEX in
+    0)
+        start_node --memory 256MiB
+        say node
+        hear end
+        ;;
+    1)
+        hear node
+        for op in get put mixed get put; do
+            "$LARDER_BIN/larder-bench" load --node "$NODE" --path rdma --rdma-device "$RDMA_DEV" \
+                --op "$op" --size 1MiB --keys 16 --inflight 4 --seconds 60 --deadline 10s \
+                >"$OUT/killed" 2>&1 &
+            client_pid=$!
+            moves=written_bytes_total
+            [[ $op = get ]] || moves=read_bytes_total
+            # The objects that gets ask for are put before, so both have moved before it is killed.
+            await_above "$moves" "$(counter "$moves")"
+            kill -9 $client_pid
+            wait $client_pid 2>/dev/null || :
+            load --op get --size 1MiB --keys 16 --seconds 1
+            expect "no error" "$(field errors)" == 0
+            expect "no wrong byte" "$(field wrong)" == 0
+            expect "the bytes go by card" "$(field written_bytes)" '>' 0
+            echo "killed amid $op: $(field ops) gets of another client are right"
+        done
+        for ((tries = 0; tries < 50; tries++)); do
+            (($(counter pairs) > 0)) || break
+            sleep 0.2
+        done
+        expect "no queue pair is left" "$(counter pairs)" == 0
+        say end
+        ;;
+esac
