@@ -27,7 +27,7 @@ on_node() {
 # MiB/s of ib_write_bw or ib_read_bw, from the node's card to and from this one.
 perftest() {
     local tool=$1 bytes=$2 count=$((PERFTEST_BYTES / $2)) server
-    ((count > 20)) || count=20
+    ((count > 8)) || count=8
     # A guest may stand still for a while, hence the long timeout.
     local options="-x $GID_INDEX -p $port -F -s $bytes -n $count -t $depth -u 18"
     # shellcheck disable=SC2086  # words

@@ -10,10 +10,10 @@
 #                 is reached by `ssh NODE_IP` and has this checkout under the same path. Both have
 #                 perftest, and were built with `cargo build --release --features rdma`
 #
-# From the environment: ROUNDS (5), SIZES in bytes (65536 1048576 16777216), EACH_S (2 s).
+# From the environment: ROUNDS (3), SIZES in bytes (65536 1048576 16777216), EACH_S (2 s).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-export ROUNDS=${ROUNDS:-5} SIZES=${SIZES:-65536 1048576 16777216} EACH_S=${EACH_S:-2}
+export ROUNDS=${ROUNDS:-3} SIZES=${SIZES:-65536 1048576 16777216} EACH_S=${EACH_S:-2}
 
 rows=$(mktemp)
 trap 'rm -f "$rows"' EXIT

@@ -5,6 +5,8 @@
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 host=$(sed 's/.*lab\.host=\([0-9]*\).*/\1/' /proc/cmdline)
 
+# For process substitution.
+ln -s /proc/self/fd /dev/fd
 ip link set lo up
 # Packets of 4,096 B and their heads.
 ip link set eth0 mtu 4200 up
