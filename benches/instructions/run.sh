@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Instructions and allocations of one small get, in the node and in the client: writes
+# Instructions and allocations of one small get, in the node and in the client, and of a get that is
+# posted to a network card (a simulated one) and heard of: writes
 # benches/results/instructions.json. Needs valgrind and python3 (Debian: apt-get install valgrind
 # python3). Takes a minute or two beside the build. Counts do not depend on what else the machine
 # does; those of two compilers differ.
@@ -17,28 +18,32 @@ gets=3200
 out="$(mktemp -d)"
 trap 'rm -r "$out"' EXIT
 
-# profile NAME SIZE GETS FUNCTION...
+# profile NAME OPTION VALUE GETS FUNCTION...
 profile() {
-    local name="$1" size="$2" count="$3" toggles=()
-    shift 3
+    local name="$1" option="$2" value="$3" count="$4" toggles=()
+    shift 4
     for function in "$@"; do toggles+=("--toggle-collect=$function"); done
     valgrind --tool=callgrind "--callgrind-out-file=$out/$name" "${toggles[@]}" \
-        "$bench" instructions --size "$size" --gets "$count" 2> "$out/said" > /dev/null ||
+        "$bench" instructions "$option" "$value" --gets "$count" 2> "$out/said" > /dev/null ||
         { cat "$out/said" >&2; exit 1; }
 }
 
-# profiles WHO SIZE FUNCTION...
+# profiles WHO OPTION VALUE FUNCTION...
 profiles() {
-    local who="$1" size="$2"
-    shift 2
-    profile "$size-$who-once" "$size" "$gets" "$@"
-    profile "$size-$who-twice" "$size" $((2 * gets)) "$@"
+    local who="$1" option="$2" value="$3"
+    shift 3
+    profile "$value-$who-once" "$option" "$value" "$gets" "$@"
+    profile "$value-$who-twice" "$option" "$value" $((2 * gets)) "$@"
 }
 
 sizes=(100B 1KiB 4KiB)
 for size in "${sizes[@]}"; do
-    profiles node "$size" larder_node::probe::Probe::serve
-    profiles client "$size" larder_client::probe::Probe::ask larder_client::probe::Probe::take
+    profiles node --size "$size" larder_node::probe::Probe::serve
+    profiles client --size "$size" larder_client::probe::Probe::ask larder_client::probe::Probe::take
+done
+for pieces in 1 64; do
+    profiles card --pieces "$pieces" \
+        larder_benches::posting::Posting::post larder_benches::posting::Posting::poll
 done
 
 python3 - "$out" "$gets" "$(valgrind --version)" "${sizes[@]}" > "$out/told" <<'PYTHON'
@@ -77,8 +82,13 @@ for size in sizes:
         row[f"{who}_per_get"] = round(instructions)
         row[f"{who}_allocations_per_get"] = round(allocations, 2)
     rows.append(row)
+posted = []
+for pieces in (1, 64):
+    instructions, allocations = each_get(pieces, "card")
+    posted.append({"pieces": pieces, "node_per_posted_get": round(instructions),
+                   "node_allocations_per_posted_get": round(allocations, 2)})
 told = {"command": "benches/instructions/run.sh", "inflight": 64, "gets": gets,
-        "valgrind": valgrind, "sizes": rows}
+        "valgrind": valgrind, "sizes": rows, "posted": posted}
 print(json.dumps(told, indent=2))
 PYTHON
 mv "$out/told" benches/results/instructions.json

@@ -150,6 +150,12 @@ fn instructions_are_those_of_gets_that_come_back_right() {
         let said = String::from_utf8(output.stdout).unwrap();
         assert!(said.starts_with("5 of 5 objects of "), "{size}: {said}");
     }
+    for pieces in ["1", "64"] {
+        let output = run(&["instructions", "--gets", "5", "--pieces", pieces]);
+        let said = String::from_utf8(output.stdout).unwrap();
+        let expected = format!("5 of 5 gets of {pieces} pieces were written\n");
+        assert_eq!((output.status.code(), said), (Some(0), expected));
+    }
 }
 
 #[test]

@@ -2,11 +2,13 @@
 //!
 //! What a reader would get wrong: this measures nothing by itself. `instructions/run.sh` runs it
 //! under callgrind, which counts only while `Probe::serve` (the node), or `Probe::ask` and
-//! `Probe::take` (the client), run; twice, with N and 2N gets, so that the greeting falls away.
+//! `Probe::take` (the client), run, or with --pieces `Posting::post` and `Posting::poll`; twice, with
+//! N and 2N gets, so that the greeting falls away.
 
 use std::process::ExitCode;
 
 use larder_benches::names::short_key_of;
+use larder_benches::posting::Posting;
 use larder_benches::units::parse_bytes;
 use larder_client::probe::Probe as Client;
 use larder_client::{NamespaceSpec, Outcome};
@@ -27,10 +29,17 @@ pub(crate) struct Instructions {
     /// Gets that are in flight together
     #[arg(long, value_name = "COUNT", default_value_t = 64)]
     inflight: u64,
+    /// Post gets of objects with landings of so many pieces to a simulated network card instead
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["size", "inflight"],
+        value_parser = clap::value_parser!(u32).range(1..=256))]
+    pieces: Option<u32>,
 }
 
 impl Instructions {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        if let Some(pieces) = self.pieces {
+            return self.post(pieces);
+        }
         let mut node = Node::new(MEMORY_BYTES)?;
         let (mut frames, mut replies) = (Vec::new(), Vec::new());
         let spec = NamespaceSpec::new("bench", "instructions");
@@ -73,6 +82,21 @@ impl Instructions {
         }
         println!("{came} of {asked} objects of {} bytes came back right", self.size);
         Ok(if came as u64 == asked { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+impl Instructions {
+    fn post(&self, pieces: u32) -> Result<ExitCode, Failure> {
+        let mut posting = Posting::new(pieces)?;
+        let mut came = 0;
+        for token in 0..self.gets {
+            posting.post(token);
+            posting.arrive();
+            came += posting.poll();
+        }
+        println!("{came} of {} gets of {pieces} pieces were written", self.gets);
+        let is_right = came as u64 == self.gets && posting.has_landed();
+        Ok(if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
