@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use larder_protocol::message::RemotePiece;
-use larder_transport::rdma::verbs::{VerbsMemory, VerbsPair, devices};
+use larder_transport::rdma::verbs::{DeviceMemory, VerbsMemory, VerbsPair, devices};
 use larder_transport::rdma::{
     Ended, Fabric, Held, Memory, QueuePair, Refused, Transfers, TransfersConfig, Verbs,
     VerbsConfig, WorkError,
 };
-use larder_transport::{Arena, HugePages, Region, Registered, Slot};
+use larder_transport::{Arena, HugePages, Region, Registered, SharedMemory, Slot};
 
 /// A side that moves bytes, and the pair of the other one.
 struct Link {
@@ -421,3 +421,19 @@ const LIMIT: Duration = Duration::from_secs(100);
 const QUIET: Duration = Duration::from_millis(300);
 /// Gives a peer up after some 60 ms.
 const IMPATIENT: VerbsConfig = VerbsConfig { answer_timeout: 11, retries: 6 };
+
+#[test]
+#[ignore = "needs an RDMA device"]
+fn memory_that_is_no_gpus_is_refused_by_its_verb() {
+    let (verbs, _alone) = open(VerbsConfig::default());
+    let shared = SharedMemory::new(1 << 16).unwrap();
+    let memory = DeviceMemory {
+        descriptor: shared.descriptor(),
+        offset: 0,
+        bytes: 1 << 16,
+        address: 1 << 40,
+    };
+    // SAFETY: nothing is told its key, and nothing is registered.
+    let refused = unsafe { verbs.expose_device(&memory, Box::new(())) }.unwrap_err();
+    assert_eq!(refused.verb, "ibv_reg_dmabuf_mr");
+}

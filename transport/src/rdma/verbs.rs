@@ -19,6 +19,7 @@ use crate::rdma::fabric::{Completion, Fabric, FabricError, Memory, QueuePair, Wo
 use crate::region::Region;
 use crate::registered::Registered;
 
+pub use self::device::DeviceMemory;
 use self::device::{Device, Domain, Limits, Port, Reach, Registration};
 pub use self::devices::{DeviceReport, PortReport, devices};
 use self::pair::{Pair, Route};
@@ -150,6 +151,31 @@ impl Verbs {
     /// The device's name.
     pub fn device(&self) -> &str {
         self.domain.device.name()
+    }
+
+    /// Registers memory of a GPU, for peers to write and read by its key. Until what is answered
+    /// was dropped, `home` keeps the memory.
+    ///
+    /// # Errors
+    /// [`FabricError`] if the driver of the card, or that of the memory, knows no such thing, or
+    /// the range is not in the buffer.
+    ///
+    /// # Safety
+    ///
+    /// As [`Fabric::expose`], and the range is memory for as long as `home` is there.
+    pub unsafe fn expose_device(
+        &self,
+        memory: &DeviceMemory<'_>,
+        home: Box<dyn std::any::Any + Send + Sync>,
+    ) -> Result<VerbsMemory, FabricError> {
+        // SAFETY: the caller keeps this promise.
+        let made = unsafe { Registration::of_device(&self.domain, memory, home) };
+        let registration = made?;
+        let (local_key, remote_key) = registration.keys();
+        let remote_key = Some(remote_key);
+        let (address, bytes) = (memory.address, memory.bytes);
+        let _registration = Arc::new(registration);
+        Ok(VerbsMemory { _registration, address, bytes, local_key, remote_key })
     }
 
     /// # Safety

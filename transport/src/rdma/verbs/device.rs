@@ -7,6 +7,7 @@
 use std::any::Any;
 use std::ffi::{CStr, c_int};
 use std::fmt;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{NonNull, with_exposed_provenance_mut};
 use std::sync::Arc;
 
@@ -58,6 +59,31 @@ pub(super) enum Reach {
     Own,
     /// Peers that are told the key, too.
     Peers,
+}
+
+impl Reach {
+    fn access(self) -> c_int {
+        let own = sys::ibv_access_flags::IBV_ACCESS_LOCAL_WRITE;
+        let access = match self {
+            Self::Own => own,
+            Self::Peers => own | remote_access(),
+        };
+        access.0 as c_int
+    }
+}
+
+/// Memory of another device, a GPU, that a card reaches without a processor: what a dma-buf stands
+/// for.
+#[derive(Debug, Clone, Copy)]
+pub struct DeviceMemory<'a> {
+    /// The dma-buf.
+    pub descriptor: BorrowedFd<'a>,
+    /// Where in it, in bytes.
+    pub offset: u64,
+    /// How much of it, in bytes.
+    pub bytes: u64,
+    /// The address by which peers name its first byte, such as the one that the device uses.
+    pub address: u64,
 }
 
 /// Memory that the device knows.
@@ -218,15 +244,29 @@ impl Registration {
         reach: Reach,
         home: Box<dyn Any + Send + Sync>,
     ) -> Result<Self, FabricError> {
-        let own = sys::ibv_access_flags::IBV_ACCESS_LOCAL_WRITE;
-        let access = match reach {
-            Reach::Own => own,
-            Reach::Peers => own | remote_access(),
-        };
-        let (at, access) = (with_exposed_provenance_mut(address), access.0 as c_int);
+        let (at, access) = (with_exposed_provenance_mut(address), reach.access());
         // SAFETY: the domain is there, and the memory too, as the caller promised.
         let region = unsafe { sys::ibv_reg_mr(domain.domain.as_ptr(), at, bytes, access) };
         let region = made("ibv_reg_mr", region)?;
+        Ok(Self { region, home: Some(home), domain: Arc::clone(domain) })
+    }
+
+    /// As [`Registration::new`], of memory that peers reach and no address here does.
+    ///
+    /// # Safety
+    ///
+    /// As [`Registration::new`].
+    pub(super) unsafe fn of_device(
+        domain: &Arc<Domain>,
+        memory: &DeviceMemory<'_>,
+        home: Box<dyn Any + Send + Sync>,
+    ) -> Result<Self, FabricError> {
+        let DeviceMemory { descriptor, offset, bytes, address } = *memory;
+        let (pd, fd) = (domain.domain.as_ptr(), descriptor.as_raw_fd());
+        let (length, access) = (bytes as usize, Reach::Peers.access());
+        // SAFETY: the domain and the descriptor are there, and the memory as the caller promised.
+        let region = unsafe { sys::ibv_reg_dmabuf_mr(pd, offset, length, address, fd, access) };
+        let region = made("ibv_reg_dmabuf_mr", region)?;
         Ok(Self { region, home: Some(home), domain: Arc::clone(domain) })
     }
 
