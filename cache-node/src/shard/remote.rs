@@ -42,7 +42,7 @@ pub(crate) struct Remote {
     parked_bytes: usize,
     /// What was read for the put that is served, and was not taken yet.
     read: VecDeque<Read>,
-    /// Bytes under way, and since when none of them came or went.
+    /// Bytes under way, and since when nothing of them has ended.
     bytes: u64,
     since_ms: u64,
     moves_taken: u64,
