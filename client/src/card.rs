@@ -76,20 +76,15 @@ impl Card {
     }
 }
 
-#[cfg(feature = "rdma")]
 fn open(device: Option<&str>) -> Result<AnyFabric, Error> {
-    match larder_transport::rdma::Verbs::open(device) {
-        Ok(verbs) => Ok(AnyFabric::Verbs(verbs)),
-        Err(error) => {
-            tracing::info!(%error, ?device, "a network card was not opened");
-            Err(refused(&error))
-        }
+    if !AnyFabric::KNOWS_CARDS {
+        let what = "network card, in a build without the feature rdma";
+        return Err(Error::InvalidArgument { what });
     }
-}
-
-#[cfg(not(feature = "rdma"))]
-fn open(_: Option<&str>) -> Result<AnyFabric, Error> {
-    Err(Error::InvalidArgument { what: "network card, in a build without the feature rdma" })
+    AnyFabric::open(device).map_err(|error| {
+        tracing::info!(%error, ?device, "a network card was not opened");
+        refused(&error)
+    })
 }
 
 fn refused(error: &FabricError) -> Error {

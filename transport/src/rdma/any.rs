@@ -56,6 +56,27 @@ macro_rules! either {
 }
 
 impl AnyFabric {
+    /// Whether this build knows cards: whether it has the feature `rdma`.
+    pub const KNOWS_CARDS: bool = cfg!(feature = "rdma");
+
+    /// The card of this name, or the first that has an active port.
+    ///
+    /// # Errors
+    /// [`FabricError`] if there is none, or this build knows none.
+    #[cfg(feature = "rdma")]
+    pub fn open(device: Option<&str>) -> Result<Self, FabricError> {
+        Verbs::open(device).map(Self::Verbs)
+    }
+
+    /// The card of this name, or the first that has an active port.
+    ///
+    /// # Errors
+    /// [`FabricError`] if there is none, or this build knows none.
+    #[cfg(not(feature = "rdma"))]
+    pub fn open(_: Option<&str>) -> Result<Self, FabricError> {
+        Err(FabricError::new("ibv_open_device", std::io::ErrorKind::Unsupported.into()))
+    }
+
     /// The device's name.
     pub fn device(&self) -> &str {
         match self {
