@@ -14,7 +14,7 @@ use crate::calls::{
 };
 use crate::limit::{Nodes, alone, among_others, note_late};
 use crate::load::{Repeated, Verdict, expect_on_time, under_load};
-use crate::process::{IS_OVER_SHM, Process, free_address, within};
+use crate::process::{IS_OVER_SHM, Process, enough, free_address, within};
 
 const DEADLINE: Duration = Duration::from_millis(400);
 const KEYS: usize = 300;
@@ -241,7 +241,7 @@ fn a_client_that_was_told_of_a_drain_uses_the_member_again_when_it_is_back() {
         // A connection that is busy is told, an idle one is just closed: it has work until then.
         let begin = || client.start_get(&namespace, &theirs, &GetOptions::default()).unwrap();
         let is_told = || client.view().member(id_of(2)).unwrap().state == MemberState::Draining;
-        let calls_max = if IS_OVER_SHM { 400 } else { 80 };
+        let calls_max = if IS_OVER_SHM { 400 } else { enough(80) };
         let mut calls: VecDeque<_> = (0..calls_max).map(|_| begin()).collect();
         cluster.members[2].signal("TERM");
         let signalled = Instant::now();

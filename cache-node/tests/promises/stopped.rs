@@ -11,6 +11,7 @@ use crate::calls::{SLACK, connect, get, is_right, key, open, put_version};
 use crate::content::content;
 use crate::limit::alone;
 use crate::load::{Repeated, Sample, Verdict, expect_on_time, under_load};
+use crate::process::enough;
 use crate::room::Room;
 
 const DEADLINE: Duration = Duration::from_millis(250);
@@ -130,7 +131,7 @@ fn a_stopped_node_costs_one_deadline_once_and_is_used_again_by_itself() {
         for (from, to, what) in
             [(samples[0].began, stopping, "before it stopped"), (back, last, "when it went on")]
         {
-            assert!(during(from, to).count() > 100, "{what}");
+            assert!(during(from, to).count() as u64 > enough(100), "{what}");
             let bad = during(from, to).find(|sample| !is_fine(sample));
             assert!(bad.is_none(), "{what}: {bad:?}");
         }
