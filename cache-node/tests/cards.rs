@@ -185,7 +185,7 @@ fn objects_of_all_lengths_are_read_and_written_by_the_card() {
 #[test]
 fn a_full_node_serves_right_bytes_while_it_evicts() {
     let world = World::new(2);
-    let node = world.node(32 << 20);
+    let node = world.node(16 << 20);
     let clients: Vec<_> = (0..3).map(|_| world.client(&node, PATIENCE)).collect();
     let each = |(number, mut side): (usize, Side)| {
         let mut random = Random::new(number as u64);
@@ -221,8 +221,9 @@ fn a_full_node_serves_right_bytes_while_it_evicts() {
     let hits: Vec<_> = results.iter().map(|(hits, _)| *hits).collect();
     let side = &results[0].1;
     assert!(hits.iter().all(|&hits| hits > 20), "{hits:?}");
-    assert!(side.stat(Stat::Evicted) > 50 && side.stat(Stat::Corrupt) == 0);
-    assert!(side.stat(Stat::WrittenBytes) > 10 << 20 && side.stat(Stat::PairsFailed) == 0);
+    assert_eq!((side.stat(Stat::Corrupt), side.stat(Stat::PairsFailed)), (0, 0));
+    let (evicted, written) = (side.stat(Stat::Evicted), side.stat(Stat::WrittenBytes));
+    assert!(evicted > 20 && written > 10 << 20, "{evicted} evicted, {written} B written");
     assert_eq!(side.stat(Stat::SendingBytes), 0);
 }
 
@@ -325,7 +326,7 @@ fn hundreds_of_connections_come_and_go() {
     assert_eq!(side.put(&one), [Ok(())]);
     let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let mut before = 0;
-    for round in 0..300 {
+    for round in 0..150 {
         if round == 20 {
             before = descriptors();
         }
@@ -334,7 +335,7 @@ fn hundreds_of_connections_come_and_go() {
     }
     within("their pairs are gone", || side.stat(Stat::PairsOpen) == 1);
     within("their descriptors are gone", || descriptors() <= before + 2);
-    assert!(side.stat(Stat::Pairs) >= 300 && side.stat(Stat::PairsFailed) == 0);
+    assert!(side.stat(Stat::Pairs) >= 150 && side.stat(Stat::PairsFailed) == 0);
 }
 
 #[test]
