@@ -156,7 +156,8 @@ fn a_slot_under_way_is_not_used_again() {
 
 #[test]
 fn no_more_is_posted_than_may_be() {
-    let config = TransfersConfig { works_max: 3, bytes_max: 1000, transfers_max: 5 };
+    let config =
+        TransfersConfig { works_max: 3, bytes_max: 1000, work_bytes_max: 4000, transfers_max: 5 };
     let mut sides = Sides::new(config);
     // Longer than all that may be, and yet it goes, alone.
     sides.write(1, 2000).unwrap();
@@ -177,6 +178,24 @@ fn no_more_is_posted_than_may_be() {
     }
     assert_eq!(tokens(&ended), [1, 2, 3, 4, 5]);
     assert_eq!(posted, [1, 2, 5, 8, 11, 12], "one, one, one and two of eight, three, three, one");
+}
+
+#[test]
+fn a_long_piece_is_moved_by_several_works() {
+    let config =
+        TransfersConfig { bytes_max: 1000, work_bytes_max: 400, ..TransfersConfig::default() };
+    let mut sides = Sides::new(config);
+    sides.write(1, 1300).unwrap();
+    sides.write(2, 400).unwrap();
+    let (mut posted, mut ended) = (Vec::new(), Vec::new());
+    while !sides.transfers.is_empty() {
+        sides.transfers.post();
+        posted.push(sides.transfers.posted().0);
+        while sides.fabric.step() {}
+        sides.transfers.poll(&mut ended);
+    }
+    assert_eq!(tokens(&ended), [1, 2]);
+    assert_eq!(posted, [2, 5], "two of 400, then 400, 100 and 400 of the next");
 }
 
 #[test]

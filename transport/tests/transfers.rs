@@ -136,6 +136,7 @@ impl Run {
         let config = TransfersConfig {
             works_max: 1 + random.below(12) as u32,
             bytes_max: 1 + random.below(30_000),
+            work_bytes_max: 1 + random.below(6000) as u32,
             transfers_max: 1 + random.below(8) as usize,
         };
         let arena = Arena::new(region);

@@ -19,8 +19,10 @@ use crate::rdma::fabric::{Completion, Direction, Memory, QueuePair, Work, WorkEr
 pub struct TransfersConfig {
     /// Most works posted at a time, as the pair was made for. Default 256.
     pub works_max: u32,
-    /// Most bytes posted at a time, but for a single longer object. Default 16 MiB.
+    /// Most bytes posted at a time, but for a single longer work. Default 16 MiB.
     pub bytes_max: u64,
+    /// Most bytes of one work; a longer piece is moved by several. Default 1 MiB.
+    pub work_bytes_max: u32,
     /// Most transfers that wait or are under way. Default 1,024.
     pub transfers_max: usize,
 }
@@ -38,6 +40,8 @@ pub struct Transfers<P: QueuePair, M> {
     next: u64,
     /// All works before this one have completed.
     completed: u64,
+    /// Bytes of the works that were posted and have not completed, in their order, and their sum.
+    posted_bytes: VecDeque<u32>,
     bytes_under_way: u64,
     doorbells: u64,
     /// Why it ended, once it has.
@@ -51,12 +55,12 @@ pub struct Transfers<P: QueuePair, M> {
 struct Transfer {
     token: u64,
     held: Held,
+    /// Of the next byte to post.
     address: u64,
-    bytes: u64,
     pieces: Vec<RemotePiece>,
-    /// How many of its pieces were posted, and the bytes of these.
+    /// How many of its pieces were posted, and how many bytes of the next one.
     pieces_posted: usize,
-    bytes_posted: u64,
+    bytes_posted: u32,
     /// Behind the number of its last work so far.
     works_end: u64,
 }
@@ -100,7 +104,7 @@ pub enum Refused {
 
 impl Default for TransfersConfig {
     fn default() -> Self {
-        Self { works_max: 256, bytes_max: 16 << 20, transfers_max: 1024 }
+        Self { works_max: 256, bytes_max: 16 << 20, work_bytes_max: 1 << 20, transfers_max: 1024 }
     }
 }
 
@@ -110,7 +114,8 @@ impl<P: QueuePair, M: Memory> Transfers<P, M> {
     /// # Panics
     /// If nothing may be under way.
     pub fn new(pair: P, memory: M, config: TransfersConfig) -> Self {
-        assert!(config.works_max > 0, "something has to be posted");
+        assert!(config.works_max > 0 && config.work_bytes_max > 0, "something has to be posted");
+        let posted_bytes = VecDeque::with_capacity(config.works_max as usize);
         Self {
             pair,
             memory,
@@ -119,6 +124,7 @@ impl<P: QueuePair, M: Memory> Transfers<P, M> {
             under_way: VecDeque::new(),
             next: 0,
             completed: 0,
+            posted_bytes,
             bytes_under_way: 0,
             doorbells: 0,
             end: None,
@@ -192,7 +198,6 @@ impl<P: QueuePair, M: Memory> Transfers<P, M> {
             token,
             held,
             address,
-            bytes,
             pieces,
             pieces_posted,
             bytes_posted,
@@ -210,27 +215,23 @@ impl<P: QueuePair, M: Memory> Transfers<P, M> {
         let mut works = std::mem::take(&mut self.works);
         works.clear();
         while let Some(transfer) = self.waiting.front_mut() {
-            let works_room = u64::from(self.config.works_max) - (self.next - self.completed);
-            let works_room = works_room as usize;
-            if transfer.pieces_posted == 0 {
-                let bytes = self.bytes_under_way + transfer.bytes;
-                let is_much = bytes > self.config.bytes_max && self.bytes_under_way > 0;
-                if is_much || works_room == 0 {
+            while let Some((remote, is_last)) = transfer.next(self.config.work_bytes_max) {
+                let bytes_under_way = self.bytes_under_way + u64::from(remote.bytes);
+                let is_much = bytes_under_way > self.config.bytes_max && self.bytes_under_way > 0;
+                if is_much || self.posted_bytes.len() == self.config.works_max as usize {
                     break;
                 }
-                self.bytes_under_way = bytes;
-            }
-            for piece in transfer.pieces[transfer.pieces_posted..].iter().take(works_room) {
                 works.push(Work {
                     number: self.next,
                     direction: transfer.held.direction(),
-                    local_address: transfer.address + transfer.bytes_posted,
+                    local_address: transfer.address,
                     local_key: self.memory.local_key(),
-                    remote: *piece,
+                    remote,
                     is_signalled: false,
                 });
-                transfer.pieces_posted += 1;
-                transfer.bytes_posted += u64::from(piece.bytes);
+                transfer.posted(remote.bytes, is_last);
+                self.posted_bytes.push_back(remote.bytes);
+                self.bytes_under_way = bytes_under_way;
                 self.next += 1;
             }
             transfer.works_end = self.next;
@@ -248,8 +249,17 @@ impl<P: QueuePair, M: Memory> Transfers<P, M> {
             return;
         }
         // The last, and some on the way: what has completed makes room while the rest is moved.
-        let every = (self.config.works_max as usize / SIGNALS).max(1);
-        works.iter_mut().rev().step_by(every).for_each(|work| work.is_signalled = true);
+        let count = works.len();
+        let (works_max, bytes_max) = (self.config.works_max / SIGNALS, self.config.bytes_max);
+        let (mut unsignalled, mut bytes) = (0, 0);
+        for (index, work) in works.iter_mut().enumerate() {
+            (unsignalled, bytes) = (unsignalled + 1, bytes + u64::from(work.remote.bytes));
+            let is_enough = unsignalled >= works_max || bytes >= bytes_max / u64::from(SIGNALS);
+            if is_enough || index + 1 == count {
+                work.is_signalled = true;
+                (unsignalled, bytes) = (0, 0);
+            }
+        }
         self.doorbells += 1;
         // SAFETY: the memory of each work is that of a slot in `memory`, which is registered. The
         // transfer holds the slot: one that is read by others too if it is written to the peer, and
@@ -279,11 +289,11 @@ impl<P: QueuePair, M: Memory> Transfers<P, M> {
                 && self.end.is_none()
             {
                 // All before it succeeded.
-                self.completed = completion.number;
+                self.complete(completion.number);
                 self.release(ended);
                 self.give_up(why);
             }
-            self.completed = completion.number + 1;
+            self.complete(completion.number + 1);
             self.release(ended);
         }
         self.completions = completions;
@@ -295,14 +305,20 @@ impl<P: QueuePair, M: Memory> Transfers<P, M> {
             // Nothing is posted any more.
             let left = self.under_way.drain(..).chain(self.waiting.drain(..));
             ended.extend(left.map(|transfer| transfer.failed(why)));
-            self.bytes_under_way = 0;
         }
+    }
+
+    /// All works before this one have completed.
+    fn complete(&mut self, number: u64) {
+        for bytes in self.posted_bytes.drain(..(number - self.completed) as usize) {
+            self.bytes_under_way -= u64::from(bytes);
+        }
+        self.completed = number;
     }
 
     /// Gives away what has completed: as failed once the pair has ended, for then it may be so.
     fn release(&mut self, ended: &mut Vec<Ended>) {
         while let Some(transfer) = self.under_way.pop_front_if(|t| t.works_end <= self.completed) {
-            self.bytes_under_way -= transfer.bytes;
             ended.push(match self.end {
                 None => Ended { token: transfer.token, outcome: Ok(transfer.held.moved()) },
                 Some(why) => transfer.failed(why),
@@ -360,9 +376,28 @@ impl<P: QueuePair, M: Memory> Transfers<P, M> {
 
 /// In how many parts the room of a pair comes back, if all of it was used at once. A guess: enough
 /// that a pair does not stand still for a delay each time, few enough to cost nothing.
-const SIGNALS: usize = 4;
+const SIGNALS: u32 = 4;
 
 impl Transfer {
+    /// What is to be posted next, and whether it is the rest of its piece.
+    fn next(&self, work_bytes_max: u32) -> Option<(RemotePiece, bool)> {
+        let piece = self.pieces.get(self.pieces_posted)?;
+        let left = piece.bytes - self.bytes_posted;
+        // A peer may say anything; where it wraps nothing is registered.
+        let address = piece.address.wrapping_add(u64::from(self.bytes_posted));
+        let bytes = left.min(work_bytes_max);
+        Some((RemotePiece { address, bytes, ..*piece }, bytes == left))
+    }
+
+    fn posted(&mut self, bytes: u32, is_last: bool) {
+        self.address += u64::from(bytes);
+        if is_last {
+            (self.pieces_posted, self.bytes_posted) = (self.pieces_posted + 1, 0);
+        } else {
+            self.bytes_posted += bytes;
+        }
+    }
+
     fn failed(self, why: WorkError) -> Ended {
         Ended { token: self.token, outcome: Err(why) }
     }
