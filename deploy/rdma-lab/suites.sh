@@ -8,6 +8,7 @@ suite_list() {
     cat <<'LIST'
 verbs           1   300  test larder-transport rdma --lib rdma::verbs
 verbs_rules     1   300  test larder-transport rdma --test verbs
+promises_rdma   1   900  test larder-node rdma,larder-client/rdma --test promises_rdma
 load            2   600  two load.sh
 kill_client     2   300  two kill-client.sh
 kill_node       2   300  two kill-node.sh
@@ -19,7 +20,7 @@ LIST
 
 list() { suite_list | awk '{ printf "%-16s%s guests, %s\n", $1, $2, $4 " " $5 " " $8 }'; }
 
-# Runs the suites of these names, or all.
+# Runs the suites of these names, or all; begins none after LARDER_LAB_SECONDS.
 suites() {
     local name result=0 log
     for name; do
@@ -31,6 +32,10 @@ suites() {
     # shellcheck disable=SC2064  # as it is now
     trap "rm -rf '$log'" EXIT
     while read -r name guests limit kind what; do
+        if ((SECONDS > ${LARDER_LAB_SECONDS:-86400})); then
+            printf '%-16s%s\n' "$name" "not begun: no time is left" >>"$log/table"
+            continue
+        fi
         echo "== $name"
         local began=$SECONDS status=0
         # shellcheck disable=SC2086  # words

@@ -20,6 +20,9 @@ case $HOST_INDEX in
             [[ $op = get ]] || moves=read_bytes_total
             # The objects that gets ask for are put before, so both have moved before it is killed.
             await_above "$moves" "$(counter "$moves")"
+            "$LARDER_BIN/larder" --node "$NODE" --path tcp --deadline 10s stat >"$OUT/shown"
+            grep -Eq '^larder-bench load +rdma +1 ' "$OUT/shown" \
+                || { cat "$OUT/shown"; fail "the path is not shown"; }
             kill -9 $client_pid
             wait $client_pid 2>/dev/null || :
             load --op get --size 1MiB --keys 16 --seconds 1
