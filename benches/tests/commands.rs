@@ -300,6 +300,8 @@ fn bad_arguments_are_2_and_failures_are_1() {
         &["load", "--node", "127.0.0.1:1"][..],
         &["load", "--embedded", "--lease", "--path", "tcp"],
         &["load", "--embedded", "--lease", "--path", "rdma"],
+        // No card has this name.
+        &["load", "--embedded", "--path", "rdma", "--rdma-device", "no-card"],
         &["replay", "--trace", "/no/such/trace"],
         &["compare-stream", "--node-program", "/no/such/program"],
         &["compare-small", "--node-program", "/no/such/program"],

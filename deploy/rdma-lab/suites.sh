@@ -2,13 +2,13 @@
 # What is proven in guests, and how a suite is built and run. For run.sh to read.
 
 # A suite a line: its name, how many guests, its limit in seconds, and what each guest runs:
-#   test PACKAGE FEATURES TARGET FILTER   the tests of a package, those that need a device too
+#   test PACKAGE FEATURES ARGUMENT...     the tests of a package that these arguments name
 #   two SCRIPT                            a script of two/, with binaries built for release
 suite_list() {
     cat <<'LIST'
-verbs           1   300  test larder-transport rdma --lib rdma::verbs
-verbs_rules     1   300  test larder-transport rdma --test verbs
-promises_rdma   1   900  test larder-node rdma,larder-client/rdma --test promises_rdma
+verbs           1   300  test larder-transport rdma --lib rdma::verbs -- --include-ignored
+verbs_rules     1   300  test larder-transport rdma --test verbs -- --include-ignored
+promises_rdma   1   900  test larder-node rdma,larder-client/rdma --test promises_rdma -- --test-threads=1
 load            2   600  two load.sh
 kill_client     2   300  two kill-client.sh
 kill_node       2   300  two kill-node.sh
@@ -62,7 +62,7 @@ run_test() {
     local guests=$1 limit=$2 package=$3 features=$4
     shift 4
     CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$here/run.sh run --hosts $guests --limit $limit --" \
-        cargo test --locked -p "$package" --features "$features" "$@" -- --include-ignored
+        cargo test --locked -p "$package" --features "$features" "$@"
 }
 
 run_two() {
