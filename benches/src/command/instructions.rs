@@ -2,8 +2,8 @@
 //!
 //! What a reader would get wrong: this measures nothing by itself. `instructions/run.sh` runs it
 //! under callgrind, which counts only while `Probe::serve` (the node), or `Probe::ask` and
-//! `Probe::take` (the client), run, or with --pieces `Posting::post` and `Posting::poll`; twice, with
-//! N and 2N gets, so that the greeting falls away.
+//! `Probe::take` (the client), run, or with --pieces `Posting::post` and `Posting::poll`; twice,
+//! with N and 2N gets, so that the greeting falls away.
 
 use std::process::ExitCode;
 
