@@ -5,15 +5,18 @@
 #   test PACKAGE FEATURES ARGUMENT...     the tests of a package that these arguments name
 #   two SCRIPT                            a script of two/, with binaries built for release
 suite_list() {
-    cat <<'LIST'
+    # These fill a node, or its seconds, with more than an emulated machine moves in their time.
+    local too_much="--skip full:: --skip fenced::a_bump_under_load --skip stopped::a_stopped_node"
+    too_much+=" --skip members::a_client_that_was_told"
+    sed "s/%s/$too_much/" <<'LIST'
 verbs           1   300  test larder-transport rdma --lib rdma::verbs -- --include-ignored
 verbs_rules     1   300  test larder-transport rdma --test verbs -- --include-ignored
-promises_rdma   1   900  test larder-node rdma,larder-client/rdma --test promises_rdma -- --test-threads=1
 load            2   600  two load.sh
 kill_client     2   300  two kill-client.sh
 kill_node       2   300  two kill-node.sh
 cut             2   300  two cut.sh
 stalled         2   300  two stalled.sh
+promises_rdma   1   900  test larder-node rdma --test promises_rdma -- --test-threads=1 %s
 reconnect       2   600  two reconnect.sh
 LIST
 }
