@@ -80,6 +80,7 @@ impl Config {
         let seeds = unsafe { text(self.seeds, "seeds that are no UTF-8")? };
         // SAFETY: as above.
         let name = unsafe { text(self.name, "name that is no UTF-8")? };
+        // SAFETY: as above.
         let rdma_device = unsafe { text(self.rdma_device, "rdma_device that is no UTF-8")? };
         let no_bytes = "credential without an address";
         // SAFETY: as above.
