@@ -13,8 +13,8 @@ until [[ -e /run/lab/over ]]; do
         status=0
         bash "$ask" >"${ask/ask/answer}" 2>"${ask/ask/trouble}" || status=$?
         rm "$ask"
-        echo $status >"${ask/ask/status}.new"
-        mv "${ask/ask/status}.new" "${ask/ask/status}"
+        echo $status >"${ask/ask/told}.new"
+        mv "${ask/ask/told}.new" "${ask/ask/told}"
     done
     sleep 0.05
 done

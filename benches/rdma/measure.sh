@@ -18,10 +18,10 @@ on_node() {
     local number=$BASHPID-$RANDOM
     echo "$*" >"/run/lab/new.$number"
     mv "/run/lab/new.$number" "/run/lab/ask.$number"
-    until [[ -e /run/lab/status.$number ]]; do sleep 0.05; done
+    until [[ -e /run/lab/told.$number ]]; do sleep 0.05; done
     cat "/run/lab/answer.$number"
     cat "/run/lab/trouble.$number" >&2
-    return "$(<"/run/lab/status.$number")"
+    return "$(<"/run/lab/told.$number")"
 }
 
 # MiB/s of ib_write_bw or ib_read_bw, from the node's card to and from this one.
