@@ -27,10 +27,11 @@ list() { suite_list | awk '{ printf "%-16s%s guests, %s\n", $1, $2, $4 " " $5 " 
 suites() {
     local name result=0 log
     for name; do
-        suite_list | grep -q "^$name " || { say "no suite $name; there are:"; list >&2; exit 2; }
+        suite_list | grep "^$name " >/dev/null || { say "no suite $name; there are:"; list >&2; exit 2; }
     done
     prepare_build
-    if chosen "$@" | grep -q ' two '; then build_binaries || exit; fi
+    # Not through grep -q, which leaves before all is written: then the pipe fails.
+    if [[ $(chosen "$@") == *" two "* ]]; then build_binaries || exit; fi
     log=$(mktemp -d)
     # shellcheck disable=SC2064  # as it is now
     trap "rm -rf '$log'" EXIT
