@@ -15,7 +15,7 @@ use larder_transport::{Luck, socket};
 use crate::core::Core;
 use crate::outbox::Outbox;
 use crate::polls::{Looking, Polls};
-use crate::shard::{PairJob, Peer};
+use crate::shard::{PairJob, Peer, Shard};
 use crate::spin::{SPIN, YIELD_EVERY};
 use crate::stalls::{NEVER, Patience};
 use crate::tcp::{Ending, Wire};
@@ -70,7 +70,8 @@ pub(crate) async fn await_next(
     Ok(None)
 }
 
-/// Waits until nothing is under way any more, and answers what was.
+/// Waits until nothing is under way any more, and answers what was. A card that stands still is
+/// given up.
 ///
 /// # Errors
 /// As [`answer_ended`], or if the peer is gone.
@@ -81,9 +82,38 @@ pub(crate) async fn settle(
     patience: &Patience,
     outbox: &mut Outbox,
 ) -> io::Result<()> {
+    wait_while(wire, core, peer, patience, outbox, |_, peer| peer.is_moving()).await
+}
+
+/// As [`settle`], until the next request may be served.
+///
+/// # Errors
+/// As [`settle`].
+pub(crate) async fn make_room(
+    wire: &mut Wire,
+    core: &Core,
+    peer: &mut Peer,
+    patience: &Patience,
+    outbox: &mut Outbox,
+) -> io::Result<()> {
+    core.shard(|shard| shard.post(peer));
+    wait_while(wire, core, peer, patience, outbox, Shard::has_moves_enough).await
+}
+
+async fn wait_while(
+    wire: &mut Wire,
+    core: &Core,
+    peer: &mut Peer,
+    patience: &Patience,
+    outbox: &mut Outbox,
+    waits: fn(&Shard, &Peer) -> bool,
+) -> io::Result<()> {
     let polls = Rc::clone(&wire.polls);
     let mut watch = Watch::new(core, &polls);
-    while peer.is_moving() {
+    while core.shard(|shard| waits(shard, peer)) {
+        if core.shard(|shard| shard.is_stuck(peer)) {
+            core.shard(|shard| shard.give_up_pair(peer, outbox));
+        }
         let has_ended = answer_ended(wire, core, peer, patience, outbox).await?;
         if has_ended {
             watch.renew(core);

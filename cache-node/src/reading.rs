@@ -94,7 +94,7 @@ impl<'p> Reading<'_, 'p> {
             }
             if self.answer_gets().await? {
                 watch.renew(self.core);
-            } else if self.put.is_doubted(self.core) {
+            } else if self.put.is_doubted(self.core) || self.core.shard(|s| s.is_stuck(self.peer)) {
                 let Self { core, peer, outbox, .. } = self;
                 core.shard(|s| s.give_up_pair(peer, outbox));
             } else {

@@ -19,6 +19,7 @@ use std::time::Duration;
 use futures_lite::{AsyncRead, AsyncWrite, FutureExt};
 use glommio::net::{TcpListener, TcpStream};
 use larder_protocol::DecodeError;
+use larder_protocol::header::Opcode;
 use larder_protocol::limits::HEADER_BYTES;
 use larder_protocol::stats::Stat;
 use larder_transport::{PeerProcess, rights, socket};
@@ -218,6 +219,12 @@ async fn serve(
     while let Some(header) = inbox.header(peer.is_greeted())? {
         let Some((body, behind)) = inbox.body(&header) else { break };
         has_served = true;
+        // One that ends all that is under way is what it may wait for.
+        let may_wait = peer.is_moving() && header.opcode != Opcode::Pair as u8;
+        if may_wait && core.shard(|s| s.has_moves_enough(peer)) {
+            rdma::make_room(wire, core, peer, patience, outbox).await?;
+            seen_ahead = 0;
+        }
         if seen_ahead == 0 {
             now_us = core.now_us();
             seen_ahead = core.shard_at(now_us, |s| s.look_ahead(peer, inbox.unserved()));

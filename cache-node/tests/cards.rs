@@ -318,6 +318,61 @@ fn another_client_is_served_while_cards_stand_still() {
 }
 
 #[test]
+fn a_card_that_stands_still_takes_no_more_than_a_share_of_what_is_sent() {
+    let world = World::new(8);
+    let node = world.node(64 << 20);
+    let mut side = world.client(&node, PATIENCE);
+    let objects: Vec<_> = (0..8).map(|n| object(n, 1 << 20)).collect();
+    assert!(side.put(&objects).iter().all(Result::is_ok));
+    let config = ClientConfig::seed(node.address().to_string());
+    let other = Client::connect(ClientConfig { path: PathChoice::Tcp, ..config }).unwrap();
+    let namespace = other.namespace(NamespaceSpec::new("t", "m")).unwrap();
+    world.rest(true);
+    std::thread::scope(|scope| {
+        // On one connection, more than all may be sent at a time.
+        let stuck: Vec<_> = (0..6)
+            .map(|_| {
+                let (client, namespace) = (side.client.clone(), side.namespace.clone());
+                let memory = client.shared_memory(MEMORY_BYTES as u64).unwrap();
+                let (mut own, objects) = (Side { client, namespace, memory }, &objects);
+                scope.spawn(move || own.get(objects))
+            })
+            .collect();
+        let mut calls = 0;
+        while !stuck.iter().all(std::thread::ScopedJoinHandle::is_finished) && calls < 200 {
+            let answer = other.get(&namespace, &[objects[0].0], &GetOptions::default()).unwrap();
+            assert_eq!(answer[0].as_ref().unwrap().bytes, objects[0].1);
+            calls += 1;
+        }
+        assert!(calls > 20);
+        world.rest(false);
+        let answers = stuck.into_iter().flat_map(|stuck| stuck.join().unwrap());
+        assert_eq!(answers.filter(Result::is_ok).count(), 48);
+    });
+}
+
+#[test]
+fn a_payload_is_not_kept_waiting_for_a_card_that_stands_still() {
+    let world = World::new(9);
+    let node = world.node(128 << 20);
+    let mut side = world.client(&node, PATIENCE);
+    let large = [object(1, 4 << 20)];
+    assert_eq!(side.put(&large), [Ok(())]);
+    let (client, namespace) = (side.client.clone(), side.namespace.clone());
+    world.rest(true);
+    std::thread::scope(|scope| {
+        let stuck = scope.spawn(|| side.get(&large));
+        std::thread::sleep(Duration::from_millis(50));
+        // Of memory that no card knows, on the same connection.
+        let (key, bytes) = object(2, 8 << 20);
+        let options = PutOptions { deadline: Some(PATIENCE / 5), ..PutOptions::default() };
+        let stored = client.put(&namespace, &[PutObject::new(key, &bytes)], &options).unwrap();
+        assert_eq!(stored, [Ok(())]);
+        assert_eq!(stuck.join().unwrap(), [Ok(())]);
+    });
+}
+
+#[test]
 fn hundreds_of_connections_come_and_go() {
     let world = World::new(6);
     let node = world.node(64 << 20);

@@ -298,27 +298,28 @@ fn what_is_under_way_is_bounded_as_for_a_reader_of_a_socket() {
     let frames: Vec<_> =
         wants.iter().map(|want| far.get_frame(&Get::whole(true), &[*want])).collect();
     far.raw.send(&frames.concat());
-    let codes: Vec<_> = (0..4).map(|_| far.raw.reply().header.code).collect();
-    assert_eq!(codes, [Code::Busy; 4]);
-    assert_eq!(witness.stat(Stat::SendingBytes), 4 << 20);
+    // Who has that much under way is served no further, and is refused nothing.
+    within(SOON, "two are begun", || witness.stat(Stat::SendingBytes) == 2 << 20);
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(witness.stat(Stat::SendingBytes), 2 << 20);
     stand.go();
-    let codes: Vec<_> = (0..4).map(|_| far.raw.reply().header.code).collect();
-    assert_eq!(codes, [Code::Ok; 4]);
-    // As many objects as a pair takes.
+    let codes: Vec<_> = (0..8).map(|_| far.raw.reply().header.code).collect();
+    assert_eq!(codes, [Code::Ok; 8]);
+    // Of small objects there are many, and none is refused either.
     let small = stored(&mut far.raw, "small", 64).0;
     stand.hold();
     let room = [(0, 64)];
     let many: Vec<Want<'_>> = (0..700).map(|_| (&*small, Some(&room[..]))).collect();
     let frames = [0, 1].map(|_| far.get_frame(&Get::whole(true), &many));
     far.raw.send(&frames.concat());
-    within(SOON, "both are begun", || witness.stat(Stat::Hits) >= 1024 + 5);
+    within(SOON, "both are begun", || witness.stat(Stat::Hits) >= 1400);
     stand.go();
     let replies = [far.raw.reply(), far.raw.reply()];
     let busy = replies.map(|reply| {
         let answers = far.answers(&reply, &many);
         answers.iter().filter(|answer| **answer == Err(Status::Busy)).count()
     });
-    assert_eq!(busy, [0, 1400 - 1024]);
+    assert_eq!(busy, [0; 2]);
 }
 
 #[test]

@@ -209,7 +209,7 @@ fn pieces_that_are_not_the_object_end_the_connection() {
 }
 
 #[test]
-fn late_put_is_told_so_and_leaves_nothing() {
+fn put_is_given_up_at_half_of_its_time_and_leaves_nothing() {
     let stand = Stand::start(|_| {});
     let mut far = Far::connect(&stand, 1 << 20);
     let before = far.raw.levels();
@@ -218,11 +218,13 @@ fn late_put_is_told_so_and_leaves_nothing() {
     far.raw.deadline_us = 100_000;
     let frame = far.raw.put_frame(&objects, false);
     far.raw.send(&frame);
-    std::thread::sleep(Duration::from_millis(200));
+    let begun = Instant::now();
+    assert_eq!(far.raw.reply().header.code, Code::Unreachable);
+    assert!(begun.elapsed() > Duration::from_millis(40), "{:?}", begun.elapsed());
     stand.go();
-    assert_eq!(far.raw.reply().statuses(), [Status::DeadlineExceeded; 2]);
     far.raw.deadline_us = 60_000_000;
     far.raw.expect_levels(before);
+    assert_eq!(far.connect_pair(), Code::Ok);
     assert_eq!(far.raw.put(&objects), [Status::Stored; 2]);
 }
 
@@ -252,8 +254,8 @@ fn client_that_is_gone_in_the_middle_of_a_put_leaves_nothing() {
 }
 
 #[test]
-fn stalled_put_is_cut_off_and_a_node_that_stops_does_not_wait_for_it() {
-    let stand = Stand::start(|config| config.progress_timeout = Duration::from_millis(500));
+fn stalled_put_is_given_up_and_a_node_that_stops_does_not_wait_for_it() {
+    let stand = Stand::start(|_| {});
     let mut witness = stand.plain();
     let before = witness.levels();
     stand.hold();
@@ -262,10 +264,12 @@ fn stalled_put_is_cut_off_and_a_node_that_stops_does_not_wait_for_it() {
     let frame = far.raw.put_frame(&[put], false);
     let begun = Instant::now();
     far.raw.send(&frame);
-    assert!(far.raw.is_ended(), "cut off");
-    assert!(begun.elapsed() > Duration::from_millis(450), "{:?}", begun.elapsed());
+    // Long before half of its minute.
+    assert_eq!(far.raw.reply().header.code, Code::Unreachable);
+    let took = begun.elapsed();
+    assert!(took > Duration::from_millis(200) && took < Duration::from_secs(5), "{took:?}");
     witness.expect_levels(before);
-    assert_eq!(witness.stat(Stat::TimedOut), 1);
+    assert_eq!(witness.stat(Stat::TimedOut), 0);
     let stand = Stand::start(|_| {});
     stand.hold();
     let mut far = Far::connect(&stand, 1 << 20);

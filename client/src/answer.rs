@@ -76,7 +76,7 @@ impl Session {
                 self.settle(&mut leg);
                 self.complete(header, leg, body, now, events)
             }
-            What::Leg(leg) if header.code == Code::Unreachable && leg.doubt_at.is_some() => {
+            What::Leg(leg) if header.code == Code::Unreachable && leg.aim.is_some() => {
                 self.pass_by_pair(leg, now);
                 Ok(())
             }

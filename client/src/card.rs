@@ -108,9 +108,7 @@ impl ExposedMemory {
         exposed.iter().for_each(|exposed| memories.card.add(exposed));
         Ok(Self { exposed, memories: Arc::clone(memories) })
     }
-}
 
-impl ExposedMemory {
     /// Whether there is a card that knows it.
     pub const fn is_exposed(&self) -> bool {
         self.exposed.is_some()

@@ -5,7 +5,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
 
 use larder_protocol::Opcode;
 use larder_protocol::limits::HEADER_BYTES;
@@ -15,6 +14,7 @@ use larder_transport::Landing;
 use crate::call::Call;
 use crate::error::KeyError;
 use crate::namespace::Namespace;
+use crate::rdma::Aim;
 use crate::request::{GetHead, Plan};
 use crate::router::{Indices, Route, Routes};
 use crate::shared::PutSource;
@@ -49,8 +49,8 @@ pub(crate) struct Leg {
     pub(crate) get: GetHead,
     /// Payload bytes of the frame.
     pub(crate) payload_bytes: u64,
-    /// If the frame has the node's network card move some of it, when that is doubted.
-    pub(crate) doubt_at: Option<Instant>,
+    /// If the frame has the node's network card move some of it: how.
+    pub(crate) aim: Option<Aim>,
 }
 
 impl Leg {

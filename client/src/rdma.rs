@@ -13,12 +13,21 @@ use larder_protocol::limits::{BODY_BYTES_MAX, INLINE_BYTES_MAX};
 use larder_protocol::message::{Get, PairAddress, Payload as Form, REMOTE_PIECES_MAX, RemotePiece};
 use larder_protocol::wire::Write;
 use larder_protocol::{Code, Header, Opcode};
+use larder_transport::Landing;
 use larder_transport::rdma::Reach;
 
 use crate::flight::What;
 use crate::leg::Leg;
 use crate::session::{Broken, Session};
 use crate::shared::{Memories, PutSource};
+
+/// How a request has the node's card move some of it.
+#[derive(Debug)]
+pub(crate) struct Aim {
+    reach: Reach,
+    /// When it is doubted.
+    doubt_at: Instant,
+}
 
 /// How far one connection is with its queue pair.
 #[derive(Debug, Default)]
@@ -27,11 +36,14 @@ pub(crate) struct Pairing {
     memories: Option<Arc<Memories>>,
     is_granted: bool,
     state: State,
-    /// Whether one was asked for already.
-    has_asked: bool,
+    /// Whether one was answered already, and when the last was asked for.
+    has_answer: bool,
+    asked_at: Option<Instant>,
     /// How long nothing is aimed after a pair was no good, and until when.
     pause: Duration,
     unused_until: Option<Instant>,
+    /// How many in a row were refused.
+    refusals: u32,
     /// No request that was aimed is doubted earlier.
     doubt_at: Option<Instant>,
 }
@@ -70,7 +82,7 @@ impl Pairing {
 
     /// Whether requests wait until the node has its end of the first pair.
     pub(crate) const fn is_coming(&self) -> bool {
-        matches!(self.state, State::Asked(_)) && !self.has_asked
+        matches!(self.state, State::Asked(_)) && !self.has_answer
     }
 
     /// When a request is doubted that was aimed.
@@ -94,21 +106,28 @@ impl Pairing {
         }
     }
 
-    /// There is no pair now, and for some time nothing is to be aimed through another one.
-    fn rest(&mut self, now: Instant) -> Instant {
-        self.pause = (2 * self.pause).clamp(PAUSE_MIN, PAUSE_MAX);
-        let until = now + self.pause;
-        self.unused_until = Some(until);
+    /// There is no pair any more.
+    pub(crate) fn end(&mut self) {
         match std::mem::take(&mut self.state) {
             State::Up(reach) | State::Asked(reach) => reach.end(),
             State::None | State::Refused { .. } => {}
         }
-        until
     }
 
+    /// There is no pair now, and for some time nothing is to be aimed through another one.
+    fn rest(&mut self, now: Instant) {
+        self.pause = (2 * self.pause).clamp(PAUSE_MIN, PAUSE_MAX);
+        self.unused_until = Some(now + self.pause);
+        self.end();
+    }
+
+    /// The node, or the card, makes no pair: to try takes a card a second where there is no way.
     fn refused(&mut self, now: Instant) {
-        self.has_asked = true;
-        self.state = State::Refused { until: self.rest(now) };
+        self.end();
+        self.has_answer = true;
+        self.refusals += 1;
+        let pause = REFUSED_PAUSE_MIN * 2_u32.pow(self.refusals.min(REFUSALS_COUNTED) - 1);
+        self.state = State::Refused { until: now + pause };
     }
 }
 
@@ -117,8 +136,14 @@ impl Session {
     /// over.
     pub(crate) fn keep_pair(&mut self, now: Instant) {
         if self.pairing.is_lost() {
-            self.pairing.state = State::None;
+            self.pairing.end();
             self.reclaim();
+        }
+        if matches!(self.pairing.state, State::None)
+            && let Some(asked_at) = self.pairing.asked_at
+        {
+            // Calls that end early, one after the other, do not have one made for each.
+            self.pairing.state = State::Refused { until: asked_at + PAIR_PAUSE };
         }
         let is_due = match self.pairing.state {
             State::None => true,
@@ -145,7 +170,7 @@ impl Session {
                 return;
             }
         };
-        self.pairing.state = State::Asked(reach.clone());
+        (self.pairing.state, self.pairing.asked_at) = (State::Asked(reach.clone()), Some(now));
         let mut frame = Vec::new();
         Header::begin(&mut frame);
         address.encode(&mut frame);
@@ -176,7 +201,7 @@ impl Session {
         let peer = PairAddress::decode(body).map_err(Broken::Decode)?;
         match reach.connect(&peer) {
             Ok(()) => {
-                self.pairing.has_asked = true;
+                (self.pairing.has_answer, self.pairing.refusals) = (true, 0);
                 self.pairing.state = State::Up(reach);
             }
             Err(error) => {
@@ -196,7 +221,7 @@ impl Session {
 
     /// A request was answered: if it was aimed, the pair is good.
     pub(crate) const fn note_answered(&mut self, leg: &Leg) {
-        if leg.doubt_at.is_some() {
+        if leg.aim.is_some() {
             self.pairing.pause = Duration::ZERO;
         }
     }
@@ -209,7 +234,12 @@ impl Session {
 
     /// The node could not do its part of this request by its card: it is sent another way.
     pub(crate) fn pass_by_pair(&mut self, leg: Box<Leg>, now: Instant) {
-        self.give_up_pair(now);
+        let aimed = leg.aim.as_ref().map(|aim| &aim.reach);
+        if let State::Up(reach) = &self.pairing.state
+            && aimed.is_some_and(|aimed| aimed.is_same(reach))
+        {
+            self.give_up_pair(now);
+        }
         self.waiting.push_front(leg);
     }
 
@@ -219,8 +249,10 @@ impl Session {
         if self.pairing.doubt_at.is_none_or(|doubt_at| doubt_at > now) {
             return false;
         }
-        let aimed = self.flights.values().filter_map(|flight| flight.leg()?.doubt_at);
-        self.pairing.doubt_at = aimed.min();
+        // Those of an earlier pair say nothing of this one.
+        let is_current = |aim: &&Aim| matches!(&self.pairing.state, State::Up(reach) if reach.is_same(&aim.reach));
+        let aims = self.flights.values().filter_map(|flight| flight.leg()?.aim.as_ref());
+        self.pairing.doubt_at = aims.filter(is_current).map(|aim| aim.doubt_at).min();
         let is_doubted = self.pairing.doubt_at.is_some_and(|doubt_at| doubt_at <= now);
         if is_doubted {
             tracing::info!("nothing comes through a queue pair: it is given up");
@@ -236,7 +268,7 @@ impl Session {
         let mut unsent = Vec::new();
         for (&id, flight) in &mut self.flights {
             let is_begun = begun == Some(id);
-            if flight.leg().is_none_or(|leg| leg.doubt_at.is_none()) {
+            if flight.leg().is_none_or(|leg| leg.aim.is_none()) {
                 continue;
             }
             if is_begun && flight.payload_bytes() > 0 {
@@ -259,7 +291,9 @@ impl Session {
 
     /// Says in a get where its objects shall land, as far as the node can write there.
     pub(crate) fn aim_get(&mut self, leg: &mut Leg, now: Instant) {
-        let was_aimed = leg.doubt_at.take().is_some();
+        let was_aimed = leg.aim.take().is_some();
+        // Who may write them by an earlier one cannot any more.
+        leg.landings.iter_mut().for_each(Landing::withdraw);
         let Some((reach, memories)) = self.pairing.open(now) else {
             return leg.encode_aims(was_aimed, &[]);
         };
@@ -287,7 +321,7 @@ impl Session {
     /// Chooses the objects of a put that the node reads from where they are. Whether that changes
     /// how the put is to be encoded.
     pub(crate) fn aim_put(&mut self, leg: &mut Leg, now: Instant) -> bool {
-        let was_aimed = leg.doubt_at.take().is_some();
+        let was_aimed = leg.aim.take().is_some();
         let Some((reach, memories)) = self.pairing.open(now) else {
             leg.sources.iter_mut().for_each(PutSource::forget_aim);
             return was_aimed;
@@ -307,8 +341,9 @@ impl Session {
         if !is_aimed {
             return;
         }
+        let State::Up(reach) = &self.pairing.state else { return };
         let doubt_at = now + leg.call.deadline.saturating_duration_since(now) / 2;
-        leg.doubt_at = Some(doubt_at);
+        leg.aim = Some(Aim { reach: reach.clone(), doubt_at });
         let known = self.pairing.doubt_at.unwrap_or(doubt_at);
         self.pairing.doubt_at = Some(known.min(doubt_at));
     }
@@ -356,7 +391,12 @@ fn fits(pieces: &[RemotePiece], room: &mut usize) -> bool {
 
 /// What a piece takes in a frame.
 const PIECE_BYTES: usize = 16;
-/// Pauses before a pair is asked for again after one was no good. Guesses: a call of the usual
+/// Until a pair is asked for again after one was refused: twice as long each time, up to a minute.
+const REFUSED_PAUSE_MIN: Duration = Duration::from_secs(1);
+const REFUSALS_COUNTED: u32 = 7;
+/// Least time between two pairs that are asked for. A guess.
+const PAIR_PAUSE: Duration = Duration::from_millis(10);
+/// Pauses before anything is aimed again after a pair was no good. Guesses: a call of the usual
 /// length each costs half of its time, seldom.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);

@@ -260,7 +260,7 @@ impl Leg {
             landings: Vec::new(),
             get: GetHead::default(),
             payload_bytes: 0,
-            doubt_at: None,
+            aim: None,
         })
     }
 }

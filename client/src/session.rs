@@ -289,6 +289,7 @@ impl Session {
     /// Takes out every leg, to be asked elsewhere. Their replies, if any come, are thrown away.
     pub(crate) fn take_all(&mut self) -> (Vec<Box<Leg>>, Option<Broken>) {
         self.earliest = None;
+        self.pairing.end();
         self.take_if(|_| true)
     }
 

@@ -276,11 +276,13 @@ impl PutSource {
         exposed: &[Exposed],
         fits: impl FnOnce(&[RemotePiece]) -> bool,
     ) -> bool {
+        self.forget_aim();
         let Payload::Source(source) = &mut self.payload else { return false };
         let is_long = source.len() > u64::from(INLINE_BYTES_MAX);
         let pieces = is_long.then(|| source.reach(reach, exposed)).flatten();
         let Some(pieces) = pieces.filter(|pieces| fits(pieces)) else {
-            self.forget_aim();
+            source.settle();
+            self.form = SourceForm::Inline;
             return false;
         };
         let mut encoded = Vec::new();
@@ -289,9 +291,11 @@ impl PutSource {
         true
     }
 
-    /// Sends its bytes in the frame.
+    /// Sends its bytes in the frame. Who may read it by an earlier one cannot any more.
     pub(crate) fn forget_aim(&mut self) {
-        self.settle();
+        if let Payload::Source(source) = &mut self.payload {
+            source.withdraw();
+        }
         if matches!(self.form, SourceForm::Remote(_)) {
             self.form = SourceForm::Inline;
         }
@@ -364,27 +368,23 @@ impl Session {
     /// Chooses how each object of a put travels on this connection, and encodes it so. It may have
     /// been encoded for another one before.
     pub(crate) fn choose_forms(&mut self, leg: &mut Leg, now: Instant) {
-        let is_aimed = self.aim_put(leg, now);
-        if leg.sources.iter().all(|source| source.place.is_none()) || self.pairing.is_granted() {
-            leg.state_sums();
-            if is_aimed {
-                leg.encode_forms(None);
-            }
-            return;
+        let mut differs = self.aim_put(leg, now);
+        let has_places = leg.sources.iter().any(|source| source.place.is_some());
+        if has_places {
+            // A number may have been that of another. Not later: what is named below stays given.
+            self.take_back_gone(now);
         }
-        // A number may have been that of another. Not later: what is named below stays given.
-        self.take_back_gone(now);
-        let shares = self.inbound.regions.shares();
-        let (mut differs, mut are_all_shared) = (false, true);
+        let (shares, mut are_all_shared) = (self.inbound.regions.shares(), has_places);
         for source in &mut leg.sources {
             let place = source.place_to_name(shares);
             if let Some(place) = place {
                 self.give(&place.memory, now);
             }
-            let is_shared = place.is_some();
-            are_all_shared &= is_shared;
-            let form = if is_shared { SourceForm::Shared } else { SourceForm::Inline };
-            differs |= std::mem::replace(&mut source.form, form) != source.form;
+            are_all_shared &= place.is_some();
+            let form = if place.is_some() { SourceForm::Shared } else { SourceForm::Inline };
+            if !matches!(source.form, SourceForm::Remote(_)) {
+                differs |= std::mem::replace(&mut source.form, form) != source.form;
+            }
         }
         match leg.sums {
             Sums::Stated if differs => leg.encode_forms(None),

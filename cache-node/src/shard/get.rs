@@ -303,6 +303,6 @@ fn hit<'a>(record: &Record<'a>, range: &Range<u32>, payload: Payload<'a>) -> Hit
 }
 
 /// How many stalled readers it takes at least to use up a shard's bytes in sending.
-const READERS_MIN: u64 = 4;
+pub(super) const READERS_MIN: u64 = 4;
 /// Up to here a copy into the reply costs less than a piece of its own in the system call.
 const COPIED_BYTES_MAX: u32 = 2 << 10;

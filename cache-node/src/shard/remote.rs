@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use larder_protocol::limits::BATCH_OBJECTS_MAX;
 use larder_protocol::message::{Batch, CAPABILITY_REMOTE, PairAddress, RemotePiece};
 use larder_protocol::stats::Stat;
 use larder_protocol::{Code, DecodeError, Header, Status};
@@ -17,6 +18,7 @@ use larder_transport::rdma::{
 };
 use larder_transport::{Region, SlotMut};
 
+use super::get::READERS_MIN;
 use super::put::{Filling, Lent};
 use super::{Peer, Shard, Step};
 use crate::gauge::{Gauge, Held};
@@ -140,7 +142,7 @@ impl Peer {
         self.remote.as_ref().is_some_and(|remote| !remote.moves.is_empty())
     }
 
-    /// How many bytes are under way, and since when nothing of them has ended.
+    /// How many bytes are under way, and since when no work of them has completed.
     pub(crate) fn moving(&self) -> (u64, u64) {
         self.remote.as_ref().map_or((0, 0), |remote| (remote.bytes, remote.since_ms))
     }
@@ -242,7 +244,8 @@ impl Shard {
             }
         };
         let address = pair.address();
-        let transfers = Transfers::new(pair, card.memory.clone(), TransfersConfig::default());
+        let config = TransfersConfig { transfers_max: MOVES_MAX, ..TransfersConfig::default() };
+        let transfers = Transfers::new(pair, card.memory.clone(), config);
         let (counted, _open) = ((0, 0), self.pairs.hold(1));
         remote.link = Some(Link { transfers, unposted: 0, counted, _open });
         let at = Header::begin(&mut out.bytes);
@@ -250,6 +253,21 @@ impl Shard {
         self.answer(&made.header, Code::Ok).finish(0, at, &mut out.bytes);
         self.count(Stat::Pairs, 1);
         self.note_path(peer);
+    }
+
+    /// Whether so much is under way for a peer that its next request has to wait: who does not take
+    /// what it asked for must not take what all of them have.
+    pub(crate) fn has_moves_enough(&self, peer: &Peer) -> bool {
+        peer.remote.as_ref().is_some_and(|remote| {
+            let is_much = remote.bytes > self.sending_bytes_max / READERS_MIN;
+            is_much || remote.moves.len() + BATCH_OBJECTS_MAX > MOVES_MAX
+        })
+    }
+
+    /// Whether a card has stood still for so long that nobody should wait for it.
+    pub(crate) fn is_stuck(&self, peer: &Peer) -> bool {
+        let Some(remote) = &peer.remote else { return false };
+        !remote.moves.is_empty() && self.now_ms >= remote.since_ms + STUCK_MS
     }
 
     /// Destroys a pair that moves nothing, and answers all that was under way.
@@ -310,16 +328,17 @@ impl Shard {
         let Some(remote) = &mut peer.remote else { return false };
         let Some(link) = &mut remote.link else { return false };
         let mut ended = std::mem::take(&mut remote.ended);
+        let completed = link.transfers.completed();
         link.transfers.poll(&mut ended);
+        if link.transfers.completed() != completed {
+            remote.since_ms = self.now_ms;
+        }
         // Works may have made room although no transfer ended.
         link.unposted = 0;
         link.transfers.post();
         self.count_works(link);
         let has_failed = link.transfers.end().is_some() && link.transfers.is_empty();
         let has_ended = !ended.is_empty();
-        if has_ended {
-            remote.since_ms = self.now_ms;
-        }
         ended.drain(..).for_each(|ended| self.end_move(remote, ended, out));
         remote.ended = ended;
         if has_failed {
@@ -368,6 +387,13 @@ impl Shard {
     }
 }
 
+/// Most objects under way on one connection: some requests of the longest kind.
+const MOVES_MAX: usize = 4 * BATCH_OBJECTS_MAX;
+/// How long a card may complete nothing while a connection waits for it before it serves another
+/// request, in milliseconds. A client that no longer waits has ended its pair, which a card finds
+/// out in seconds, and says so in a request that would be read only then. A guess: real cards
+/// complete a work within a millisecond.
+const STUCK_MS: u64 = 250;
 /// Requests of one burst share a ring of the doorbell, but so many transfers are not kept waiting.
 /// A guess.
 const POST_AT: usize = 16;

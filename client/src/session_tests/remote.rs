@@ -47,6 +47,8 @@ impl Link {
         let mut memory = SharedMemory::new(1 << 20, &memories).unwrap();
         memory.fill(CANARY);
         let arena = Arena::new(region);
+        // Another pair may be asked for by now.
+        talk.now += Duration::from_millis(10);
         (Self { talk, fabric, arena, registered, node, memories }, memory)
     }
 
@@ -383,6 +385,58 @@ fn a_pair_ends_with_its_connection_before_its_landings_come_home() {
     assert!(memory[..100_000].iter().all(|&byte| byte == CANARY));
 }
 
+/// A session of the same client with a node that has no card.
+fn without_a_card(link: &Link) -> Talk {
+    let mut talk = Talk::unmet_with(Pairing::new(Arc::clone(&link.memories)));
+    talk.hello(0);
+    talk.open();
+    talk
+}
+
+#[test]
+fn another_nodes_answer_does_not_settle_what_this_one_may_write() {
+    let (mut link, mut memory) = Link::new();
+    let mut other = without_a_card(&link);
+    landing(&mut memory[..100_000], |landing| {
+        let call = link.talk.get_into(b"k", landing);
+        let frame = only(link.talk.frames());
+        let (pieces, bytes) = (aimed(&frame), object_of(100_000));
+        // The connection stays, but the call is for another node to answer.
+        let (legs, _) = link.talk.session.take_all();
+        legs.into_iter().for_each(|leg| other.session.submit(leg, other.now));
+        let again = only(other.frames());
+        assert_eq!(aims(&again), [None]);
+        other.say(&again.header.reply(Code::Ok), &misses(1), b"");
+        other.receive().unwrap();
+        assert!(answers(call)[0].as_ref().is_err_and(KeyError::is_miss));
+        link.write(&bytes, pieces);
+        assert!(only(link.run()).outcome.is_err());
+    });
+    assert!(memory[..100_000].iter().all(|&byte| byte == CANARY));
+}
+
+#[test]
+fn a_put_that_was_aimed_is_encoded_anew_for_a_node_without_a_card() {
+    let (mut link, mut memory) = Link::new();
+    let mut other = without_a_card(&link);
+    let bytes = object_of(70_000);
+    memory[..70_000].copy_from_slice(&bytes);
+    let memories = Arc::clone(&link.memories);
+    source(&memory[..70_000], |source| {
+        let call = link.talk.put_all(vec![(b"k", Payload::Source(source))], &memories);
+        assert_eq!(only(link.talk.frames()).header.payload_bytes, 0);
+        let (legs, _) = link.talk.session.take_all();
+        legs.into_iter().for_each(|leg| other.session.submit(leg, other.now));
+        let again = only(other.frames());
+        let put = Put::decode(&again.body, again.header.payload_bytes).unwrap();
+        assert!(put.items.iter().all(|item| item.payload.is_inline()));
+        assert_eq!(again.payload, bytes);
+        other.say_stored(&again.header, 1);
+        other.receive().unwrap();
+        assert_eq!(answers(call), [Ok(())]);
+    });
+}
+
 #[test]
 fn without_a_grant_or_a_card_there_is_no_pair() {
     let mut plain = Talk::new();
@@ -406,7 +460,9 @@ fn a_node_that_refuses_a_pair_is_asked_again_later() {
     talk.receive().unwrap();
     talk.open();
     assert!(talk.frames().is_empty());
-    talk.now += Duration::from_millis(50);
+    talk.now += Duration::from_millis(999);
+    assert!(talk.frames().is_empty());
+    talk.now += Duration::from_millis(1);
     assert_eq!(Frame::opcodes(&talk.frames()), [Opcode::Pair as u8]);
 }
 

@@ -159,6 +159,11 @@ impl Landing {
         self.reached.take().map(Reached::settle).is_some()
     }
 
+    /// Takes it back from a peer that may write it, if one may: ends the pair.
+    pub fn withdraw(&mut self) {
+        self.reached = None;
+    }
+
     /// Whether a peer may write it now.
     pub const fn is_reached(&self) -> bool {
         self.reached.is_some()
@@ -178,6 +183,11 @@ impl Source {
     /// As [`Landing::settle`].
     pub fn settle(&mut self) -> bool {
         self.reached.take().map(Reached::settle).is_some()
+    }
+
+    /// As [`Landing::withdraw`].
+    pub fn withdraw(&mut self) {
+        self.reached = None;
     }
 
     /// Whether a peer may read it now.

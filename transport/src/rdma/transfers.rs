@@ -368,6 +368,11 @@ impl<P: QueuePair, M: Memory> Transfers<P, M> {
         self.end
     }
 
+    /// How many works have completed.
+    pub const fn completed(&self) -> u64 {
+        self.completed
+    }
+
     /// How many works were posted, with how many rings of the doorbell.
     pub fn posted(&self) -> (u64, u64) {
         (self.next, self.doorbells)
