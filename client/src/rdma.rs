@@ -250,7 +250,11 @@ impl Session {
             return false;
         }
         // Those of an earlier pair say nothing of this one.
-        let is_current = |aim: &&Aim| matches!(&self.pairing.state, State::Up(reach) if reach.is_same(&aim.reach));
+        let current = match &self.pairing.state {
+            State::Up(reach) => Some(reach),
+            _ => None,
+        };
+        let is_current = |aim: &&Aim| current.is_some_and(|reach| reach.is_same(&aim.reach));
         let aims = self.flights.values().filter_map(|flight| flight.leg()?.aim.as_ref());
         self.pairing.doubt_at = aims.filter(is_current).map(|aim| aim.doubt_at).min();
         let is_doubted = self.pairing.doubt_at.is_some_and(|doubt_at| doubt_at <= now);
