@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import larder
 
-PathChoice = Literal["auto", "tcp", "shm"]
+PathChoice = Literal["auto", "tcp", "shm", "rdma"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Settings:
     Attributes:
         endpoint: "host:port" or "unix:PATH", several as a list or with commas between them. None:
             the environment's LARDER_NODES.
-        path: "auto", "tcp" or "shm".
+        path: "auto", "tcp", "shm" or "rdma".
         deadline: of a request that names none.
         connect_timeout: of one attempt to connect. Also how long an engine's start may be held up
             by nodes that do not answer.

@@ -163,7 +163,7 @@ def test_options_that_make_no_sense_are_named(store: larder.Store) -> None:
 
 def test_connecting_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     for options, why in [
-        ({"path": "rdma"}, "path"),
+        ({"path": "pigeon"}, "path"),
         ({"spin": "fast"}, "spin"),
         ({"spin": -1}, "spin"),
         ({"deadline": 0}, "deadline"),

@@ -85,7 +85,7 @@ def test_a_node_that_does_not_answer_holds_up_the_start_by_a_bound(own_node: Nod
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"path": "rdma"}, "path"),
+        ({"path": "pigeon"}, "path"),
         ({"deadline": 0.0}, "deadline"),
         ({"memory": [(4096,)]}, "length"),
         ({"model": "m" * 257}, "model"),
