@@ -260,7 +260,7 @@ impl Shard {
                 if get.is_inline() {
                     self.get(header, namespace, &get, peer.shared_mut(), out);
                 } else {
-                    self.get_remote(peer, header, namespace, &get, out)?;
+                    self.get_remote(peer, header, namespace, &get, out);
                 }
             }
             Opcode::Remove => self.remove(header, namespace, &Remove::decode(body)?, out),

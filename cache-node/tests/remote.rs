@@ -400,15 +400,19 @@ fn impossible_pieces_end_the_connection_and_odd_ones_harm_nobody() {
     for pieces in [
         vec![piece(u64::MAX, 5000)],
         vec![piece(u64::MAX - 4998, 5000)],
-        vec![piece(0, 5000), piece(u64::MAX, 1)],
+        vec![piece(0, 5000), piece(u64::MAX, 2)],
     ] {
         let mut far = Far::connect(&stand, 1 << 20);
         let frame = far.get_frame_of(&Get::whole(true), &[(&key, Some(pieces))]);
         far.raw.send(&frame);
         assert!(far.raw.farewell().contains("remote address"));
     }
-    for pieces in [vec![piece(0, 5000)], vec![piece(u64::MAX - 5000, 5000)], vec![piece(0, 1); 512]]
-    {
+    for pieces in [
+        vec![piece(0, 5000)],
+        vec![piece(u64::MAX - 5000, 5000)],
+        vec![piece(u64::MAX - 4999, 5000)],
+        vec![piece(0, 1); 512],
+    ] {
         let mut far = Far::connect(&stand, 1 << 20);
         let frame = far.get_frame_of(&Get::whole(true), &[(&key, Some(pieces))]);
         let reply = far.raw.call(&frame);

@@ -9,10 +9,10 @@ use larder_protocol::limits::{
     BATCH_OBJECTS_MAX, BODY_BYTES_MAX, MATCH_KEYS_MAX, OBJECT_BYTES_MAX, PUT_ITEM_BYTES_MAX,
 };
 use larder_protocol::message::{
-    GetAnswer, Hello, Match, MatchReply, Payload, Put, PutItem, RemotePiece, decode_statuses,
+    GetAnswer, Hello, Item, Match, MatchReply, Payload, Put, PutItem, RemotePiece, decode_statuses,
 };
 use larder_protocol::view::{Member, MemberState, View};
-use larder_protocol::wire::{DecodeError, Write};
+use larder_protocol::wire::{DecodeError, Reader, Write};
 use larder_protocol::{Key, NamespaceSpec};
 
 fn decoder(name: &str) -> decoders::Decoder {
@@ -194,6 +194,21 @@ fn landings_have_at_most_512_pieces() {
             body(Sizes { pieces, ..SMALL }, &mut out);
             assert_eq!(decoder(name)(&out).is_ok(), fine, "{name}: {pieces:?}");
         }
+    }
+}
+
+#[test]
+fn pieces_end_at_the_last_address_at_most() {
+    let read = |address, bytes| {
+        let mut out = Vec::new();
+        Payload::encode_remote(&[RemotePiece { address, rkey: 7, bytes }], &mut out);
+        Payload::read(&mut Reader::new(&out)).map(drop)
+    };
+    let pieces = [(0, 0), (u64::MAX, 0), (u64::MAX, 1), (u64::MAX - 0xffff, 0x1_0000)];
+    assert_eq!(pieces.map(|(address, bytes)| read(address, bytes)), [Ok(()); 4]);
+    for (found, bytes) in [(u64::MAX, 2), (u64::MAX - 0xfffe, 0x1_0000)] {
+        let refused = DecodeError::Value { what: "remote address", found };
+        assert_eq!(read(found, bytes), Err(refused));
     }
 }
 

@@ -42,7 +42,10 @@ fn keys() -> impl Strategy<Value = Key> {
 /// The payload as bytes of its encoding.
 fn payloads() -> impl Strategy<Value = Vec<u8>> {
     let piece = (any::<u64>(), any::<u32>(), any::<u32>());
-    let piece = piece.prop_map(|(address, rkey, bytes)| RemotePiece { address, rkey, bytes });
+    let piece = piece.prop_map(|(address, rkey, bytes)| {
+        let address = address.min(u64::MAX - u64::from(bytes.saturating_sub(1)));
+        RemotePiece { address, rkey, bytes }
+    });
     let encoded = |payload: Payload<'_>| {
         let mut out = Vec::new();
         payload.encode(&mut out);

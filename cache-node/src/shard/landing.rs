@@ -1,12 +1,12 @@
 //! Gets whose objects the node writes into the memory of the reader.
 //!
-//! What a reader would get wrong: where an object goes is checked when the request is read, all of
-//! it, but only the front of it is written: as much as the object has.
+//! What a reader would get wrong: a landing may have more room than the object has bytes. Only the
+//! front of it is written.
 
 use std::ops::Range;
 
 use larder_protocol::message::{Get, Payload, RemotePiece};
-use larder_protocol::{Code, DecodeError, Header, Status};
+use larder_protocol::{Code, Header, Status};
 use larder_transport::Slot;
 use larder_transport::rdma::{AnyMemory, AnyPair, Transfers};
 
@@ -18,9 +18,6 @@ use crate::outbox::Outbox;
 
 impl Shard {
     /// Serves a get of which not all goes through the connection.
-    ///
-    /// # Errors
-    /// [`DecodeError`] if a landing is at no address; the connection ends then.
     pub(super) fn get_remote(
         &mut self,
         peer: &mut Peer,
@@ -28,21 +25,20 @@ impl Shard {
         namespace: NamespaceId,
         get: &Get<'_>,
         out: &mut Outbox,
-    ) -> Result<(), DecodeError> {
-        let landings = landings_of(get)?;
-        let (Some(remote), Some(landings)) = (&mut peer.remote, landings) else {
+    ) {
+        let (Some(remote), Some(landings)) = (&mut peer.remote, landings_of(get)) else {
             self.refuse(header, Code::Unsupported, out);
-            return Ok(());
+            return;
         };
         if self.sending.value() >= self.sending_bytes_max || remote.is_full() {
             self.refuse(header, Code::Busy, out);
-            return Ok(());
+            return;
         }
         let Some((transfers, first_token)) = remote.open() else {
             self.refuse(header, Code::Unreachable, out);
-            return Ok(());
+            return;
         };
-        let mut landing = Landing {
+        let mut written = Written {
             landings: &landings,
             transfers,
             first_token,
@@ -51,23 +47,22 @@ impl Shard {
             sent_bytes: 0,
         };
         let mut answer = Outbox::default();
-        let hits = self.answer_all(header, namespace, get, &mut landing, &mut answer);
-        let Landing { moves, sent_bytes, .. } = landing;
+        let hits = self.answer_all(header, namespace, get, &mut written, &mut answer);
+        let Written { moves, sent_bytes, .. } = written;
         self.count_get(get.items.len() as u64, [hits, sent_bytes, 0, 0]);
         if moves.is_empty() {
             out.append(answer);
-            return Ok(());
+            return;
         }
         let parked = Parked::new(header, answer, &moves, &self.sending);
         if remote.park(parked, &moves, self.now_ms) {
             self.post(peer);
         }
-        Ok(())
     }
 }
 
-/// Where the objects of one get go.
-struct Landing<'a> {
+/// Objects are written where they shall land, or sent behind the answers.
+struct Written<'a> {
     landings: &'a [Payload<'a>],
     transfers: &'a mut Transfers<AnyPair, AnyMemory>,
     first_token: u64,
@@ -77,7 +72,7 @@ struct Landing<'a> {
     sent_bytes: u64,
 }
 
-impl Way for Landing<'_> {
+impl Way for Written<'_> {
     fn give(
         &mut self,
         number: usize,
@@ -127,31 +122,12 @@ fn first_bytes(
 }
 
 /// The landings of a get, `None` if one is of a kind that gets do not have.
-fn landings_of<'a>(get: &Get<'a>) -> Result<Option<Vec<Payload<'a>>>, DecodeError> {
-    let mut landings = Vec::with_capacity(get.items.len());
-    for item in get.items.iter() {
-        match item.landing {
-            Payload::Inline => {}
-            Payload::Remote(pieces) => {
-                bytes_of(pieces.iter())?;
-            }
-            Payload::Shared { .. } => return Ok(None),
-        }
-        landings.push(item.landing);
-    }
-    Ok(Some(landings))
+fn landings_of<'a>(get: &Get<'a>) -> Option<Vec<Payload<'a>>> {
+    let landings = get.items.iter().map(|item| item.landing);
+    landings.map(|at| (!matches!(at, Payload::Shared { .. })).then_some(at)).collect()
 }
 
 /// How many bytes pieces have together.
-///
-/// # Errors
-/// [`DecodeError`] for one that ends behind the last address.
-pub(super) fn bytes_of(pieces: impl Iterator<Item = RemotePiece>) -> Result<u64, DecodeError> {
-    let mut bytes = 0;
-    for piece in pieces {
-        let end = piece.address.checked_add(piece.bytes.into());
-        end.ok_or(DecodeError::Value { what: "remote address", found: piece.address })?;
-        bytes += u64::from(piece.bytes);
-    }
-    Ok(bytes)
+pub(super) fn bytes_of(pieces: impl Iterator<Item = RemotePiece>) -> u64 {
+    pieces.map(|piece| u64::from(piece.bytes)).sum()
 }

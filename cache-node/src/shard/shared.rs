@@ -109,7 +109,7 @@ impl Peer {
                     }
                 }
                 Payload::Remote(pieces) if self.is_remote() => {
-                    let found = bytes_of(pieces.iter())?;
+                    let found = bytes_of(pieces.iter());
                     if found != u64::from(item.object_bytes) {
                         return Err(DecodeError::Value { what: "bytes of remote pieces", found });
                     }

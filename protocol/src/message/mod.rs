@@ -131,7 +131,7 @@ pub enum Payload<'a> {
     Remote(Batch<'a, RemotePiece>),
 }
 
-/// One contiguous piece of registered memory.
+/// One contiguous piece of registered memory. One that was read ends at the last address at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RemotePiece {
     /// Address as registered.
@@ -156,11 +156,12 @@ impl RemotePiece {
 
 impl<'a> Item<'a> for RemotePiece {
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            address: reader.u64("remote address")?,
-            rkey: reader.u32("remote key")?,
-            bytes: reader.u32("remote bytes")?,
-        })
+        let address = reader.u64("remote address")?;
+        let (rkey, bytes) = (reader.u32("remote key")?, reader.u32("remote bytes")?);
+        if address.checked_add(u64::from(bytes.saturating_sub(1))).is_none() {
+            return Err(DecodeError::Value { what: "remote address", found: address });
+        }
+        Ok(Self { address, rkey, bytes })
     }
 }
 
