@@ -44,12 +44,11 @@ impl Shard {
         {
             return;
         }
-        let mut sent =
-            Sent { leasing, is_full, budget: Budget::new(self.sending_bytes_max), bytes: 0 };
+        let budget = Budget::new(self.sending_bytes_max);
+        let mut sent = Sent { leasing, is_full, budget };
         let hits = self.answer_all(header, namespace, get, &mut sent, out);
-        let Sent { leasing, bytes, .. } = sent;
-        let [given, refused] = leasing.counts();
-        self.count_get(get.items.len() as u64, [hits, bytes, given, refused]);
+        let [given, refused] = sent.leasing.counts();
+        self.count_get(get.items.len() as u64, [hits, sent.sent_bytes(), given, refused]);
     }
 
     /// Answers each key, and hands over what was found as `way` does; how many were.
@@ -235,7 +234,6 @@ struct Sent<'s> {
     /// Whether the shard holds as much for sending as it may.
     is_full: bool,
     budget: Budget,
-    bytes: u64,
 }
 
 impl Way for Sent<'_> {
@@ -253,13 +251,12 @@ impl Way for Sent<'_> {
                 return Err(Status::Busy);
             }
             self.budget.take(bytes)?;
-            self.bytes += u64::from(bytes);
         }
         Ok(payload)
     }
 
     fn sent_bytes(&self) -> u64 {
-        self.bytes
+        self.budget.bytes
     }
 }
 
