@@ -18,6 +18,7 @@ pub mod namespace;
 pub mod node;
 mod outbox;
 mod payload;
+mod places;
 mod polls;
 #[cfg(feature = "probe")]
 #[doc(hidden)]

@@ -17,12 +17,13 @@ use std::time::{Duration, Instant};
 
 use larder_transport::Readiness;
 
+use crate::places::Places;
+
 /// The connections of one core, and how long ago they were polled for.
 #[derive(Debug)]
 pub(crate) struct Polls {
     readiness: Readiness,
-    connections: RefCell<Vec<Option<Connection>>>,
-    free: RefCell<Vec<u64>>,
+    connections: RefCell<Places<Connection>>,
     /// How many connections look for their next request by themselves.
     lookers: Cell<usize>,
     /// How often a poll came to be owed, and how many of those times were made good.
@@ -73,7 +74,6 @@ impl Polls {
         Ok(Self {
             readiness: Readiness::new()?,
             connections: RefCell::default(),
-            free: RefCell::default(),
             lookers: Cell::new(0),
             owed: Cell::new(0),
             paid: Cell::new(0),
@@ -93,12 +93,7 @@ impl Polls {
 
     /// Takes a connection in; the name it has here until it is forgotten.
     pub(crate) fn watch(&self, socket: &impl AsRawFd) -> u64 {
-        let mut connections = self.connections.borrow_mut();
-        let name = self.free.borrow_mut().pop().unwrap_or(connections.len() as u64);
-        if name == connections.len() as u64 {
-            connections.push(None);
-        }
-        connections[name as usize] = Some(Connection::default());
+        let name = self.connections.borrow_mut().enter(Connection::default()) as u64;
         if let Err(error) = self.readiness.watch(socket, name) {
             // It is polled for when time or work are up.
             tracing::warn!(%error, "a connection cannot be watched: others keep it waiting longer");
@@ -108,8 +103,7 @@ impl Polls {
 
     /// Takes a connection out, whose socket closes.
     pub(crate) fn forget(&self, name: u64) {
-        self.connections.borrow_mut()[name as usize] = None;
-        self.free.borrow_mut().push(name);
+        self.connections.borrow_mut().leave(name as usize);
     }
 
     /// Whether the connection waits for room to send, not for bytes.
@@ -164,7 +158,7 @@ impl Polls {
 
     /// What came for this connection before is read by now: it has found no more.
     pub(crate) fn has_read_all(&self, name: u64) {
-        if let Some(connection) = &mut self.connections.borrow_mut()[name as usize] {
+        if let Some(connection) = self.connections.borrow_mut().at(name as usize) {
             connection.has_arrival = false;
         }
     }
@@ -189,7 +183,7 @@ impl Polls {
 
     /// Notes that a connection's task begins to wait; what is owed by now.
     fn suspend(&self, name: u64) -> u64 {
-        if let Some(connection) = &mut self.connections.borrow_mut()[name as usize] {
+        if let Some(connection) = self.connections.borrow_mut().at(name as usize) {
             connection.waits = true;
             // It may be just that which is waited for.
             if std::mem::take(&mut connection.has_arrival) {
@@ -204,7 +198,7 @@ impl Polls {
         let mut debtors = self.debtors.borrow_mut();
         let before = debtors.len();
         debtors.retain(|&debtor| debtor != name);
-        if let Some(connection) = &mut self.connections.borrow_mut()[name as usize] {
+        if let Some(connection) = self.connections.borrow_mut().at(name as usize) {
             connection.waits = false;
             // It may have been woken before that came.
             connection.has_arrival |= debtors.len() < before;
@@ -268,7 +262,7 @@ impl Polls {
         let (mut connections, mut debtors) =
             (self.connections.borrow_mut(), self.debtors.borrow_mut());
         let asked = self.readiness.arrivals(|name| {
-            if let Some(Some(connection)) = connections.get_mut(name as usize) {
+            if let Some(connection) = connections.at(name as usize) {
                 if connection.waits {
                     debtors.push(name);
                 } else {

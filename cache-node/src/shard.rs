@@ -34,9 +34,10 @@ use crate::gauge::Gauge;
 use crate::lease::{Leases, Totals};
 use crate::namespace::{Handles, NamespaceId};
 use crate::outbox::Outbox;
+use crate::places::Places;
 use crate::store::{Ask, GROUP_KEYS, KeyHash, RECORD_BYTES_MAX, Store, StoreConfig};
 
-use clients::Clients;
+use clients::Client;
 pub(crate) use put::{Lent, PutJob};
 use remote::Remote;
 pub(crate) use remote::{Card, PairJob};
@@ -58,7 +59,7 @@ pub(crate) struct Shard {
     lease_bytes_max: u64,
     /// Of connections that ended when the node did.
     kept: Vec<Leases>,
-    clients: Clients,
+    clients: Places<Client>,
     card: Option<Card>,
     /// Queue pairs.
     pairs: Gauge,
@@ -154,7 +155,7 @@ impl Shard {
             leased: Totals::default(),
             lease_bytes_max: config.lease_bytes_max(),
             kept: Vec::new(),
-            clients: Clients::default(),
+            clients: Places::default(),
             card: None,
             pairs: Gauge::default(),
             store: Store::new(arena, bounds, KeyHash::random()),

@@ -12,15 +12,11 @@ use std::task::{Context, Waker};
 
 use larder_transport::PeerProcess;
 
+use crate::places::Places;
+
 /// The connections of one shard.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Stalls(Rc<RefCell<Table>>);
-
-#[derive(Debug, Default)]
-struct Table {
-    places: Vec<Option<Rc<Limit>>>,
-    free: Vec<usize>,
-}
+pub(crate) struct Stalls(Rc<RefCell<Places<Rc<Limit>>>>);
 
 /// Of one connection.
 #[derive(Debug)]
@@ -120,24 +116,18 @@ impl Stalls {
             waker: RefCell::new(None),
         });
         let limit = Rc::new(Limit { socket, until_ms, is_idle: Cell::new(false), told });
-        let mut table = self.0.borrow_mut();
-        let place = table.free.pop().unwrap_or(table.places.len());
-        if place == table.places.len() {
-            table.places.push(None);
-        }
-        table.places[place] = Some(Rc::clone(&limit));
+        let place = self.0.borrow_mut().enter(Rc::clone(&limit));
         Patience { table: self.clone(), place, limit }
     }
 
     /// How many connections there are.
     pub(crate) fn len(&self) -> usize {
-        let table = self.0.borrow();
-        table.places.len() - table.free.len()
+        self.0.borrow().len()
     }
 
     /// Calls `cut` for each connection that stood still for too long, once.
     pub(crate) fn sweep(&self, now_ms: u64, mut cut: impl FnMut(&Limit)) {
-        for limit in self.0.borrow().places.iter().flatten() {
+        for limit in self.0.borrow().iter() {
             if now_ms >= limit.until_ms.get() {
                 limit.until_ms.set(NEVER);
                 cut(limit);
@@ -150,7 +140,7 @@ impl Stalls {
     /// Most are closed with it; this is for sockets that a child of it still has.
     pub(crate) fn bury(&self) {
         let table = self.0.borrow();
-        let told = table.places.iter().flatten().filter_map(|limit| limit.told.as_ref());
+        let told = table.iter().filter_map(|limit| limit.told.as_ref());
         for told in told.filter(|told| told.holds_leases.get() && told.process.is_dead()) {
             told.say(Word::Dead);
         }
@@ -158,12 +148,12 @@ impl Stalls {
 
     /// Calls `cut` for every connection.
     pub(crate) fn all(&self, mut cut: impl FnMut(&Limit)) {
-        self.0.borrow().places.iter().flatten().for_each(|limit| cut(limit));
+        self.0.borrow().iter().for_each(|limit| cut(limit));
     }
 
     /// Calls `cut` for each connection that waits for its next request.
     pub(crate) fn idle(&self, mut cut: impl FnMut(&Limit)) {
-        for limit in self.0.borrow().places.iter().flatten().filter(|l| l.is_idle.get()) {
+        for limit in self.0.borrow().iter().filter(|l| l.is_idle.get()) {
             cut(limit);
         }
     }
@@ -207,9 +197,7 @@ impl Patience {
 
 impl Drop for Patience {
     fn drop(&mut self) {
-        let mut table = self.table.0.borrow_mut();
-        table.places[self.place] = None;
-        table.free.push(self.place);
+        self.table.0.borrow_mut().leave(self.place);
     }
 }
 

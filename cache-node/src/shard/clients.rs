@@ -9,52 +9,31 @@ use larder_protocol::{Code, Header};
 use super::{Peer, Shard};
 use crate::outbox::Outbox;
 
-/// The connections that have said `Hello`.
-#[derive(Debug, Default)]
-pub(super) struct Clients {
-    places: Vec<Option<Client>>,
-    free: Vec<usize>,
-}
-
+/// A connection that has said `Hello`.
 #[derive(Debug)]
-struct Client {
+pub(super) struct Client {
     name: Box<[u8]>,
     path: ClientPath,
     since_ms: u64,
 }
 
-impl Clients {
-    /// Takes a connection in; its place until it leaves.
-    fn enter(&mut self, name: &[u8], now_ms: u64) -> usize {
-        let client = Client { name: name.into(), path: ClientPath::Tcp, since_ms: now_ms };
-        let place = self.free.pop().unwrap_or(self.places.len());
-        if place == self.places.len() {
-            self.places.push(None);
-        }
-        self.places[place] = Some(client);
-        place
-    }
-
-    fn leave(&mut self, place: usize) {
-        self.places[place] = None;
-        self.free.push(place);
-    }
-}
-
 impl Shard {
     /// Notes that a connection has said its name.
     pub(super) fn greet(&mut self, peer: &mut Peer, name: &[u8]) {
-        match peer.place.and_then(|place| self.clients.places[place].as_mut()) {
+        match peer.place.and_then(|place| self.clients.at(place)) {
             // It may say another one.
             Some(client) => client.name = name.into(),
-            None => peer.place = Some(self.clients.enter(name, self.now_ms)),
+            None => {
+                let (path, since_ms) = (ClientPath::Tcp, self.now_ms);
+                peer.place = Some(self.clients.enter(Client { name: name.into(), path, since_ms }));
+            }
         }
         self.note_path(peer);
     }
 
     /// Notes which way the objects of a connection come and go from now on.
     pub(super) fn note_path(&mut self, peer: &Peer) {
-        let client = peer.place.and_then(|place| self.clients.places[place].as_mut());
+        let client = peer.place.and_then(|place| self.clients.at(place));
         if let Some(client) = client {
             client.path = if peer.is_sharing() {
                 ClientPath::Shm
@@ -75,7 +54,7 @@ impl Shard {
 
     /// Answers who is connected.
     pub(super) fn clients(&self, header: &Header, out: &mut Outbox) {
-        let clients: Vec<_> = self.clients.places.iter().flatten().collect();
+        let clients: Vec<_> = self.clients.iter().collect();
         let at = Header::begin(&mut out.bytes);
         let reports = clients.iter().map(|client| ClientReport {
             name: &client.name,
@@ -84,21 +63,5 @@ impl Shard {
         });
         ClientReport::encode_all(reports, &mut out.bytes);
         self.answer(header, Code::Ok).finish(0, at, &mut out.bytes);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn places_of_those_who_left_are_taken_again() {
-        let mut clients = Clients::default();
-        let places: Vec<_> = (0..3).map(|n| clients.enter(&[n], 5)).collect();
-        assert_eq!(places, [0, 1, 2]);
-        clients.leave(1);
-        assert_eq!((clients.enter(b"d", 6), clients.enter(b"e", 7)), (1, 3));
-        let names: Vec<_> = clients.places.iter().flatten().map(|c| c.name[0]).collect();
-        assert_eq!(names, [0, b'd', 2, b'e']);
     }
 }
