@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use larder_transport::rdma::{AnyFabric, FabricError};
+use larder_transport::rdma::AnyFabric;
 
 use crate::config::{Config, RdmaDevices};
 use crate::node::StartError;
@@ -14,7 +14,7 @@ use crate::node::StartError;
 /// The cards of a node.
 #[derive(Debug, Default)]
 pub(crate) struct Cards {
-    cards: Vec<OpenCard>,
+    fabrics: Vec<AnyFabric>,
     /// Whether they were asked for.
     are_wanted: bool,
 }
@@ -23,8 +23,8 @@ pub(crate) struct Cards {
 #[derive(Debug, Clone)]
 pub(crate) struct OpenCard {
     pub(crate) fabric: AnyFabric,
+    /// Whether it has to work.
     pub(crate) is_wanted: bool,
-    numa_node: Option<u32>,
 }
 
 impl Cards {
@@ -35,31 +35,53 @@ impl Cards {
     pub(crate) fn open(config: &Config) -> Result<Self, StartError> {
         match &config.rdma_devices {
             RdmaDevices::Off => Ok(Self::default()),
-            RdmaDevices::Auto => Ok(first()),
+            RdmaDevices::Auto => {
+                Ok(Self { fabrics: first().into_iter().collect(), are_wanted: false })
+            }
             RdmaDevices::Named(names) => {
-                let cards = names.iter().map(|name| {
-                    open(name).map_err(|source| StartError::Card { device: name.clone(), source })
+                let fabrics = names.iter().map(|name| {
+                    let refused = |source| StartError::Card { device: name.clone(), source };
+                    AnyFabric::open(Some(name)).map_err(refused)
                 });
-                Ok(Self { cards: cards.collect::<Result<_, _>>()?, are_wanted: true })
+                Ok(Self { fabrics: fabrics.collect::<Result<_, _>>()?, are_wanted: true })
             }
         }
     }
 
     /// One fabric for all shards, if any.
     pub(crate) fn of(fabric: Option<AnyFabric>) -> Self {
-        let card = |fabric| OpenCard { fabric, is_wanted: true, numa_node: None };
-        Self { cards: fabric.into_iter().map(card).collect(), are_wanted: true }
+        Self { fabrics: fabric.into_iter().collect(), are_wanted: true }
     }
 
-    /// The card of a shard: one of those next to its core, else of all, by turns.
-    pub(crate) fn of_shard(&self, config: &Config, shard: u16) -> Option<OpenCard> {
-        let numa_node = |shard: u16| {
+    /// The card of each shard: one of those next to its core, else of all, by turns.
+    pub(crate) fn of_shards(&self, config: &Config) -> Vec<Option<OpenCard>> {
+        let cards: Vec<_> = self.fabrics.iter().map(AnyFabric::numa_node).collect();
+        let numa_node = |shard| {
             let core = config.cores.get(usize::from(shard))?;
             numa_node_of(Path::new("/sys/devices/system/cpu"), *core)
         };
-        let nodes: Vec<_> = (0..=shard).map(numa_node).collect();
-        let at = choose(&self.cards.iter().map(|card| card.numa_node).collect::<Vec<_>>(), &nodes)?;
-        Some(OpenCard { is_wanted: self.are_wanted, ..self.cards[at].clone() })
+        let shards: Vec<_> = (0..config.shards).map(numa_node).collect();
+        let chosen = (1..=shards.len()).map(|count| choose(&cards, &shards[..count]));
+        let card =
+            |at: usize| OpenCard { fabric: self.fabrics[at].clone(), is_wanted: self.are_wanted };
+        chosen.map(|at| at.map(card)).collect()
+    }
+}
+
+/// The first card that has an active port.
+fn first() -> Option<AnyFabric> {
+    if !AnyFabric::KNOWS_CARDS {
+        return None;
+    }
+    match AnyFabric::open(None) {
+        Ok(fabric) => {
+            tracing::info!(device = fabric.device(), "a network card reaches clients' memory");
+            Some(fabric)
+        }
+        Err(error) => {
+            tracing::info!(%error, "no network card is used");
+            None
+        }
     }
 }
 
@@ -78,43 +100,6 @@ fn numa_node_of(cores: &Path, core: usize) -> Option<u32> {
     let entries = std::fs::read_dir(cores.join(format!("cpu{core}"))).ok()?;
     let mut names = entries.flatten().map(|entry| entry.file_name());
     names.find_map(|name| name.to_str()?.strip_prefix("node")?.parse().ok())
-}
-
-#[cfg(feature = "rdma")]
-fn first() -> Cards {
-    match larder_transport::rdma::Verbs::open(None) {
-        Ok(verbs) => {
-            let fabric = AnyFabric::Verbs(verbs);
-            tracing::info!(device = fabric.device(), "a network card reaches clients' memory");
-            let card = OpenCard { fabric, is_wanted: false, numa_node: None };
-            Cards { cards: vec![card], are_wanted: false }
-        }
-        Err(error) => {
-            tracing::info!(%error, "no network card is used");
-            Cards::default()
-        }
-    }
-}
-
-#[cfg(not(feature = "rdma"))]
-fn first() -> Cards {
-    Cards::default()
-}
-
-#[cfg(feature = "rdma")]
-fn open(name: &str) -> Result<OpenCard, FabricError> {
-    use larder_transport::rdma::verbs;
-
-    let fabric = AnyFabric::Verbs(verbs::Verbs::open(Some(name))?);
-    let report = verbs::devices()?.into_iter().find(|report| report.name == name);
-    let numa_node = report.and_then(|report| report.numa_node);
-    Ok(OpenCard { fabric, is_wanted: true, numa_node })
-}
-
-#[cfg(not(feature = "rdma"))]
-fn open(_name: &str) -> Result<OpenCard, FabricError> {
-    let why = std::io::Error::other("this build knows no cards");
-    Err(FabricError::new("open", why))
 }
 
 #[cfg(test)]

@@ -140,8 +140,7 @@ impl Node {
         let (sockets, entries) = Sockets::bind(&config).map_err(uds_error)?.unzip();
         let mut entries = entries.unwrap_or_default().into_iter();
         let (report, reports) = mpsc::channel();
-        for index in 0..config.shards {
-            let card = cards.of_shard(&config, index);
+        for (index, card) in (0..config.shards).zip(cards.of_shards(&config)) {
             let (config, state) = (config.clone(), Arc::clone(&state));
             let start = ShardStart { index, config, state, card };
             node.shards.push(start.spawn(entries.next(), report.clone())?);
@@ -299,7 +298,7 @@ impl ShardStart {
 
     /// The shard's card and its name, once the card knows the shard's memory.
     fn card(&self, region: &Arc<Region>) -> Result<Option<(Card, String)>, StartError> {
-        let Some(OpenCard { fabric, is_wanted, .. }) = &self.card else { return Ok(None) };
+        let Some(OpenCard { fabric, is_wanted }) = &self.card else { return Ok(None) };
         let device = fabric.device().to_owned();
         match Card::new(fabric.clone(), region) {
             Ok(card) => Ok(Some((card, device))),

@@ -3,6 +3,8 @@
 //! What a reader would get wrong: whether a card is there is found out at the start, not here. Here
 //! it is only refused to name one where no card could be used.
 
+use larder_transport::rdma::AnyFabric;
+
 use super::check::refused;
 use super::{Config, ConfigError};
 
@@ -38,7 +40,7 @@ impl Config {
     pub(super) fn check_cards(&self) -> Result<(), ConfigError> {
         let RdmaDevices::Named(names) = &self.rdma_devices else { return Ok(()) };
         let given = || names.join(",");
-        if !cfg!(feature = "rdma") {
+        if !AnyFabric::KNOWS_CARDS {
             let expected = "auto or off, because this build knows no cards; \
                 cargo build --features rdma makes one that does";
             return Err(refused("rdma-device", given(), expected));
@@ -81,7 +83,7 @@ mod tests {
             };
             config.check().err().map(|error| error.to_string())
         };
-        if cfg!(feature = "rdma") {
+        if AnyFabric::KNOWS_CARDS {
             assert_eq!(refusal(&["a", "b"]), None);
             assert!(refusal(&["a", "a"]).unwrap().contains("once"));
         } else {

@@ -85,6 +85,15 @@ impl AnyFabric {
             Self::Verbs(verbs) => verbs.device(),
         }
     }
+
+    /// The memory that the card is next to, where there are several.
+    pub fn numa_node(&self) -> Option<u32> {
+        match self {
+            Self::Simulated(_) => None,
+            #[cfg(feature = "rdma")]
+            Self::Verbs(verbs) => verbs.numa_node(),
+        }
+    }
 }
 
 impl Fabric for AnyFabric {

@@ -153,6 +153,11 @@ impl Verbs {
         self.domain.device.name()
     }
 
+    /// The memory that the card is next to, where there are several.
+    pub fn numa_node(&self) -> Option<u32> {
+        devices::numa_node_of(self.device())
+    }
+
     /// Registers memory of a GPU, for peers to write and read by its key. Until what is answered
     /// was dropped, `home` keeps the memory.
     ///

@@ -65,10 +65,15 @@ pub(super) fn best_gid(device: &Device, port: &Port) -> Result<(u8, [u8; 16]), F
     Ok((index, gid))
 }
 
+/// The memory that a card is next to, where there are several: the kernel says -1 where not.
+pub(super) fn numa_node_of(device: &str) -> Option<u32> {
+    text(&folder(device).join("device/numa_node"))?.parse().ok()
+}
+
 impl DeviceReport {
     fn new(name: String) -> Self {
         let folder = folder(&name);
-        let numa_node = text(&folder.join("device/numa_node")).and_then(|node| node.parse().ok());
+        let numa_node = numa_node_of(&name);
         let numbers = fs::read_dir(folder.join("ports")).into_iter().flatten().flatten();
         let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let mut ports: Vec<_> = numbers.map(|number| PortReport::new(&folder, number)).collect();
