@@ -15,27 +15,10 @@ use larder_transport::{Luck, socket};
 use crate::core::Core;
 use crate::outbox::Outbox;
 use crate::polls::{Looking, Polls};
-use crate::shard::{PairJob, Peer, Shard};
+use crate::shard::{Peer, Shard};
 use crate::spin::{SPIN, YIELD_EVERY};
 use crate::stalls::{NEVER, Patience};
-use crate::tcp::{Ending, Wire};
-
-/// Connects the card with a client's on a thread that serves nobody.
-pub(crate) async fn connect(
-    job: PairJob,
-    wire: &mut Wire,
-    core: &Core,
-    peer: &mut Peer,
-    patience: &Patience,
-    outbox: &mut Outbox,
-) -> Result<(), Ending> {
-    wire.send(core, patience, outbox).await?;
-    // From here on it is the node that takes its time.
-    patience.until(NEVER);
-    let made = glommio::executor().spawn_blocking(move || job.connect()).await;
-    core.shard(|shard| shard.finish_pair(peer, made, outbox));
-    Ok(())
-}
+use crate::tcp::Wire;
 
 /// Receives at least one byte while something is under way, and answers what ends meanwhile; `None`
 /// once nothing is under way any more.

@@ -23,9 +23,8 @@ use larder_transport::{rights, socket};
 use crate::core::Core;
 use crate::inbox::Inbox;
 use crate::outbox::Outbox;
-use crate::shard::{Peer, ShareJob};
 use crate::stalls::{NEVER, Notice, Patience, Word};
-use crate::tcp::{ACCEPT_BURST, Ending, SCRAP_BYTES, Wire, connection};
+use crate::tcp::{ACCEPT_BURST, SCRAP_BYTES, Wire, connection};
 use crate::uds::Entry;
 
 /// Takes in the connections that wait in the shard's hall, whenever its bell rings.
@@ -163,23 +162,24 @@ impl Near {
     }
 }
 
-/// Maps memory of a client's on a thread that serves nobody.
-///
-/// # Errors
-/// If it is no memory that may be mapped.
-pub(crate) async fn map(
-    job: ShareJob,
-    wire: &mut Wire,
-    core: &Core,
-    peer: &mut Peer,
-    patience: &Patience,
-    outbox: &mut Outbox,
-) -> Result<(), Ending> {
-    wire.send(core, patience, outbox).await?;
-    // From here on it is the node that takes its time.
-    patience.until(NEVER);
-    let mapping = glommio::executor().spawn_blocking(move || job.map()).await;
-    Ok(core.shard(|shard| shard.finish_share(peer, mapping, outbox))?)
+impl Wire {
+    /// Does what may take long, such as mapping memory or connecting a card, on a thread that
+    /// serves nobody.
+    ///
+    /// # Errors
+    /// If what is answered cannot be sent before.
+    pub(crate) async fn aside<T: Send + 'static>(
+        &mut self,
+        core: &Core,
+        patience: &Patience,
+        outbox: &mut Outbox,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        self.send(core, patience, outbox).await?;
+        // From here on it is the node that takes its time.
+        patience.until(NEVER);
+        Ok(glommio::executor().spawn_blocking(work).await)
+    }
 }
 
 /// Holds the leases of a connection that the node has ended until its peer is gone.

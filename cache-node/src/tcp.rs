@@ -250,8 +250,14 @@ async fn serve(
                 payload.skip(header.payload_bytes).await?;
                 used += payload.taken_behind;
             }
-            Step::Map(job) => shm::map(job, wire, core, peer, patience, outbox).await?,
-            Step::Connect(job) => rdma::connect(job, wire, core, peer, patience, outbox).await?,
+            Step::Map(job) => {
+                let mapped = wire.aside(core, patience, outbox, move || job.map()).await?;
+                core.shard(|shard| shard.finish_share(peer, mapped, outbox))?;
+            }
+            Step::Connect(job) => {
+                let made = wire.aside(core, patience, outbox, move || job.connect()).await?;
+                core.shard(|shard| shard.finish_pair(peer, made, outbox));
+            }
             Step::Fill(job) => {
                 let put = AdmittedPut { job, behind, arrived_us };
                 used += put.store(wire, core, peer, patience, outbox).await?;
