@@ -39,8 +39,8 @@ use crate::store::{Ask, GROUP_KEYS, KeyHash, RECORD_BYTES_MAX, Store, StoreConfi
 
 use clients::Client;
 pub(crate) use put::{Lent, PutJob};
-pub(crate) use remote::{Card, PairJob};
 use remote::Remote;
+pub(crate) use remote::{Card, PairJob};
 use shared::Host;
 pub(crate) use shared::ShareJob;
 

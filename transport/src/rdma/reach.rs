@@ -163,11 +163,6 @@ impl Landing {
     pub fn withdraw(&mut self) {
         self.reached = None;
     }
-
-    /// Whether a peer may write it now.
-    pub const fn is_reached(&self) -> bool {
-        self.reached.is_some()
-    }
 }
 
 impl Source {
@@ -188,11 +183,6 @@ impl Source {
     /// As [`Landing::withdraw`].
     pub fn withdraw(&mut self) {
         self.reached = None;
-    }
-
-    /// Whether a peer may read it now.
-    pub const fn is_reached(&self) -> bool {
-        self.reached.is_some()
     }
 }
 
@@ -247,7 +237,7 @@ mod tests {
         let pieces = landing.reach(&reach, &[exposed]).unwrap();
         let places: Vec<_> = pieces.iter().map(|p| (p.address as usize - at, p.bytes)).collect();
         assert_eq!(places, [(10, 20), (50, 5)]);
-        assert!(landing.is_reached() && landing.settle() && !landing.settle());
+        assert!(landing.reached.is_some() && landing.settle() && !landing.settle());
         landing.write_at(0, b"ours again");
         drop(landing);
         assert!(!reach.is_over() && reach.address().is_some());
@@ -261,7 +251,7 @@ mod tests {
             landing.reach(&reach, &[exposed]).unwrap();
             if use_it {
                 assert_eq!(landing.piece_at(60), [7; 4]);
-                assert!(!landing.is_reached());
+                assert!(landing.reached.is_none());
             } else {
                 drop(landing);
             }
@@ -294,7 +284,7 @@ mod tests {
         let (memory, exposed, reach) = reached(64);
         let exposed = [exposed];
         let mut elsewhere = Landing::from_vec(vec![0; 9]);
-        assert!(elsewhere.reach(&reach, &exposed).is_none() && !elsewhere.is_reached());
+        assert!(elsewhere.reach(&reach, &exposed).is_none() && elsewhere.reached.is_none());
         assert!(Landing::from_vec(Vec::new()).reach(&reach, &exposed).is_none());
         reach.end();
         let mut landing = memory.landing(&[(memory.address(), 64)]).unwrap();

@@ -175,12 +175,7 @@ impl Verbs {
     ) -> Result<VerbsMemory, FabricError> {
         // SAFETY: the caller keeps this promise.
         let made = unsafe { Registration::of_device(&self.domain, memory, home) };
-        let registration = made?;
-        let (local_key, remote_key) = registration.keys();
-        let remote_key = Some(remote_key);
-        let (address, bytes) = (memory.address, memory.bytes);
-        let _registration = Arc::new(registration);
-        Ok(VerbsMemory { _registration, address, bytes, local_key, remote_key })
+        Ok(VerbsMemory::new(made?, memory.address, memory.bytes, Reach::Peers))
     }
 
     /// # Safety
@@ -195,12 +190,15 @@ impl Verbs {
     ) -> Result<VerbsMemory, FabricError> {
         // SAFETY: the caller keeps this promise.
         let made = unsafe { Registration::new(&self.domain, address, bytes, reach, home) };
-        let registration = made?;
+        Ok(VerbsMemory::new(made?, address as u64, bytes as u64, reach))
+    }
+}
+
+impl VerbsMemory {
+    fn new(registration: Registration, address: u64, bytes: u64, reach: Reach) -> Self {
         let (local_key, remote_key) = registration.keys();
         let remote_key = (reach == Reach::Peers).then_some(remote_key);
-        let (address, bytes) = (address as u64, bytes as u64);
-        let _registration = Arc::new(registration);
-        Ok(VerbsMemory { _registration, address, bytes, local_key, remote_key })
+        Self { _registration: Arc::new(registration), address, bytes, local_key, remote_key }
     }
 }
 
