@@ -20,7 +20,9 @@ pub(super) struct Stat {
 
 impl Stat {
     pub(super) fn run(&self, client: &Client) -> Result<(), Failure> {
-        let (shards, told) = (client.stats(None)?, client.clients(None)?);
+        // Both at a time, so that a silent shard costs one deadline.
+        let shards = client.start_stats(None)?;
+        let (told, shards) = (client.clients(None)?, shards.wait()?);
         let clients = Clients::of(&told);
         if self.json {
             println!("{:#}", as_json(&shards, &clients));
