@@ -185,7 +185,10 @@ impl Fill {
                         take_landed(index, key, &hit, leg);
                     }
                     // No other form was asked for.
-                    _ => return Err(DecodeError::Value { what: "payload form", found: 1 }),
+                    other => {
+                        let found = u64::from(other.form());
+                        return Err(DecodeError::Value { what: "payload form", found });
+                    }
                 },
             }
         }

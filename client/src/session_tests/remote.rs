@@ -186,7 +186,7 @@ fn wrong_bytes_in_a_landing_are_a_miss() {
         body.u32(1);
         link.talk.encode_hit(b"k", &bytes[..500], 500, Form::landed(), &mut body);
         link.talk.say(&frame.header.reply(Code::Ok), &body, b"");
-        let odd = DecodeError::Value { what: "payload form", found: 1 };
+        let odd = DecodeError::Value { what: "payload form", found: 2 };
         assert_eq!(link.talk.receive(), Err(Broken::Decode(odd)));
         link.talk.session.take_all();
         assert!(answers(call)[0].is_err());

@@ -187,17 +187,25 @@ impl<'a> Item<'a> for Payload<'a> {
 }
 
 impl Payload<'_> {
+    /// The number of the form, as it is encoded.
+    pub const fn form(&self) -> u8 {
+        match self {
+            Self::Inline => FORM_INLINE,
+            Self::Shared { .. } => FORM_SHARED,
+            Self::Remote(_) => FORM_REMOTE,
+        }
+    }
+
     /// Appends the form.
     pub fn encode(&self, out: &mut Vec<u8>) {
+        out.u8(self.form());
         match self {
-            Self::Inline => out.u8(FORM_INLINE),
+            Self::Inline => {}
             Self::Shared { region, offset } => {
-                out.u8(FORM_SHARED);
                 out.u32(*region);
                 out.u64(*offset);
             }
             Self::Remote(pieces) => {
-                out.u8(FORM_REMOTE);
                 out.u16(pieces.len() as u16);
                 out.bytes(pieces.bytes);
             }
