@@ -6,6 +6,7 @@
 mod copies;
 mod host;
 mod on_host;
+mod pairs;
 mod puts_on_host;
 mod remote;
 mod sums;

@@ -21,18 +21,18 @@ use crate::session::Broken;
 use crate::shared::{Memories, SharedMemory};
 
 /// A session with a pair that is up, and the node's end of it.
-struct Link {
-    talk: Talk,
-    fabric: SimulatedFabric,
-    arena: Arena,
-    registered: SimulatedMemory,
-    node: Transfers<SimulatedPair, SimulatedMemory>,
-    memories: Arc<Memories>,
+pub(super) struct Link {
+    pub(super) talk: Talk,
+    pub(super) fabric: SimulatedFabric,
+    pub(super) arena: Arena,
+    pub(super) registered: SimulatedMemory,
+    pub(super) node: Transfers<SimulatedPair, SimulatedMemory>,
+    pub(super) memories: Arc<Memories>,
 }
 
 impl Link {
     /// And exposed memory of the client's.
-    fn new() -> (Self, SharedMemory) {
+    pub(super) fn new() -> (Self, SharedMemory) {
         let fabric = SimulatedFabric::new(7, Faults::default());
         let any = Some(AnyFabric::Simulated(fabric.clone()));
         let memories = Arc::new(Memories::with_card(any));
@@ -53,7 +53,7 @@ impl Link {
     }
 
     /// Answers that another pair was asked for; what was asked behind that.
-    fn pair_anew(&mut self) -> Frame {
+    pub(super) fn pair_anew(&mut self) -> Frame {
         let mut asked = self.talk.frames();
         assert_eq!(asked.len(), 2);
         self.node = pair(&mut self.talk, &self.fabric, &self.registered, &asked.remove(0));
@@ -61,7 +61,7 @@ impl Link {
     }
 
     /// Posts a write of these bytes to where a get said.
-    fn write(&mut self, bytes: &[u8], pieces: Vec<RemotePiece>) {
+    pub(super) fn write(&mut self, bytes: &[u8], pieces: Vec<RemotePiece>) {
         let mut slot = self.arena.take(bytes.len() as u32).unwrap();
         slot.write(bytes);
         self.node.write(1, slot.freeze().unwrap(), .., pieces).unwrap();
@@ -69,7 +69,7 @@ impl Link {
     }
 
     /// Until nothing moves any more.
-    fn run(&mut self) -> Vec<Ended> {
+    pub(super) fn run(&mut self) -> Vec<Ended> {
         while self.fabric.step() {}
         let mut ended = Vec::new();
         self.node.poll(&mut ended);
@@ -86,7 +86,7 @@ impl Link {
 }
 
 /// Makes the node's end of a pair that the session asked for.
-fn pair(
+pub(super) fn pair(
     talk: &mut Talk,
     fabric: &SimulatedFabric,
     registered: &SimulatedMemory,
@@ -103,7 +103,7 @@ fn pair(
 }
 
 /// The pieces that a get names, by object; `None` if it is to be sent.
-fn aims(frame: &Frame) -> Vec<Option<Vec<RemotePiece>>> {
+pub(super) fn aims(frame: &Frame) -> Vec<Option<Vec<RemotePiece>>> {
     assert_eq!(frame.header.opcode, Opcode::Get as u8);
     let get = Get::decode(&frame.body).unwrap();
     let aims = get.items.iter().map(|item| match item.landing {
@@ -113,17 +113,17 @@ fn aims(frame: &Frame) -> Vec<Option<Vec<RemotePiece>>> {
     aims.collect()
 }
 
-fn aimed(frame: &Frame) -> Vec<RemotePiece> {
+pub(super) fn aimed(frame: &Frame) -> Vec<RemotePiece> {
     aims(frame).remove(0).expect("the node is to write it")
 }
 
-fn only<T>(mut all: Vec<T>) -> T {
+pub(super) fn only<T>(mut all: Vec<T>) -> T {
     assert_eq!(all.len(), 1);
     all.remove(0)
 }
 
 /// Lends one landing to `f`.
-fn landing<R>(memory: &mut [u8], f: impl FnOnce(Landing) -> R) -> R {
+pub(super) fn landing<R>(memory: &mut [u8], f: impl FnOnce(Landing) -> R) -> R {
     lend([[memory]], |landings| f(only(landings)))
 }
 
@@ -275,62 +275,6 @@ fn what_else_was_aimed_through_a_pair_that_ended_is_asked_again() {
 }
 
 #[test]
-fn a_pair_that_the_node_cannot_use_is_given_up_for_a_while() {
-    let (mut link, mut memory) = Link::new();
-    for round in 0..3 {
-        landing(&mut memory[..20_000], |landing| {
-            let call = link.talk.get_into(b"k", landing);
-            let frame = only(link.talk.frames());
-            assert!(aims(&frame)[0].is_some());
-            link.talk.say(&frame.header.reply(Code::Unreachable), b"", b"");
-            link.talk.receive().unwrap();
-            let again = link.pair_anew();
-            assert_eq!(aims(&again), [None]);
-            let (bytes, body) = (object_of(20_000), link.talk.hit(b"k", &object_of(20_000)));
-            link.talk.say(&again.header.reply(Code::Ok), &body, &bytes);
-            link.talk.receive().unwrap();
-            assert_eq!(only(answers(call)).unwrap().bytes, 20_000);
-        });
-        assert_eq!(memory[..20_000], object_of(20_000));
-        // Each time for longer.
-        link.talk.now += Duration::from_millis((50 << round) - 1);
-        landing(&mut memory[..20_000], |landing| {
-            let call = link.talk.get_into(b"k", landing);
-            let frame = only(link.talk.frames());
-            assert_eq!(aims(&frame), [None], "the new pair is not used yet");
-            link.talk.say(&frame.header.reply(Code::Ok), &misses(1), b"");
-            link.talk.receive().unwrap();
-            assert!(answers(call)[0].is_err());
-        });
-        link.talk.now += Duration::from_millis(1);
-    }
-}
-
-#[test]
-fn a_request_that_waits_for_half_of_its_time_goes_another_way() {
-    let (mut link, mut memory) = Link::new();
-    landing(&mut memory[..20_000], |landing| {
-        let call = link.talk.get_into(b"k", landing);
-        let frame = only(link.talk.frames());
-        let due = link.talk.session.next_deadline().unwrap();
-        assert_eq!(due, link.talk.now + Duration::from_millis(125));
-        link.talk.now += Duration::from_millis(124);
-        assert!(!link.talk.session.doubt_pair(link.talk.now));
-        link.talk.now += Duration::from_millis(1);
-        assert!(link.talk.session.doubt_pair(link.talk.now));
-        // What the node does now comes to nothing.
-        link.write(&object_of(20_000), aimed(&frame));
-        assert!(only(link.run()).outcome.is_err());
-        let again = link.pair_anew();
-        assert_eq!(aims(&again), [None]);
-        link.talk.say(&again.header.reply(Code::Ok), &misses(1), b"");
-        link.talk.receive().unwrap();
-        assert!(answers(call)[0].as_ref().is_err_and(KeyError::is_miss));
-    });
-    assert!(memory[..20_000].iter().all(|&byte| byte == CANARY));
-}
-
-#[test]
 fn a_put_is_read_from_where_it_lies_or_sent() {
     let (mut link, mut memory) = Link::new();
     let bytes = object_of(70_000);
@@ -367,22 +311,6 @@ fn a_put_is_read_from_where_it_lies_or_sent() {
         link.talk.receive().unwrap();
         assert_eq!(answers(call), [Ok(())]);
     });
-}
-
-#[test]
-fn a_pair_ends_with_its_connection_before_its_landings_come_home() {
-    let (mut link, mut memory) = Link::new();
-    landing(&mut memory[..100_000], |landing| {
-        let call = link.talk.get_into(b"k", landing);
-        let frame = only(link.talk.frames());
-        link.write(&object_of(100_000), aimed(&frame));
-        let (legs, broken) = link.talk.session.take_all();
-        assert_eq!((legs.len(), broken), (1, None));
-        drop(legs);
-        assert!(answers(call)[0].is_err());
-        assert!(only(link.run()).outcome.is_err());
-    });
-    assert!(memory[..100_000].iter().all(|&byte| byte == CANARY));
 }
 
 /// A session of the same client with a node that has no card.
@@ -437,33 +365,4 @@ fn a_put_that_was_aimed_is_encoded_anew_for_a_node_without_a_card() {
     });
 }
 
-#[test]
-fn without_a_grant_or_a_card_there_is_no_pair() {
-    let mut plain = Talk::new();
-    assert!(plain.frames().is_empty());
-    let any = Some(AnyFabric::Simulated(SimulatedFabric::new(7, Faults::default())));
-    let memories = Arc::new(Memories::with_card(any));
-    let mut talk = Talk::unmet_with(Pairing::new(memories));
-    talk.hello(0);
-    talk.open();
-    assert!(talk.frames().is_empty() && !talk.session.pairing.is_granted());
-}
-
-#[test]
-fn a_node_that_refuses_a_pair_is_asked_again_later() {
-    let any = Some(AnyFabric::Simulated(SimulatedFabric::new(7, Faults::default())));
-    let memories = Arc::new(Memories::with_card(any));
-    let mut talk = Talk::unmet_with(Pairing::new(memories));
-    talk.hello(CAPABILITY_REMOTE);
-    let asked = only(talk.frames());
-    talk.say(&asked.header.reply(Code::Unreachable), b"", b"");
-    talk.receive().unwrap();
-    talk.open();
-    assert!(talk.frames().is_empty());
-    talk.now += Duration::from_millis(999);
-    assert!(talk.frames().is_empty());
-    talk.now += Duration::from_millis(1);
-    assert_eq!(Frame::opcodes(&talk.frames()), [Opcode::Pair as u8]);
-}
-
-const CANARY: u8 = 0xa5;
+pub(super) const CANARY: u8 = 0xa5;

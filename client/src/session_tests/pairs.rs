@@ -1,0 +1,117 @@
+//! When a session has a queue pair, and when it asks for another.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use larder_protocol::message::CAPABILITY_REMOTE;
+use larder_protocol::{Code, Opcode};
+use larder_transport::rdma::AnyFabric;
+use larder_transport::rdma::simulated::{Faults, SimulatedFabric};
+
+use super::puts_on_host::Frame;
+use super::remote::{CANARY, Link, aimed, aims, landing, only};
+use super::talk::{Talk, answers, misses, object_of};
+use crate::error::KeyError;
+use crate::rdma::Pairing;
+use crate::shared::Memories;
+
+#[test]
+fn a_pair_that_the_node_cannot_use_is_given_up_for_a_while() {
+    let (mut link, mut memory) = Link::new();
+    for round in 0..3 {
+        landing(&mut memory[..20_000], |landing| {
+            let call = link.talk.get_into(b"k", landing);
+            let frame = only(link.talk.frames());
+            assert!(aims(&frame)[0].is_some());
+            link.talk.say(&frame.header.reply(Code::Unreachable), b"", b"");
+            link.talk.receive().unwrap();
+            let again = link.pair_anew();
+            assert_eq!(aims(&again), [None]);
+            let (bytes, body) = (object_of(20_000), link.talk.hit(b"k", &object_of(20_000)));
+            link.talk.say(&again.header.reply(Code::Ok), &body, &bytes);
+            link.talk.receive().unwrap();
+            assert_eq!(only(answers(call)).unwrap().bytes, 20_000);
+        });
+        assert_eq!(memory[..20_000], object_of(20_000));
+        // Each time for longer.
+        link.talk.now += Duration::from_millis((50 << round) - 1);
+        landing(&mut memory[..20_000], |landing| {
+            let call = link.talk.get_into(b"k", landing);
+            let frame = only(link.talk.frames());
+            assert_eq!(aims(&frame), [None], "the new pair is not used yet");
+            link.talk.say(&frame.header.reply(Code::Ok), &misses(1), b"");
+            link.talk.receive().unwrap();
+            assert!(answers(call)[0].is_err());
+        });
+        link.talk.now += Duration::from_millis(1);
+    }
+}
+
+#[test]
+fn a_request_that_waits_for_half_of_its_time_goes_another_way() {
+    let (mut link, mut memory) = Link::new();
+    landing(&mut memory[..20_000], |landing| {
+        let call = link.talk.get_into(b"k", landing);
+        let frame = only(link.talk.frames());
+        let due = link.talk.session.next_deadline().unwrap();
+        assert_eq!(due, link.talk.now + Duration::from_millis(125));
+        link.talk.now += Duration::from_millis(124);
+        assert!(!link.talk.session.doubt_pair(link.talk.now));
+        link.talk.now += Duration::from_millis(1);
+        assert!(link.talk.session.doubt_pair(link.talk.now));
+        // What the node does now comes to nothing.
+        link.write(&object_of(20_000), aimed(&frame));
+        assert!(only(link.run()).outcome.is_err());
+        let again = link.pair_anew();
+        assert_eq!(aims(&again), [None]);
+        link.talk.say(&again.header.reply(Code::Ok), &misses(1), b"");
+        link.talk.receive().unwrap();
+        assert!(answers(call)[0].as_ref().is_err_and(KeyError::is_miss));
+    });
+    assert!(memory[..20_000].iter().all(|&byte| byte == CANARY));
+}
+
+#[test]
+fn a_pair_ends_with_its_connection_before_its_landings_come_home() {
+    let (mut link, mut memory) = Link::new();
+    landing(&mut memory[..100_000], |landing| {
+        let call = link.talk.get_into(b"k", landing);
+        let frame = only(link.talk.frames());
+        link.write(&object_of(100_000), aimed(&frame));
+        let (legs, broken) = link.talk.session.take_all();
+        assert_eq!((legs.len(), broken), (1, None));
+        drop(legs);
+        assert!(answers(call)[0].is_err());
+        assert!(only(link.run()).outcome.is_err());
+    });
+    assert!(memory[..100_000].iter().all(|&byte| byte == CANARY));
+}
+
+#[test]
+fn without_a_grant_or_a_card_there_is_no_pair() {
+    let mut plain = Talk::new();
+    assert!(plain.frames().is_empty());
+    let any = Some(AnyFabric::Simulated(SimulatedFabric::new(7, Faults::default())));
+    let memories = Arc::new(Memories::with_card(any));
+    let mut talk = Talk::unmet_with(Pairing::new(memories));
+    talk.hello(0);
+    talk.open();
+    assert!(talk.frames().is_empty() && !talk.session.pairing.is_granted());
+}
+
+#[test]
+fn a_node_that_refuses_a_pair_is_asked_again_later() {
+    let any = Some(AnyFabric::Simulated(SimulatedFabric::new(7, Faults::default())));
+    let memories = Arc::new(Memories::with_card(any));
+    let mut talk = Talk::unmet_with(Pairing::new(memories));
+    talk.hello(CAPABILITY_REMOTE);
+    let asked = only(talk.frames());
+    talk.say(&asked.header.reply(Code::Unreachable), b"", b"");
+    talk.receive().unwrap();
+    talk.open();
+    assert!(talk.frames().is_empty());
+    talk.now += Duration::from_millis(999);
+    assert!(talk.frames().is_empty());
+    talk.now += Duration::from_millis(1);
+    assert_eq!(Frame::opcodes(&talk.frames()), [Opcode::Pair as u8]);
+}
