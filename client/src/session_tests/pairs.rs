@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use larder_protocol::limits::HEADER_BYTES;
 use larder_protocol::message::CAPABILITY_REMOTE;
 use larder_protocol::{Code, Opcode};
+use larder_transport::lend_sources;
 use larder_transport::rdma::AnyFabric;
 use larder_transport::rdma::simulated::{Faults, SimulatedFabric};
 
-use super::puts_on_host::Frame;
-use super::remote::{CANARY, Link, aimed, aims, landing, only};
+use super::puts_on_host::{Frame, frames};
+use super::remote::{CANARY, Link, aimed, aims, landing, only, pair};
 use super::talk::{Talk, answers, misses, object_of};
 use crate::error::KeyError;
+use crate::object::Payload;
 use crate::rdma::Pairing;
 use crate::shared::Memories;
 
@@ -114,4 +117,67 @@ fn a_node_that_refuses_a_pair_is_asked_again_later() {
     assert!(talk.frames().is_empty());
     talk.now += Duration::from_millis(1);
     assert_eq!(Frame::opcodes(&talk.frames()), [Opcode::Pair as u8]);
+}
+
+#[test]
+fn an_answer_about_an_earlier_pair_does_not_end_the_one_that_is_up() {
+    let (mut link, mut memory) = Link::new();
+    let memories = Arc::clone(&link.memories);
+    let (first, other) = memory.split_at_mut(70_000);
+    let (half, lands) = other.split_at_mut(50_000);
+    lend_sources([[&first[..]]], |sources| {
+        let objects = vec![
+            (&b"sent"[..], object_of(60_000).into()),
+            (&b"read"[..], Payload::Source(only(sources))),
+        ];
+        let put = link.talk.put_all(objects, &memories);
+        let mut written = link.talk.write(HEADER_BYTES + 500);
+        landing(half, |landing| {
+            let call = link.talk.get_into(b"half", landing);
+            written.extend(link.talk.write(500));
+            link.talk.session.cancel(call.call()).unwrap();
+            assert_eq!(answers(call), [Err(KeyError::Cancelled)]);
+        });
+        written.extend(link.talk.write(usize::MAX));
+        let sent = frames(&written);
+        assert_eq!(Frame::opcodes(&sent), [Opcode::Put as u8, Opcode::Pair as u8]);
+        link.node = pair(&mut link.talk, &link.fabric, &link.registered, &sent[1]);
+        link.talk.now += Duration::from_millis(50);
+        landing(&mut lands[..50_000], |landing| {
+            let call = link.talk.get_into(b"k", landing);
+            let asked = only(link.talk.frames());
+            link.talk.say(&sent[0].header.reply(Code::Unreachable), b"", b"");
+            link.talk.receive().unwrap();
+            let again = only(link.talk.frames());
+            assert_eq!(again.header.opcode, Opcode::Put as u8, "no other pair is asked for");
+            link.write(&object_of(50_000), aimed(&asked));
+            assert!(only(link.run()).outcome.is_ok());
+            link.say_landed(&asked.header, b"k", &object_of(50_000));
+            assert_eq!(only(answers(call)).unwrap().bytes, 50_000);
+            link.talk.say_stored(&again.header, 2);
+            link.talk.receive().unwrap();
+        });
+        assert_eq!(answers(put), [Ok(()), Ok(())]);
+    });
+}
+
+#[test]
+fn calls_that_end_early_one_after_the_other_have_one_pair_made() {
+    let (mut link, mut memory) = Link::new();
+    for is_first in [true, false] {
+        landing(&mut memory[..50_000], |landing| {
+            let call = link.talk.get_into(b"k", landing);
+            assert_eq!(aimed(&only(link.talk.frames())).len(), 1);
+            link.talk.session.cancel(call.call()).unwrap();
+            assert_eq!(answers(call), [Err(KeyError::Cancelled)]);
+        });
+        if is_first {
+            let asked = only(link.talk.frames());
+            link.node = pair(&mut link.talk, &link.fabric, &link.registered, &asked);
+        }
+    }
+    link.talk.now += Duration::from_millis(9);
+    assert!(link.talk.frames().is_empty());
+    link.talk.now += Duration::from_millis(1);
+    assert_eq!(Frame::opcodes(&link.talk.frames()), [Opcode::Pair as u8]);
 }

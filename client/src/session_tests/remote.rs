@@ -76,7 +76,7 @@ impl Link {
         ended
     }
 
-    fn say_landed(&mut self, asked: &Header, key: &[u8], bytes: &[u8]) {
+    pub(super) fn say_landed(&mut self, asked: &Header, key: &[u8], bytes: &[u8]) {
         let mut body = Vec::new();
         body.u32(1);
         self.talk.encode_hit(key, bytes, bytes.len() as u32, Form::landed(), &mut body);
