@@ -183,6 +183,25 @@ mod tests {
         slot.freeze().unwrap()
     }
 
+    /// What one call sends that takes at most `step` bytes.
+    fn send(outbox: &mut Outbox, step: usize) -> Vec<u8> {
+        let mut slices = [IoSlice::new(&[]); 3];
+        let count = outbox.slices(&mut slices);
+        let mut sent: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.to_vec()).collect();
+        sent.truncate(step);
+        outbox.advance(sent.len());
+        sent
+    }
+
+    /// What such calls send together.
+    fn sent_by(mut outbox: Outbox, step: usize) -> Vec<u8> {
+        let mut sent = Vec::new();
+        while !outbox.is_empty() {
+            sent.extend(send(&mut outbox, step));
+        }
+        sent
+    }
+
     #[test]
     fn any_split_of_the_sends_gives_the_same_bytes_and_lets_slots_go() {
         let arena = Arena::new(Arc::new(Region::heap(1 << 20).unwrap()));
@@ -195,17 +214,7 @@ mod tests {
             outbox.attach(slot(&arena, b"abc"), 0..3, sending.hold(3));
             outbox.bytes.extend_from_slice(b"tail");
             assert_eq!((outbox.len(), sending.value()), (23, 9));
-            let mut seen = Vec::new();
-            while !outbox.is_empty() {
-                let mut slices = [IoSlice::new(&[]); 3];
-                let count = outbox.slices(&mut slices);
-                let flat: Vec<u8> =
-                    slices[..count].iter().flat_map(|s| s.iter().copied()).collect();
-                let sent = flat.len().min(step);
-                seen.extend_from_slice(&flat[..sent]);
-                outbox.advance(sent);
-            }
-            assert_eq!(seen, b"head234567middleabctail");
+            assert_eq!(sent_by(outbox, step), b"head234567middleabctail");
             assert_eq!(arena.stats().slot_bytes, 0, "slots were let go");
             assert_eq!(sending.value(), 0);
         }
@@ -229,17 +238,7 @@ mod tests {
             outbox.append(Outbox::default());
             outbox.bytes.extend_from_slice(b"last");
             assert_eq!(outbox.len(), 24);
-            let mut seen = Vec::new();
-            while !outbox.is_empty() {
-                let mut slices = [IoSlice::new(&[]); 3];
-                let count = outbox.slices(&mut slices);
-                let flat: Vec<u8> =
-                    slices[..count].iter().flat_map(|s| s.iter().copied()).collect();
-                let sent = flat.len().min(step);
-                seen.extend_from_slice(&flat[..sent]);
-                outbox.advance(sent);
-            }
-            assert_eq!(seen, b"firstplainhead12taillast");
+            assert_eq!(sent_by(outbox, step), b"firstplainhead12taillast");
             assert_eq!((arena.stats().slot_bytes, sending.value()), (0, 0));
         }
     }
@@ -257,16 +256,10 @@ mod tests {
             let mut seen = Vec::new();
             while !outbox.is_empty() {
                 let is_passing = outbox.passing().is_some();
-                let mut slices = [IoSlice::new(&[]); 10];
-                let count = outbox.slices(&mut slices);
-                let flat: Vec<u8> =
-                    slices[..count].iter().flat_map(|s| s.iter().copied()).collect();
-                let sent = &flat[..flat.len().min(step)];
+                let sent = send(&mut outbox, step);
                 assert_eq!(sent[0] == b'!', is_passing);
                 assert!(!sent[1..].contains(&b'!'), "one descriptor a call");
-                seen.extend_from_slice(sent);
-                let count = sent.len();
-                outbox.advance(count);
+                seen.extend(sent);
             }
             assert_eq!(seen, b"before!first!thenafter");
             assert_eq!(Arc::strong_count(&region), 1);

@@ -141,6 +141,32 @@ impl Side {
     }
 }
 
+/// A client without a card.
+struct Plain {
+    client: Client,
+    namespace: Namespace,
+}
+
+impl Plain {
+    fn of(node: &Node) -> Self {
+        let config = ClientConfig::seed(node.address().to_string());
+        let client = Client::connect(ClientConfig { path: PathChoice::Tcp, ..config }).unwrap();
+        let namespace = client.namespace(NamespaceSpec::new("t", "m")).unwrap();
+        Self { client, namespace }
+    }
+
+    /// Gets an object often, until something is over at the latest.
+    fn is_served_until(&self, (key, bytes): &(Key, Vec<u8>), is_over: impl Fn() -> bool) {
+        let mut calls = 0;
+        while !is_over() && calls < 200 {
+            let found = self.client.get(&self.namespace, &[*key], &GetOptions::default()).unwrap();
+            assert_eq!(found[0].as_ref().unwrap().bytes, bytes);
+            calls += 1;
+        }
+        assert!(calls > 20);
+    }
+}
+
 fn object(name: u64, bytes: usize) -> (Key, Vec<u8>) {
     let key = Key::new(format!("object-{name}").as_bytes()).unwrap();
     (key, content(key.as_bytes(), 1, bytes))
@@ -296,22 +322,11 @@ fn another_client_is_served_while_cards_stand_still() {
     let mut side = world.client(&node, PATIENCE);
     let objects: Vec<_> = (0..8).map(|n| object(n, 1 << 20)).collect();
     assert!(side.put(&objects).iter().all(Result::is_ok));
-    let config = ClientConfig::seed(node.address().to_string());
-    let other = Client::connect(ClientConfig { path: PathChoice::Tcp, ..config }).unwrap();
-    let namespace = other.namespace(NamespaceSpec::new("t", "m")).unwrap();
+    let other = Plain::of(&node);
     world.rest(true);
     std::thread::scope(|scope| {
         let stuck = scope.spawn(|| side.get(&objects));
-        let (mut longest, mut calls) = (Duration::ZERO, 0);
-        while !stuck.is_finished() && calls < 200 {
-            let started = Instant::now();
-            let answer = other.get(&namespace, &[objects[0].0], &GetOptions::default()).unwrap();
-            assert_eq!(answer[0].as_ref().unwrap().bytes, objects[0].1);
-            longest = longest.max(started.elapsed());
-            calls += 1;
-        }
-        eprintln!("{calls} calls, the longest took {longest:?}");
-        assert!(calls > 20);
+        other.is_served_until(&objects[0], || stuck.is_finished());
         world.rest(false);
         assert!(stuck.join().unwrap().iter().all(Result::is_ok));
     });
@@ -324,9 +339,7 @@ fn a_card_that_stands_still_takes_no_more_than_a_share_of_what_is_sent() {
     let mut side = world.client(&node, PATIENCE);
     let objects: Vec<_> = (0..8).map(|n| object(n, 1 << 20)).collect();
     assert!(side.put(&objects).iter().all(Result::is_ok));
-    let config = ClientConfig::seed(node.address().to_string());
-    let other = Client::connect(ClientConfig { path: PathChoice::Tcp, ..config }).unwrap();
-    let namespace = other.namespace(NamespaceSpec::new("t", "m")).unwrap();
+    let other = Plain::of(&node);
     world.rest(true);
     std::thread::scope(|scope| {
         // On one connection, more than all may be sent at a time.
@@ -338,13 +351,8 @@ fn a_card_that_stands_still_takes_no_more_than_a_share_of_what_is_sent() {
                 scope.spawn(move || own.get(objects))
             })
             .collect();
-        let mut calls = 0;
-        while !stuck.iter().all(std::thread::ScopedJoinHandle::is_finished) && calls < 200 {
-            let answer = other.get(&namespace, &[objects[0].0], &GetOptions::default()).unwrap();
-            assert_eq!(answer[0].as_ref().unwrap().bytes, objects[0].1);
-            calls += 1;
-        }
-        assert!(calls > 20);
+        let are_finished = || stuck.iter().all(std::thread::ScopedJoinHandle::is_finished);
+        other.is_served_until(&objects[0], are_finished);
         world.rest(false);
         let answers = stuck.into_iter().flat_map(|stuck| stuck.join().unwrap());
         assert_eq!(answers.filter(Result::is_ok).count(), 48);
