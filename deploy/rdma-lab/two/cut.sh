@@ -16,11 +16,7 @@ case $HOST_INDEX in
         ;;
     1)
         hear node
-        (
-            load --op mixed --puts 20 --size 1MiB --keys 16 --inflight 4 \
-                --deadline 2s --seconds 40
-        ) &
-        load_pid=$!
+        begin_mixed 40
         await_above written_bytes_total 0
         say amid
         hear restored
@@ -28,13 +24,7 @@ case $HOST_INDEX in
         sleep 5
         await_above written_bytes_total "$(counter written_bytes_total)"
         await_above read_bytes_total "$(counter read_bytes_total)"
-        wait $load_pid || fail "the load"
-        echo "$(field errors) errors until $(field last_error_s) s, answers until" \
-            "$(field last_answer_s) s, none later than $(field max_us) us"
-        expect "no wrong byte" "$(field wrong)" == 0
-        expect "the cut was noticed" "$(field errors)" '>' 0
-        expect "it works again" "$(field last_answer_s)" '>' "$(field last_error_s)"
-        expect "calls end by their deadline" "$(field max_us)" '<' 4000000
+        end_mixed
         load --op get --size 1MiB --keys 16 --seconds 1
         expect "no error" "$(field errors)" == 0
         expect "no wrong byte" "$(field wrong)" == 0

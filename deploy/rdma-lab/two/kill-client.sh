@@ -12,19 +12,12 @@ case $HOST_INDEX in
     1)
         hear node
         for op in get put mixed get put; do
-            "$LARDER_BIN/larder-bench" load --node "$NODE" --path rdma --rdma-device "$RDMA_DEV" \
-                --op "$op" --size 1MiB --keys 16 --inflight 4 --seconds 60 --deadline 10s \
-                >"$OUT/killed" 2>&1 &
-            client_pid=$!
-            moves=written_bytes_total
-            [[ $op = get ]] || moves=read_bytes_total
-            # The objects that gets ask for are put before, so both have moved before it is killed.
-            await_above "$moves" "$(counter "$moves")"
+            begin_client "$op" 60 --deadline 10s
             "$LARDER_BIN/larder" --node "$NODE" --path tcp --deadline 10s stat >"$OUT/shown"
             grep -Eq '^larder-bench load +rdma +1 ' "$OUT/shown" \
                 || { cat "$OUT/shown"; fail "the path is not shown"; }
-            kill -9 $client_pid
-            wait $client_pid 2>/dev/null || :
+            kill -9 "$client_pid"
+            wait "$client_pid" 2>/dev/null || :
             load --op get --size 1MiB --keys 16 --seconds 1
             expect "no error" "$(field errors)" == 0
             expect "no wrong byte" "$(field wrong)" == 0

@@ -17,24 +17,13 @@ case $HOST_INDEX in
         ;;
     1)
         hear node
-        (
-            load --op mixed --puts 40 --size 1MiB --keys 16 --inflight 4 \
-                --deadline 2s --seconds 25
-        ) &
-        load_pid=$!
+        begin_mixed 25
         await_above written_bytes_total 0
         say amid
         hear back
         await_above read_bytes_total 0
         await_above written_bytes_total 0
-        wait $load_pid || fail "the load"
-        echo "$(field errors) errors until $(field last_error_s) s, answers until" \
-            "$(field last_answer_s) s, none later than $(field max_us) us"
-        expect "no wrong byte" "$(field wrong)" == 0
-        expect "the death was noticed" "$(field errors)" '>' 0
-        expect "it works again" "$(field last_answer_s)" '>' "$(field last_error_s)"
-        # A guest may stand still for a while.
-        expect "calls end by their deadline" "$(field max_us)" '<' 4000000
+        end_mixed
         say end
         ;;
 esac

@@ -6,7 +6,7 @@ set -euo pipefail
 
 NODE=10.77.0.1:7400
 OUT=$(mktemp -d)
-node_pid=
+node_pid= load_pid= client_pid=
 trap 'status=$?; [[ -z $node_pid ]] || kill -9 "$node_pid" 2>/dev/null || :; say "over-$HOST_INDEX"; exit $status' EXIT
 
 fail() {
@@ -66,6 +66,38 @@ load() {
     "$LARDER_BIN/larder-bench" load --node "$NODE" --path rdma --rdma-device "$RDMA_DEV" \
         --verify "$@" --json "$OUT/load" >"$OUT/said" 2>&1 \
         || { cat "$OUT/said"; fail "load $*"; }
+}
+
+# A load of gets and puts that goes on for these seconds in the background, as load_pid.
+begin_mixed() {
+    load --op mixed --puts 40 --size 1MiB --keys 16 --inflight 4 --deadline 2s --seconds "$1" &
+    load_pid=$!
+}
+
+# Waits for the end of that; its calls failed for a while, no later than their deadline, and then
+# they did not.
+end_mixed() {
+    wait "$load_pid" || fail "the load"
+    echo "$(field errors) errors until $(field last_error_s) s, answers until" \
+        "$(field last_answer_s) s, none later than $(field max_us) us"
+    expect "no wrong byte" "$(field wrong)" == 0
+    expect "the failure was noticed" "$(field errors)" '>' 0
+    expect "it works again" "$(field last_answer_s)" '>' "$(field last_error_s)"
+    # A guest may stand still for a while.
+    expect "calls end by their deadline" "$(field max_us)" '<' 4000000
+}
+
+# A load that is one client, and goes on in the background as client_pid until it is killed or
+# these seconds are over. Comes back when objects go by card: begin_client get|put|mixed SECONDS ...
+begin_client() {
+    local op=$1 seconds=$2 moves=written_bytes_total
+    "$LARDER_BIN/larder-bench" load --node "$NODE" --path rdma --rdma-device "$RDMA_DEV" \
+        --op "$op" --size 1MiB --keys 16 --inflight 4 --seconds "$seconds" "${@:3}" \
+        >"$OUT/client.said" 2>&1 &
+    client_pid=$!
+    [[ $op = get ]] || moves=read_bytes_total
+    # The objects that gets ask for are put before, so both have moved by then.
+    await_above "$moves" "$(counter "$moves")"
 }
 
 # One number of the last load's; nothing if it has none.

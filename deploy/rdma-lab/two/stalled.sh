@@ -12,22 +12,16 @@ case $HOST_INDEX in
     1)
         hear node
         for op in get put; do
-            "$LARDER_BIN/larder-bench" load --node "$NODE" --path rdma --rdma-device "$RDMA_DEV" \
-                --verify --op "$op" --size 1MiB --keys 16 --inflight 4 --seconds 15 \
-                --deadline 2s --json "$OUT/stopped" >"$OUT/stopped.said" 2>&1 &
-            client_pid=$!
-            moves=written_bytes_total
-            [[ $op = get ]] || moves=read_bytes_total
-            await_above "$moves" "$(counter "$moves")"
-            kill -STOP $client_pid
+            begin_client "$op" 15 --deadline 2s --verify --json "$OUT/stopped"
+            kill -STOP "$client_pid"
             load --op mixed --puts 30 --size 1MiB --keys 16 --inflight 2 --seconds 5
             expect "no error" "$(field errors)" == 0
             expect "no wrong byte" "$(field wrong)" == 0
             expect "gets go by card" "$(field written_bytes)" '>' 0
             expect "puts go by card" "$(field read_bytes)" '>' 0
             echo "one stopped amid $op: $(field ops) operations of the other are right"
-            kill -CONT $client_pid
-            wait $client_pid || { cat "$OUT/stopped.said"; fail "the one that was stopped"; }
+            kill -CONT "$client_pid"
+            wait "$client_pid" || { cat "$OUT/client.said"; fail "the one that was stopped"; }
             mv "$OUT/stopped" "$OUT/load"
             expect "no wrong byte after it goes on" "$(field wrong)" == 0
             expect "it goes on" "$(field ops)" '>' 0
