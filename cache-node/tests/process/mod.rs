@@ -273,7 +273,13 @@ pub(crate) const IS_OVER_RDMA: bool =
 pub(crate) const fn enough(count: u64) -> u64 {
     if IS_OVER_RDMA { count / 10 } else { count }
 }
+/// How long something may take, or is to go on, that takes so many milliseconds elsewhere.
+pub(crate) const fn ms(usual: u64) -> Duration {
+    Duration::from_millis(if IS_OVER_RDMA { SLOWNESS * usual } else { usual })
+}
 
+/// Of emulated machines, whose cards move 10 to 20 MiB a second.
+const SLOWNESS: u64 = 6;
 /// Machines that run tests are busy.
 const START_MAX: Duration = Duration::from_secs(30);
 /// Of the kernels that we run on.

@@ -10,14 +10,14 @@ use larder_client::{
 
 use crate::content::content;
 use crate::limit::note_late;
-use crate::process::{IS_OVER_RDMA, IS_OVER_SHM, Process, rdma_device};
+use crate::process::{IS_OVER_RDMA, IS_OVER_SHM, Process, ms, rdma_device};
 use crate::room::Room;
 
 /// How long past its deadline a call may come back. The client adds a millisecond or two; the rest
 /// is the scheduler of a shared machine.
-pub(crate) const SLACK: Duration = Duration::from_millis(150);
+pub(crate) const SLACK: Duration = ms(150);
 /// Of calls that are about answers, not about time.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = ms(20_000);
 
 /// A client whose calls take at most `deadline` each.
 pub(crate) fn connect(node: &Process, deadline: Duration) -> Client {

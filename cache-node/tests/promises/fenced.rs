@@ -11,7 +11,7 @@ use larder_client::{Client, GetOptions, Key, KeyError, MatchOptions, Namespace, 
 use crate::calls::{PATIENCE, connect, is_right, key, open, put_version, stat};
 use crate::content::Random;
 use crate::limit::among_others;
-use crate::process::enough;
+use crate::process::{enough, ms};
 
 const KEYS: u64 = 40;
 
@@ -146,7 +146,7 @@ fn a_bump_under_load_lets_nothing_old_through_for_any_client() {
                 .map(|(client, seed)| scope.spawn(move || read(client, fence, seed)));
             let former = scope.spawn(move || read_stale(second, fence, 5));
             let (began, mut bumps) = (Instant::now(), 0);
-            while began.elapsed() < Duration::from_secs(4) {
+            while began.elapsed() < ms(4000) {
                 std::thread::sleep(Duration::from_millis(10 + bumps % 40));
                 let newest = first.bump(&fence.newest()).unwrap();
                 fence.answered.store(newest.generation().0, Ordering::SeqCst);

@@ -12,7 +12,7 @@ use larder_client::{
 use crate::calls::{PATIENCE, connect, key, open, stat};
 use crate::content::{Random, content};
 use crate::limit::{Nodes, among_others, limited};
-use crate::process::{enough, within};
+use crate::process::{enough, ms, within};
 
 const KEYS: u64 = 600;
 const MEMORY: u64 = 192 << 20;
@@ -121,12 +121,12 @@ fn stays_right_when_full(nodes: &Nodes, length: Duration) {
         Stat::SendingBytes,
         Stat::StaleObjects,
     ];
-    within(Duration::from_secs(2), "all memory is back", || levels.map(now) == [0; 6]);
+    within(ms(2000), "all memory is back", || levels.map(now) == [0; 6]);
 }
 
 #[test]
 fn a_full_node_serves_right_bytes_of_mixed_sizes_and_loses_no_memory() {
-    among_others(|nodes| stays_right_when_full(nodes, Duration::from_secs(6)));
+    among_others(|nodes| stays_right_when_full(nodes, ms(6000)));
 }
 
 #[test]

@@ -11,13 +11,13 @@ use crate::calls::{PATIENCE, SLACK, connect, connect_to, get, is_right, key, ope
 use crate::content::{Random, content};
 use crate::limit::{Nodes, alone, among_others};
 use crate::load::{Repeated, Sample, Verdict, expect_on_time, under_load};
-use crate::process::{Process, within};
+use crate::process::{Process, ms, within};
 
-const DEADLINE: Duration = Duration::from_millis(400);
+const DEADLINE: Duration = ms(400);
 const KEYS: u64 = 40;
 const MISS: KeyError = KeyError::Status(Status::Miss);
 /// How soon a node that was started again is used.
-const BACK_MAX: Duration = Duration::from_secs(3);
+const BACK_MAX: Duration = ms(3000);
 
 /// The newest version of each key that was acknowledged.
 struct Acknowledged([AtomicU64; KEYS as usize]);
@@ -114,16 +114,16 @@ fn a_node_killed_under_load_serves_no_wrong_bytes_and_is_used_again_when_it_is_b
             ];
             let mut back = Instant::now();
             let samples = under_load(calls, || {
-                std::thread::sleep(Duration::from_millis(500));
+                std::thread::sleep(ms(500));
                 node.kill();
-                std::thread::sleep(Duration::from_millis(700));
+                std::thread::sleep(ms(700));
                 restart(nodes, &mut node, &args);
                 back = Instant::now() + BACK_MAX;
                 within(BACK_MAX, "it is used again", || {
                     get(&client, &namespace, key("never", 0)) == Err(MISS)
                 });
                 back = back.min(Instant::now());
-                std::thread::sleep(Duration::from_millis(500));
+                std::thread::sleep(ms(500));
             });
             expect_on_time(&samples, DEADLINE + SLACK);
             let unanswered = |s: &&Sample| matches!(s.verdict, Verdict::Unanswered(_));

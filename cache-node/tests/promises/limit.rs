@@ -9,7 +9,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use crate::process::Process;
+use crate::process::{Process, ms};
 
 /// Starts the nodes of one test.
 #[derive(Debug, Clone, Default)]
@@ -108,4 +108,4 @@ static MACHINE: RwLock<()> = RwLock::new(());
 static LATE: Mutex<Vec<String>> = Mutex::new(Vec::new());
 const ATTEMPTS_MAX: usize = 3;
 /// Each takes seconds; test machines are shared and busy.
-const TEST_MAX: Duration = Duration::from_secs(60);
+const TEST_MAX: Duration = ms(60_000);

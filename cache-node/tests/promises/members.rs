@@ -14,9 +14,9 @@ use crate::calls::{
 };
 use crate::limit::{Nodes, alone, among_others, note_late};
 use crate::load::{Repeated, Verdict, expect_on_time, under_load};
-use crate::process::{IS_OVER_SHM, Process, enough, free_address, within};
+use crate::process::{IS_OVER_SHM, Process, enough, free_address, ms, within};
 
-const DEADLINE: Duration = Duration::from_millis(400);
+const DEADLINE: Duration = ms(400);
 const KEYS: usize = 300;
 const SHARDS: u16 = 2;
 
@@ -151,10 +151,10 @@ fn goes_without_failed_calls(nodes: &Nodes, cluster: &mut Cluster, go: impl FnOn
     ];
     let mut gone_at = Instant::now();
     let samples = under_load(calls, || {
-        std::thread::sleep(Duration::from_millis(300));
+        std::thread::sleep(ms(300));
         go(&mut cluster.members[2]);
         gone_at = Instant::now();
-        std::thread::sleep(Duration::from_millis(1500));
+        std::thread::sleep(ms(1500));
     });
     expect_on_time(&samples, DEADLINE + SLACK);
     for (name, may_miss) in [("others", false), ("theirs", true), ("put", false)] {
@@ -194,7 +194,7 @@ fn objects_by_node(client: &Client) -> HashMap<u64, u64> {
 
 /// A client that was there all the time uses member 2 again, as a new one does.
 fn comes_back(client: &Client, namespace: &Namespace, cluster: &Cluster, theirs: &[Key]) {
-    within(Duration::from_secs(5), "it serves again", || {
+    within(ms(5000), "it serves again", || {
         let view = client.view();
         let state = view.member(id_of(2)).unwrap().state;
         let found = get(client, namespace, theirs[0]);
@@ -220,7 +220,7 @@ fn a_member_that_drains_costs_no_call_and_its_keys_move_on() {
         let mut cluster = Cluster::start(nodes);
         goes_without_failed_calls(nodes, &mut cluster, |node| {
             node.signal("TERM");
-            assert_eq!(node.wait(Duration::from_secs(10)).code(), Some(0));
+            assert_eq!(node.wait(ms(10_000)).code(), Some(0));
         });
     });
 }
@@ -241,14 +241,14 @@ fn a_client_that_was_told_of_a_drain_uses_the_member_again_when_it_is_back() {
         // A connection that is busy is told, an idle one is just closed: it has work until then.
         let begin = || client.start_get(&namespace, &theirs, &GetOptions::default()).unwrap();
         let is_told = || client.view().member(id_of(2)).unwrap().state == MemberState::Draining;
-        let calls_max = if IS_OVER_SHM { 400 } else { enough(80) };
+        let calls_max = if IS_OVER_SHM { 400 } else { enough(80).max(40) };
         let mut calls: VecDeque<_> = (0..calls_max).map(|_| begin()).collect();
         cluster.members[2].signal("TERM");
         let signalled = Instant::now();
         while let Some(call) = calls.pop_front() {
             let verdict = Verdict::of_all(&call.wait().unwrap());
             assert!(!matches!(verdict, Verdict::Unanswered(_)), "{verdict:?}");
-            if !is_told() && signalled.elapsed() < Duration::from_secs(4) {
+            if !is_told() && signalled.elapsed() < ms(4000) {
                 calls.push_back(begin());
             }
         }
@@ -257,7 +257,7 @@ fn a_client_that_was_told_of_a_drain_uses_the_member_again_when_it_is_back() {
             note_late("nobody was told".into());
             return;
         }
-        assert_eq!(cluster.members[2].wait(Duration::from_secs(10)).code(), Some(0));
+        assert_eq!(cluster.members[2].wait(ms(10_000)).code(), Some(0));
         cluster.restart(nodes, 2);
         comes_back(&client, &namespace, &cluster, &theirs);
     });

@@ -11,13 +11,14 @@ use crate::calls::{SLACK, connect, get, is_right, key, open, put_version};
 use crate::content::content;
 use crate::limit::alone;
 use crate::load::{Repeated, Sample, Verdict, expect_on_time, under_load};
-use crate::process::enough;
+use crate::process::{enough, ms};
 use crate::room::Room;
 
-const DEADLINE: Duration = Duration::from_millis(250);
+const DEADLINE: Duration = ms(250);
 /// How soon a node that goes on is used again.
-const BACK_MAX: Duration = Duration::from_secs(3);
+const BACK_MAX: Duration = ms(3000);
 const KEYS: usize = 100;
+const LARGE_BYTES: usize = enough(3 << 20) as usize;
 
 /// The number of the last object of each writer that was acknowledged.
 #[derive(Default)]
@@ -75,7 +76,7 @@ fn calls<'a>(
             Verdict::of(&stored)
         }),
         Repeated::new("large put", |round| {
-            let object = content(b"large", round, 3 << 20);
+            let object = content(b"large", round, LARGE_BYTES);
             let put = PutObject { version: round + 1, ..PutObject::new(key("large", 0), &object) };
             let stored = client.put(namespace, &[put], &PutOptions::default()).unwrap();
             if stored[0].is_ok() {
@@ -110,13 +111,13 @@ fn a_stopped_node_costs_one_deadline_once_and_is_used_again_by_itself() {
                 std::thread::sleep(length);
                 times.push(Instant::now());
             };
-            wait(Duration::from_millis(500));
+            wait(ms(500));
             node.signal("STOP");
             wait(Duration::ZERO);
-            wait(Duration::from_millis(1200));
+            wait(ms(1200));
             node.signal("CONT");
             wait(BACK_MAX);
-            std::thread::sleep(Duration::from_millis(500));
+            std::thread::sleep(ms(500));
         });
         let [stopping, stopped, continuing, back] = times[..] else { panic!("{times:?}") };
         expect_on_time(&samples, DEADLINE + SLACK);
@@ -155,6 +156,6 @@ fn a_stopped_node_costs_one_deadline_once_and_is_used_again_by_itself() {
         let large = acknowledged.large.load(Ordering::Relaxed);
         let found = get(&client, &namespace, key("large", 0)).unwrap();
         assert!(found.version > large, "{} is older than {large}", found.version);
-        assert!(found.bytes == content(b"large", found.version - 1, 3 << 20));
+        assert!(found.bytes == content(b"large", found.version - 1, LARGE_BYTES));
     });
 }
