@@ -2,6 +2,7 @@
 # The client's side of run.sh, which says what the environment has to have. Prints a line for each
 # measurement, rounds interleaved:
 #   row ROUND BYTES WHAT MIB_PER_S [OBJECTS BYTES_BY_CARD WORKS DOORBELLS]
+#   message ROUND BYTES WHAT US     one way, half of there and back
 # A get is a write by the node's card, a put a read: so perftest is started on the node's side.
 set -euo pipefail
 # So many messages, or calls, are under way at a time on either side.
@@ -38,6 +39,27 @@ perftest() {
     wait $server
 }
 
+# How long a message takes, sent and received by cards.
+sent_by_card() {
+    local bytes=$1 server
+    local options="-x $GID_INDEX -p $port -F -s $bytes -n $MESSAGES -u 18"
+    # shellcheck disable=SC2086  # words
+    ib_send_lat -d "$CLIENT_DEVICE" $options >/dev/null &
+    server=$!
+    until ss -ltn | grep -q ":$port "; do sleep 0.05; done
+    on_node "ib_send_lat -d $NODE_DEVICE $options --output=latency $CLIENT_IP" \
+        | grep -E '^[0-9.]+$'
+    wait $server
+}
+
+# The same over TCP.
+sent_by_tcp() {
+    local told
+    told=$(qperf "$NODE_IP" --msg_size "$1" --time "$EACH_S" tcp_lat)
+    awk '/latency/ { print $3 * ($4 == "ns" ? 1e-3 : $4 == "us" ? 1 : $4 == "ms" ? 1e3 : 1e6) }' \
+        <<<"$told"
+}
+
 # The same of a load, and what the node counted.
 load() {
     local op=$1 bytes=$2 file keys=$((KEYS_BYTES / $2))
@@ -67,12 +89,18 @@ on_node "setsid $node >/tmp/larder-rdma-node.log 2>&1 </dev/null & echo \$! >/tm
         sleep 0.1
     done"
 # shellcheck disable=SC2016  # on the other host
-trap 'on_node "kill \$(cat /tmp/larder-rdma-node.pid)"' EXIT
+trap 'on_node "kill \$(cat /tmp/larder-rdma-node.pid) \$(cat /tmp/larder-qperf.pid)"' EXIT
+# shellcheck disable=SC2016
+on_node 'setsid qperf >/dev/null 2>&1 </dev/null & echo $! >/tmp/larder-qperf.pid'
 for ((round = 0; round < ROUNDS; round++)); do
     for bytes in $SIZES; do
         echo "row $round $bytes ib_write_bw $(perftest ib_write_bw "$bytes")"
         echo "row $round $bytes get $(load get "$bytes")"
         echo "row $round $bytes ib_read_bw $(perftest ib_read_bw "$bytes")"
         echo "row $round $bytes put $(load put "$bytes")"
+    done
+    for bytes in $MESSAGE_SIZES; do
+        echo "message $round $bytes send $(sent_by_card "$bytes")"
+        echo "message $round $bytes tcp $(sent_by_tcp "$bytes")"
     done
 done

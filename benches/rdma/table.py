@@ -15,9 +15,13 @@ def main() -> None:
     rows, where, file = sys.argv[1:]
     speeds: dict[tuple[int, str], list[float]] = defaultdict(list)
     counts: dict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    messages: dict[tuple[int, str], list[float]] = defaultdict(list)
     for line in open(rows, encoding="utf-8"):
         words = line.split()
         # In the lab lines begin with the guest.
+        if "message" in words:
+            _, _, size, what, took = words[words.index("message") :]
+            messages[int(size), what].append(float(took))
         if "row" not in words:
             continue
         _, _, size, what, speed, *told = words[words.index("row") :]
@@ -42,12 +46,28 @@ def main() -> None:
                 "objects": objects,
             }
         )
-    rounds = max(map(len, speeds.values()))
+    trips = []
+    for size in sorted({size for size, _ in messages}):
+        by_card, by_tcp = messages[size, "send"], messages[size, "tcp"]
+        trips.append(
+            {
+                "size": size,
+                "send_us": round(median(by_card), 1),
+                "tcp_us": round(median(by_tcp), 1),
+                "ratio": round(median(a / b for a, b in zip(by_card, by_tcp, strict=True)), 3),
+            }
+        )
+    told = {"where": where, "rounds": max(map(len, speeds.values())), "lines": lines}
     with open(file, "w", encoding="utf-8") as out:
-        json.dump({"where": where, "rounds": rounds, "lines": lines}, out, indent=2)
+        json.dump(told | {"messages": trips}, out, indent=2)
         out.write("\n")
     names = ["op", "size", "mib_per_s", "yardstick_mib_per_s", "ratio", "share_by_card"]
-    names += ["works_per_object", "doorbells_per_object"]
+    print_table(names + ["works_per_object", "doorbells_per_object"], lines)
+    print()
+    print_table(["size", "send_us", "tcp_us", "ratio"], trips)
+
+
+def print_table(names: list[str], lines: list[dict[str, object]]) -> None:
     print(f"| {' | '.join(names)} |\n|---{'|---:' * (len(names) - 1)}|")
     for line in lines:
         print(f"| {' | '.join(str(line[name]) for name in names)} |")
