@@ -78,7 +78,7 @@ stats! {
     WrittenBytes = 26, Counter, "written_bytes_total", "Bytes of gets written by a network card.";
     ReadBytes = 27, Counter, "read_bytes_total", "Bytes of puts read by a network card.";
     Pairs = 28, Counter, "pairs_total", "Queue pairs connected with clients.";
-    PairsFailed = 29, Counter, "pairs_failed_total", "Queue pairs that failed while in use.";
+    PairsFailed = 29, Counter, "pairs_failed_total", "Queue pairs failed, or left, in use.";
     Works = 30, Counter, "works_total", "Works posted to network cards.";
     Doorbells = 31, Counter, "doorbells_total", "How often works were posted to network cards.";
     Connections = 32, Gauge, "connections", "Connections open.";

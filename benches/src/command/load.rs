@@ -305,7 +305,7 @@ impl Results {
             let come = [node.stored_bytes, node.pulled_bytes, node.read_bytes].map(show_bytes);
             row("the node stored / pulled / read by card", come.join(" / "));
             row("works / doorbells", format!("{} / {}", node.works, node.doorbells));
-            row("queue pairs that failed", node.pairs_failed.to_string());
+            row("queue pairs failed, or left, in use", node.pairs_failed.to_string());
         }
         if self.unstarted > 0 {
             row("due but never begun", self.unstarted.to_string());
