@@ -57,17 +57,19 @@ def main() -> None:
                 "ratio": round(median(a / b for a, b in zip(by_card, by_tcp, strict=True)), 3),
             }
         )
-    told = {"where": where, "rounds": max(map(len, speeds.values())), "lines": lines}
+    rounds = max(map(len, [*speeds.values(), *messages.values()]))
+    told = {"where": where, "rounds": rounds, "lines": lines, "messages": trips}
     with open(file, "w", encoding="utf-8") as out:
-        json.dump(told | {"messages": trips}, out, indent=2)
+        json.dump({name: value for name, value in told.items() if value}, out, indent=2)
         out.write("\n")
     names = ["op", "size", "mib_per_s", "yardstick_mib_per_s", "ratio", "share_by_card"]
     print_table(names + ["works_per_object", "doorbells_per_object"], lines)
-    print()
     print_table(["size", "send_us", "tcp_us", "ratio"], trips)
 
 
 def print_table(names: list[str], lines: list[dict[str, object]]) -> None:
+    if not lines:
+        return
     print(f"| {' | '.join(names)} |\n|---{'|---:' * (len(names) - 1)}|")
     for line in lines:
         print(f"| {' | '.join(str(line[name]) for name in names)} |")
