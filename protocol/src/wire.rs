@@ -82,7 +82,11 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], DecodeError> {
+    /// The next `N` bytes, as an array.
+    ///
+    /// # Errors
+    /// [`DecodeError::Short`] with `what` if there are fewer.
+    pub fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], DecodeError> {
         let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or(DecodeError::Short(what))?;
         self.rest = rest;
         Ok(*taken)

@@ -156,8 +156,9 @@ impl RemotePiece {
 
 impl<'a> Item<'a> for RemotePiece {
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
-        let address = reader.u64("remote address")?;
-        let (rkey, bytes) = (reader.u32("remote key")?, reader.u32("remote bytes")?);
+        // In one go: a landing may have hundreds, and is walked more than once.
+        let piece = u128::from_le_bytes(reader.array("remote piece")?);
+        let (address, rkey, bytes) = (piece as u64, (piece >> 64) as u32, (piece >> 96) as u32);
         if address.checked_add(u64::from(bytes.saturating_sub(1))).is_none() {
             return Err(DecodeError::Value { what: "remote address", found: address });
         }
