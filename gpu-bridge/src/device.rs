@@ -4,7 +4,7 @@
 //! it has happened. Handles keep their memory alive until then, so dropping one early is safe;
 //! looking early is not an error but shows old bytes.
 
-use crate::layout::Piece;
+use crate::pieces::Piece;
 
 /// A device that copies can be given to.
 ///

@@ -159,7 +159,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::{Layout, Order, PagedCache, Piece, Shape};
+    use crate::layout::{Layout, Order, PagedCache, Shape};
+    use crate::pieces::Piece;
 
     const SHAPE: Shape = Shape { layers: 2, planes: 2, page_tokens: 4, heads: 2, head_bytes: 8 };
 

@@ -6,6 +6,9 @@
 
 use std::ops::Range;
 
+use crate::pieces::Pieces;
+use crate::plan::{Plan, Steps};
+
 /// What a cache and an object can be walked along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Axis {
@@ -177,12 +180,44 @@ impl Layout {
         if pages.len() > cache.page_count as usize || pages.iter().any(|&p| p >= cache.page_count) {
             return Err(LayoutError::Pages);
         }
+        self.walk(pages.len() as u32, pages, layers)
+    }
+
+    /// What to copy for `layers` of each page of an object of `object_pages` pages.
+    ///
+    /// # Errors
+    /// As [`Layout::pieces`]; no object has 0 pages.
+    pub fn plan(&self, object_pages: u32, layers: Range<u32>) -> Result<Plan, LayoutError> {
+        if object_pages == 0 || object_pages > self.cache.page_count {
+            return Err(LayoutError::Pages);
+        }
+        let extents = extents(&self.cache.shape, object_pages);
+        let object_strides = self.order.strides(extents, self.cache.shape.head_bytes)?;
+        let pieces = self.walk(object_pages, &[0], layers)?.collect();
+        let steps = Steps {
+            object: object_strides[Page as usize],
+            device: self.cache.page_stride,
+            pages: object_pages,
+            page_count: self.cache.page_count,
+        };
+        Ok(Plan::new(pieces, steps))
+    }
+
+    /// `pages` of an object that has `object_pages` in all.
+    fn walk<'a>(
+        &'a self,
+        object_pages: u32,
+        pages: &'a [u32],
+        layers: Range<u32>,
+    ) -> Result<Pieces<'a>, LayoutError> {
+        let cache = &self.cache;
         if layers.start > layers.end || layers.end > cache.shape.layers {
             return Err(LayoutError::Layers);
         }
-        let mut extents = extents(&cache.shape, pages.len() as u32);
+        let mut extents = extents(&cache.shape, object_pages);
         let object_strides = self.order.strides(extents, cache.shape.head_bytes)?;
         extents[Layer as usize] = layers.end - layers.start;
+        extents[Page as usize] = pages.len() as u32;
 
         // The inner axes that lie side by side on both sides need no walking.
         let (mut unit, mut walked) = (u64::from(cache.shape.head_bytes), self.order.0.as_slice());
@@ -205,73 +240,6 @@ impl Layout {
     }
 }
 
-/// One contiguous range of an object and where it lies on the device, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Piece {
-    /// From the start of the object.
-    pub object_offset: u64,
-    /// From the start of the device memory.
-    pub device_offset: u64,
-    /// Length of both.
-    pub bytes: u64,
-}
-
-/// Yields pieces that are as long as they can be: no two in a row touch on both sides.
-#[derive(Debug, Clone)]
-pub struct Pieces<'a> {
-    cache: &'a PagedCache,
-    pages: &'a [u32],
-    layer: u32,
-    extents: [u32; 5],
-    object_strides: [u64; 5],
-    /// The axes that are walked, outermost first; the others lie inside `unit`.
-    walked: &'a [Axis],
-    unit: u64,
-    left: u64,
-    at: [u32; 5],
-    pending: Option<Piece>,
-}
-
-impl Iterator for Pieces<'_> {
-    type Item = Piece;
-
-    fn next(&mut self) -> Option<Piece> {
-        let mut piece = self.pending.take().or_else(|| self.step())?;
-        while let Some(next) = self.step() {
-            if piece.object_offset + piece.bytes != next.object_offset
-                || piece.device_offset + piece.bytes != next.device_offset
-            {
-                self.pending = Some(next);
-                break;
-            }
-            piece.bytes += next.bytes;
-        }
-        Some(piece)
-    }
-}
-
-impl Pieces<'_> {
-    fn step(&mut self) -> Option<Piece> {
-        self.left = self.left.checked_sub(1)?;
-        let (cache, at) = (self.cache, self.at.map(u64::from));
-        let layer = u64::from(self.layer) + at[0];
-        let plane = layer * u64::from(cache.shape.planes) + at[1];
-        let page = u64::from(self.pages[self.at[2] as usize]) * cache.page_stride;
-        let inner = at[3] * cache.token_stride + at[4] * cache.head_stride;
-        let device_offset = cache.starts[plane as usize] + page + inner;
-        let along = [layer, at[1], at[2], at[3], at[4]].into_iter().zip(self.object_strides);
-        let object_offset = along.map(|(index, stride)| index * stride).sum();
-        for &axis in self.walked.iter().rev() {
-            self.at[axis as usize] += 1;
-            if self.at[axis as usize] < self.extents[axis as usize] {
-                break;
-            }
-            self.at[axis as usize] = 0;
-        }
-        Some(Piece { object_offset, device_offset, bytes: self.unit })
-    }
-}
-
 /// Why a description is not one of a cache, or a request not one for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -288,146 +256,11 @@ pub enum LayoutError {
 }
 
 /// How long each axis is, by its number.
-const fn extents(shape: &Shape, page_count: u32) -> [u32; 5] {
+pub(crate) const fn extents(shape: &Shape, page_count: u32) -> [u32; 5] {
     [shape.layers, shape.planes, page_count, shape.page_tokens, shape.heads]
 }
 
 const TOO_LONG: LayoutError = LayoutError::Impossible("an offset does not fit 64 bits");
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const AXES: [Axis; 5] = [Layer, Plane, Page, Token, Head];
-
-    /// For each byte of the object, in order: its offset and the one on the device. Element by
-    /// element, by the definition of a dense array.
-    fn naive(
-        shape: &Shape,
-        orders: [Order; 2],
-        page_count: u32,
-        pages: &[u32],
-        layers: Range<u32>,
-    ) -> Vec<(u64, u64)> {
-        let [cache, object] = orders.map(|order| order.0.map(|axis| axis as usize));
-        let place = |order: [usize; 5], extents: [u32; 5], index: [u32; 5]| {
-            let whole = order
-                .iter()
-                .fold(0, |at, &axis| at * u64::from(extents[axis]) + u64::from(index[axis]));
-            whole * u64::from(shape.head_bytes)
-        };
-        let (object_extents, cache_extents) =
-            (extents(shape, pages.len() as u32), extents(shape, page_count));
-        let mut bytes = Vec::new();
-        for element in 0..object_extents.iter().product::<u32>() {
-            let (mut rest, mut index) = (element, [0; 5]);
-            for &axis in object.iter().rev() {
-                (index[axis], rest) = (rest % object_extents[axis], rest / object_extents[axis]);
-            }
-            if layers.contains(&index[0]) {
-                let from = place(object, object_extents, index);
-                index[2] = pages[index[2] as usize];
-                let to = place(cache, cache_extents, index);
-                bytes.extend((0..u64::from(shape.head_bytes)).map(|b| (from + b, to + b)));
-            }
-        }
-        bytes
-    }
-
-    fn orders() -> impl Strategy<Value = Order> {
-        Just(AXES).prop_shuffle().prop_map(Order)
-    }
-
-    /// All pages of a cache in any order, and how many of them an object has.
-    fn some_pages() -> impl Strategy<Value = (Vec<u32>, usize)> {
-        (1..6u32).prop_flat_map(|n| (Just((0..n).collect()).prop_shuffle(), 0..=n as usize))
-    }
-
-    proptest! {
-        #[test]
-        fn pieces_are_what_the_definition_says_and_as_long_as_can_be(
-            sizes in [1u32..4, 1..3, 1..5, 1..4, 1..4],
-            both in prop_oneof![[orders(), orders()], orders().prop_map(|order| [order; 2])],
-            (pages, taken) in some_pages(),
-            range in any::<[prop::sample::Index; 2]>(),
-        ) {
-            let [layers, planes, page_tokens, heads, head_bytes] = sizes;
-            let shape = Shape { layers, planes, page_tokens, heads, head_bytes };
-            let (page_count, pages) = (pages.len() as u32, &pages[..taken]);
-            let ends = range.map(|i| i.index(layers as usize + 1) as u32);
-            let range = ends[0].min(ends[1])..ends[0].max(ends[1]);
-
-            let cache = PagedCache::dense(shape, page_count, both[0]).unwrap();
-            let layout = Layout::new(cache, both[1]).unwrap();
-            let found: Vec<_> = layout.pieces(pages, range.clone()).unwrap().collect();
-            let bytes = found.iter().flat_map(|p| {
-                (0..p.bytes).map(|b| (p.object_offset + b, p.device_offset + b))
-            });
-            let expected = naive(&shape, both, page_count, pages, range);
-            prop_assert_eq!(bytes.collect::<Vec<_>>(), expected);
-            let touch = |p: &[Piece]| {
-                p[0].object_offset + p[0].bytes == p[1].object_offset
-                    && p[0].device_offset + p[0].bytes == p[1].device_offset
-            };
-            prop_assert!(!found.windows(2).any(touch));
-        }
-    }
-
-    /// 3 layers, 2 planes, pages of 16 tokens, 8 heads of 256 bytes: 32 KiB a page and plane.
-    const SHAPE: Shape = Shape { layers: 3, planes: 2, page_tokens: 16, heads: 8, head_bytes: 256 };
-
-    fn count(shape: Shape, order: Order, pages: &[u32]) -> usize {
-        let layout = Layout::new(PagedCache::dense(shape, 10, order).unwrap(), order).unwrap();
-        layout.pieces(pages, 0..shape.layers).unwrap().count()
-    }
-
-    #[test]
-    fn neighbouring_pages_are_one_copy_where_the_cache_allows() {
-        for order in [Order::PLANES_PAGES_NHD, Order::PLANES_PAGES_HND] {
-            assert_eq!([count(SHAPE, order, &[3, 4, 5]), count(SHAPE, order, &[3, 5])], [6, 12]);
-        }
-        for order in [Order::PAGES_PLANES_NHD, Order::PAGES_PLANES_HND] {
-            assert_eq!([count(SHAPE, order, &[3, 4, 5]), count(SHAPE, order, &[3, 5])], [3, 6]);
-        }
-        for order in [Order::PAGE_FIRST_NHD, Order::PAGE_FIRST_HND] {
-            assert_eq!([count(SHAPE, order, &[3, 4, 5]), count(SHAPE, order, &[3, 5])], [1, 2]);
-        }
-        let latent = Shape { planes: 1, heads: 1, head_bytes: 1152, ..SHAPE };
-        assert_eq!(count(latent, Order::PLANES_PAGES_NHD, &[3, 4, 5]), 3);
-    }
-
-    #[test]
-    fn layers_may_have_tensors_of_their_own_and_pages_may_be_padded() {
-        let one =
-            PagedCache::dense(Shape { layers: 1, ..SHAPE }, 10, Order::PAGES_PLANES_NHD).unwrap();
-        let starts = [1 << 30, 0, 1 << 20].map(|layer| [layer, layer + 32_768]).concat();
-        let cache = PagedCache { shape: SHAPE, starts, page_stride: 69_632, ..one };
-        assert_eq!(cache.bytes(), Ok((1 << 30) + 9 * 69_632 + 2 * 32_768));
-        let layout = Layout::new(cache, Order::PAGES_PLANES_NHD).unwrap();
-        assert_eq!(layout.object_bytes(2), 3 * 2 * 65_536);
-        let piece =
-            |object_offset, device_offset| Piece { object_offset, device_offset, bytes: 65_536 };
-        let last: Vec<_> = layout.pieces(&[7, 8], 2..3).unwrap().collect();
-        let start = (1 << 20) + 7 * 69_632;
-        assert_eq!(last, [piece(4 * 65_536, start), piece(5 * 65_536, start + 69_632)]);
-    }
-
-    #[test]
-    fn impossible_caches_and_requests_are_refused() {
-        let order = Order::PLANES_PAGES_NHD;
-        let refused = |shape, pages| PagedCache::dense(shape, pages, order).is_err();
-        assert!(refused(Shape { heads: 0, ..SHAPE }, 1) && refused(SHAPE, 0));
-        assert!(refused(Shape { layers: u32::MAX, head_bytes: u32::MAX, ..SHAPE }, u32::MAX));
-        assert!(PagedCache::dense(SHAPE, 1, Order([Layer; 5])).is_err());
-        let good = || PagedCache::dense(SHAPE, 10, order).unwrap();
-        assert!(PagedCache { token_stride: 255, ..good() }.bytes().is_err());
-        assert!(PagedCache { starts: vec![0; 5], ..good() }.bytes().is_err());
-        assert!(PagedCache { starts: vec![u64::MAX; 6], ..good() }.bytes().is_err());
-        let layout = Layout::new(good(), order).unwrap();
-        assert_eq!(layout.pieces(&[10], 0..1).err(), Some(LayoutError::Pages));
-        assert_eq!(layout.pieces(&[0; 11], 0..1).err(), Some(LayoutError::Pages));
-        assert_eq!(layout.pieces(&[0], 0..4).err(), Some(LayoutError::Layers));
-    }
-}
+mod tests;

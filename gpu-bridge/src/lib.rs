@@ -6,7 +6,12 @@
 pub mod device;
 pub mod host;
 pub mod layout;
+pub mod pieces;
+pub mod plan;
+pub mod runtimes;
 
 pub use device::{Access, Copies, Device, DeviceError, Direction};
 pub use host::HostDevice;
-pub use layout::{Axis, Layout, LayoutError, Order, PagedCache, Piece, Shape};
+pub use layout::{Axis, Layout, LayoutError, Order, PagedCache, Shape};
+pub use pieces::Piece;
+pub use plan::Plan;
