@@ -1,33 +1,41 @@
 //! What moves bytes between device memory and host memory, whatever the device.
 //!
 //! Copies are asynchronous: after `submit` neither side may be used before an event recorded behind
-//! it has happened. Handles keep their memory alive until then, so dropping one early is safe;
+//! it has happened. Streams keep all they use alive until then, so dropping a handle early is safe;
 //! looking early is not an error but shows old bytes.
 
-use crate::pieces::Piece;
+use std::any::Any;
+use std::fmt::Debug;
 
-/// A device that copies can be given to.
+use crate::host_range::HostRange;
+use crate::layout::LayoutError;
+use crate::plan::Plan;
+
+/// A device that copies can be given to. Clones are the same device.
 ///
 /// Whatever fails in the device's library is a [`DeviceError::Call`] that names the call and how
 /// many bytes it was about; other errors are said at their method.
-pub trait Device {
-    /// Host memory that can be pinned, such as a mapped region.
-    type Host;
-    /// Memory of the device. The last clone frees it; copies under way hold one.
-    type Memory: Clone;
+pub trait Device: Clone + Debug + Send + Sync + 'static {
+    /// Memory of the device. The last clone gives it back; copies under way hold one.
+    type Memory: Clone + Debug + Send + Sync + 'static;
     /// Host memory that the device reaches by itself. The last clone undoes the registration.
-    type Pinned: Clone;
+    type Pinned: Clone + Debug + Send + Sync + 'static;
+    /// A plan, and what the device keeps to follow it. Clones are the same.
+    type Learnt: Clone + Debug + Send + Sync + 'static;
     /// Batches of copies that happen one after the other. Dropping it waits for those that have
-    /// begun and cancels the others.
-    type Stream;
+    /// begun; the others may be cancelled.
+    type Stream: Debug + Send;
     /// A point in a stream.
-    type Event;
+    type Event: Debug + Send;
 
     /// Memory of the device, zeroed: what was there before belongs to somebody else.
     fn allocate(&self, bytes: u64) -> Result<Self::Memory, DeviceError>;
 
-    /// Registers host memory. Slow: once for each region, never for each request.
-    fn pin(&self, host: Self::Host, access: Access) -> Result<Self::Pinned, DeviceError>;
+    /// Registers host memory. Slow, some 0.1 s a GiB: once for each region, never for each request.
+    fn pin(&self, range: HostRange) -> Result<Self::Pinned, DeviceError>;
+
+    /// Readies the device for a plan. Slow: once for each plan, never for each request.
+    fn learn(&self, plan: Plan) -> Result<Self::Learnt, DeviceError>;
 
     /// A new stream.
     fn stream(&self) -> Result<Self::Stream, DeviceError>;
@@ -35,30 +43,28 @@ pub trait Device {
     /// Queues a batch behind what the stream already has, without waiting for it.
     ///
     /// # Errors
-    /// [`DeviceError::Bounds`] or [`DeviceError::ReadOnly`] before anything is queued.
-    fn submit(
-        &self,
-        stream: &mut Self::Stream,
-        copies: &Copies<'_, Self>,
-    ) -> Result<(), DeviceError>;
+    /// [`DeviceError::Bounds`], [`DeviceError::Layout`] or [`DeviceError::ReadOnly`] before
+    /// anything is queued. After another error some of the batch may be under way.
+    fn submit(&self, stream: &mut Self::Stream, batch: &Batch<'_, Self>)
+    -> Result<(), DeviceError>;
+
+    /// Holds on to something until all that was submitted so far has happened: a lease on what is
+    /// being read, for one. It is dropped by a later call with this stream or one of its events.
+    fn keep(&self, stream: &mut Self::Stream, what: Box<dyn Any + Send>)
+    -> Result<(), DeviceError>;
 
     /// The point behind everything submitted so far.
     fn record(&self, stream: &mut Self::Stream) -> Result<Self::Event, DeviceError>;
 
-    /// Whether the stream has come past the point, or a copy before it failed. Never waits.
+    /// Whether the stream has come past the point. Never waits. What went wrong before the point is
+    /// an error here.
     fn has_happened(&self, event: &Self::Event) -> Result<bool, DeviceError>;
+
+    /// Waits until the stream has come past the point.
+    fn wait(&self, event: &Self::Event) -> Result<(), DeviceError>;
 
     /// Waits until the stream is empty: for shutdown, or before a landing is given back.
     fn finish(&self, stream: &mut Self::Stream) -> Result<(), DeviceError>;
-}
-
-/// What a device may do with pinned memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Read it: regions of a node are mapped that way.
-    ReadOnly,
-    /// Read and write it: landings.
-    ReadWrite,
 }
 
 /// Which way a batch goes.
@@ -70,48 +76,61 @@ pub enum Direction {
     FromDevice,
 }
 
-/// A batch of copies of one object, all the same way. Offsets are in bytes.
+/// Copies of objects of one kind, all the same way.
 #[derive(Debug)]
-pub struct Copies<'a, D: Device + ?Sized> {
+pub struct Batch<'a, D: Device> {
     /// Which way.
     pub direction: Direction,
     /// The device's side.
     pub memory: &'a D::Memory,
-    /// The host's side.
-    pub pinned: &'a D::Pinned,
-    /// Where in the pinned memory byte `object_first` of the object is.
-    pub pinned_offset: u64,
-    /// First byte of the object that is there: more than 0 if only later layers are.
-    pub object_first: u64,
-    /// What goes where.
-    pub pieces: &'a [Piece],
+    /// What to copy for each page.
+    pub plan: &'a D::Learnt,
+    /// The host's side, and which pages. The same page in two objects is written twice, in no
+    /// order that could be relied on.
+    pub objects: &'a [Placed<'a, D>],
 }
 
-impl<D: Device + ?Sized> Copies<'_, D> {
-    /// Checks every piece against the lengths of both sides, in bytes.
+/// One object in host memory, and its pages in the device's.
+#[derive(Debug)]
+pub struct Placed<'a, D: Device> {
+    /// Where it is.
+    pub pinned: &'a D::Pinned,
+    /// Where in there the first byte is that the plan copies: the object's own first one, unless
+    /// the plan leaves out layers in front.
+    pub offset: u64,
+    /// Its pages, in its order.
+    pub pages: &'a [u32],
+}
+
+impl<D: Device> Clone for Placed<'_, D> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<D: Device> Copy for Placed<'_, D> {}
+
+impl<D: Device> Placed<'_, D> {
+    /// Checks both sides of an object against the length of its memories, in bytes.
     ///
     /// # Errors
-    /// [`DeviceError::Bounds`] for the first piece that leaves its memory.
-    pub fn check(&self, memory_bytes: u64, pinned_bytes: u64) -> Result<(), DeviceError> {
-        for piece in self.pieces {
-            let sides = [
-                ("device memory", Some(piece.device_offset), memory_bytes),
-                ("pinned memory", self.pinned_at(piece), pinned_bytes),
-            ];
-            for (memory, offset, limit) in sides {
-                let end = offset.and_then(|offset| offset.checked_add(piece.bytes));
-                if end.is_none_or(|end| end > limit) {
-                    let bytes = piece.bytes;
-                    return Err(DeviceError::Bounds { memory, offset, bytes, limit });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Where a piece begins in the pinned memory; `None` if it lies before `object_first`.
-    pub fn pinned_at(&self, piece: &Piece) -> Option<u64> {
-        piece.object_offset.checked_sub(self.object_first)?.checked_add(self.pinned_offset)
+    /// [`DeviceError::Bounds`] or [`DeviceError::Layout`].
+    pub fn check(
+        &self,
+        plan: &Plan,
+        memory_bytes: u64,
+        pinned_bytes: u64,
+    ) -> Result<(), DeviceError> {
+        plan.check(self.pages)?;
+        let within = |memory, offset: u64, bytes: u64, limit: u64| {
+            let fits = offset.checked_add(bytes).is_some_and(|end| end <= limit);
+            fits.then_some(()).ok_or(DeviceError::Bounds { memory, offset, bytes, limit })
+        };
+        within("pinned memory", self.offset, plan.object_span(), pinned_bytes)?;
+        self.pages.iter().try_for_each(|&page| {
+            let range = plan.device_range(page);
+            within("device memory", range.start, range.end - range.start, memory_bytes)
+        })
     }
 }
 
@@ -120,20 +139,32 @@ impl<D: Device + ?Sized> Copies<'_, D> {
 #[non_exhaustive]
 pub enum DeviceError {
     /// A copy would leave its memory.
-    #[error("copy of {bytes} bytes at {offset:?} leaves {memory} of {limit} bytes")]
+    #[error("copy of {bytes} bytes at {offset} leaves {memory} of {limit} bytes")]
     Bounds {
         /// Which side.
         memory: &'static str,
-        /// Where it would begin; none if before the start.
-        offset: Option<u64>,
+        /// Where it would begin.
+        offset: u64,
         /// Its length.
         bytes: u64,
         /// Length of that side.
         limit: u64,
     },
-    /// Copies into memory that was pinned for reading.
-    #[error("{0} copies into memory that is pinned for reading only")]
-    ReadOnly(usize),
+    /// An object cannot lie there.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// A copy into memory that was pinned for reading.
+    #[error("a copy of {bytes} bytes into memory that is pinned for reading only")]
+    ReadOnly {
+        /// Its length.
+        bytes: u64,
+    },
+    /// The device, or its driver, cannot do this.
+    #[error("{what}")]
+    Unsupported {
+        /// What it cannot do, as a sentence.
+        what: &'static str,
+    },
     /// A call of the device's library failed.
     #[error("{call} of {bytes} bytes: {reason}")]
     Call {
@@ -141,7 +172,7 @@ pub enum DeviceError {
         call: &'static str,
         /// How much it was about; 0 if nothing.
         bytes: u64,
-        /// The library's words.
+        /// The library's words, with its number.
         reason: String,
     },
 }

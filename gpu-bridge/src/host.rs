@@ -3,67 +3,70 @@
 //! It is as late as a real device may be: a copy happens no sooner than somebody waits or asks for
 //! it, so code that looks at a landing before its event sees old bytes here too.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::device::{Access, Copies, Device, DeviceError, Direction};
+use crate::device::{Batch, Device, DeviceError, Direction};
+use crate::host_range::{Access, HostRange};
+use crate::pieces::Piece;
+use crate::plan::Plan;
 
 /// A device whose memory is the host's.
 ///
-/// Copies happen in [`Device::finish`], and one batch for each time that an event is asked for in
-/// vain, so that a loop that polls gets on.
+/// Copies happen in [`Device::wait`] and [`Device::finish`], and one batch for each time that an
+/// event is asked for in vain, so that a loop that polls gets on.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HostDevice;
 
 /// Bytes that a handle and the copies under way share.
 #[derive(Debug, Clone)]
-pub struct HostMemory {
-    bytes: Arc<Mutex<Vec<u8>>>,
-    access: Access,
-}
+pub struct HostMemory(Arc<Mutex<Vec<u8>>>);
 
 impl HostMemory {
-    fn new(bytes: Vec<u8>, access: Access) -> Self {
-        Self { bytes: Arc::new(Mutex::new(bytes)), access }
-    }
-
     /// Its bytes, to look at or to fill. Copies wait while the guard lives.
     pub fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
-        lock(&self.bytes)
+        lock(&self.0)
     }
 }
 
-/// Batches that wait, in order.
+/// What waits, in order.
 #[derive(Debug)]
 pub struct HostStream(Arc<Mutex<Queue>>);
 
-/// A number of batches of a stream.
+/// A number of steps of a stream.
 #[derive(Debug)]
 pub struct HostEvent {
     queue: Arc<Mutex<Queue>>,
-    batches: u64,
+    steps: u64,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: VecDeque<Batch>,
+    waiting: VecDeque<Step>,
     submitted: u64,
     done: u64,
 }
 
 #[derive(Debug)]
-struct Batch {
-    direction: Direction,
-    memory: HostMemory,
-    pinned: HostMemory,
-    /// Offset in the pinned memory, offset in the device's, length; checked by `submit`.
-    moves: Vec<(usize, usize, usize)>,
+enum Step {
+    Copies { direction: Direction, memory: HostMemory, moves: Vec<Move> },
+    LetGo(#[expect(dead_code, reason = "it is here to be dropped")] Box<dyn Any + Send>),
+}
+
+/// Checked by `submit`.
+#[derive(Debug)]
+struct Move {
+    pinned: HostRange,
+    pinned_offset: u64,
+    device_offset: usize,
+    bytes: usize,
 }
 
 impl Device for HostDevice {
-    type Host = Vec<u8>;
     type Memory = HostMemory;
-    type Pinned = HostMemory;
+    type Pinned = HostRange;
+    type Learnt = Arc<Plan>;
     type Stream = HostStream;
     type Event = HostEvent;
 
@@ -73,57 +76,81 @@ impl Device for HostDevice {
             .try_reserve_exact(usize::try_from(bytes).unwrap_or(usize::MAX))
             .map_err(|e| DeviceError::Call { call: "allocate", bytes, reason: e.to_string() })?;
         memory.resize(bytes as usize, 0);
-        Ok(HostMemory::new(memory, Access::ReadWrite))
+        Ok(HostMemory(Arc::new(Mutex::new(memory))))
     }
 
-    fn pin(&self, host: Vec<u8>, access: Access) -> Result<HostMemory, DeviceError> {
-        Ok(HostMemory::new(host, access))
+    fn pin(&self, range: HostRange) -> Result<HostRange, DeviceError> {
+        Ok(range)
+    }
+
+    fn learn(&self, plan: Plan) -> Result<Arc<Plan>, DeviceError> {
+        Ok(Arc::new(plan))
     }
 
     fn stream(&self) -> Result<HostStream, DeviceError> {
         Ok(HostStream(Arc::default()))
     }
 
-    fn submit(
-        &self,
-        stream: &mut HostStream,
-        copies: &Copies<'_, Self>,
-    ) -> Result<(), DeviceError> {
-        let (memory, pinned) = (copies.memory.clone(), copies.pinned.clone());
-        if copies.direction == Direction::FromDevice && pinned.access == Access::ReadOnly {
-            return Err(DeviceError::ReadOnly(copies.pieces.len()));
-        }
+    fn submit(&self, stream: &mut HostStream, batch: &Batch<'_, Self>) -> Result<(), DeviceError> {
+        let (memory, plan, direction) = (batch.memory.clone(), batch.plan, batch.direction);
         let memory_bytes = memory.bytes().len() as u64;
-        copies.check(memory_bytes, pinned.bytes().len() as u64)?;
-        let place = |piece| {
-            let at = copies.pinned_at(piece).expect("checked to lie inside the pinned memory");
-            (at as usize, piece.device_offset as usize, piece.bytes as usize)
-        };
-        let moves = copies.pieces.iter().map(place).collect();
-        let mut queue = lock(&stream.0);
-        queue.waiting.push_back(Batch { direction: copies.direction, memory, pinned, moves });
-        queue.submitted += 1;
+        let mut moves = Vec::new();
+        for object in batch.objects {
+            let pinned = object.pinned;
+            object.check(plan, memory_bytes, pinned.bytes())?;
+            if direction == Direction::FromDevice && pinned.access() == Access::ReadOnly {
+                return Err(DeviceError::ReadOnly { bytes: plan.bytes() });
+            }
+            moves.extend(plan.pieces(object.pages).map(|piece: Piece| Move {
+                pinned: pinned.clone(),
+                pinned_offset: object.offset + piece.object_offset - plan.object_range().start,
+                device_offset: piece.device_offset as usize,
+                bytes: piece.bytes as usize,
+            }));
+        }
+        stream.push(Step::Copies { direction, memory, moves });
+        Ok(())
+    }
+
+    fn keep(&self, stream: &mut HostStream, what: Box<dyn Any + Send>) -> Result<(), DeviceError> {
+        stream.push(Step::LetGo(what));
         Ok(())
     }
 
     fn record(&self, stream: &mut HostStream) -> Result<HostEvent, DeviceError> {
-        let batches = lock(&stream.0).submitted;
-        Ok(HostEvent { queue: Arc::clone(&stream.0), batches })
+        let steps = lock(&stream.0).submitted;
+        Ok(HostEvent { queue: Arc::clone(&stream.0), steps })
     }
 
     fn has_happened(&self, event: &HostEvent) -> Result<bool, DeviceError> {
         let mut queue = lock(&event.queue);
-        let happened = queue.done >= event.batches;
+        let happened = queue.done >= event.steps;
         if !happened {
             queue.advance();
         }
         Ok(happened)
     }
 
+    fn wait(&self, event: &HostEvent) -> Result<(), DeviceError> {
+        let mut queue = lock(&event.queue);
+        while queue.done < event.steps && queue.advance() {}
+        let cancelled =
+            DeviceError::Unsupported { what: "the stream was dropped before the event happened" };
+        if queue.done < event.steps { Err(cancelled) } else { Ok(()) }
+    }
+
     fn finish(&self, stream: &mut HostStream) -> Result<(), DeviceError> {
         let mut queue = lock(&stream.0);
         while queue.advance() {}
         Ok(())
+    }
+}
+
+impl HostStream {
+    fn push(&self, step: Step) {
+        let mut queue = lock(&self.0);
+        queue.waiting.push_back(step);
+        queue.submitted += 1;
     }
 }
 
@@ -136,14 +163,15 @@ impl Drop for HostStream {
 
 impl Queue {
     fn advance(&mut self) -> bool {
-        let Some(batch) = self.waiting.pop_front() else { return false };
-        let (mut memory, mut pinned) = (batch.memory.bytes(), batch.pinned.bytes());
-        for (at, offset, bytes) in batch.moves {
-            let device = &mut memory[offset..offset + bytes];
-            let host = &mut pinned[at..at + bytes];
-            match batch.direction {
-                Direction::ToDevice => device.copy_from_slice(host),
-                Direction::FromDevice => host.copy_from_slice(device),
+        let Some(step) = self.waiting.pop_front() else { return false };
+        if let Step::Copies { direction, memory, moves } = step {
+            let mut memory = memory.bytes();
+            for Move { pinned, pinned_offset, device_offset, bytes } in moves {
+                let device = &mut memory[device_offset..device_offset + bytes];
+                match direction {
+                    Direction::ToDevice => pinned.copy_to(pinned_offset, device),
+                    Direction::FromDevice => pinned.copy_from(pinned_offset, device),
+                }
             }
         }
         self.done += 1;
@@ -159,80 +187,106 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::{Layout, Order, PagedCache, Shape};
-    use crate::pieces::Piece;
+    use crate::bay::Bay;
+    use crate::device::Placed;
+    use crate::layout::{Layout, LayoutError, Order, PagedCache, Shape};
 
     const SHAPE: Shape = Shape { layers: 2, planes: 2, page_tokens: 4, heads: 2, head_bytes: 8 };
+
+    fn layout() -> Layout {
+        let cache = PagedCache::dense(SHAPE, 8, Order::PLANES_PAGES_HND).unwrap();
+        Layout::new(cache, Order::PLANES_PAGES_NHD).unwrap()
+    }
 
     #[test]
     fn object_goes_through_a_paged_cache_and_comes_back() {
         let device = HostDevice;
-        let cache = PagedCache::dense(SHAPE, 8, Order::PLANES_PAGES_HND).unwrap();
-        let memory = device.allocate(cache.bytes().unwrap()).unwrap();
-        let layout = Layout::new(cache, Order::PLANES_PAGES_NHD).unwrap();
+        let layout = layout();
         let object: Vec<u8> = (0..layout.object_bytes(3)).map(|n| (n % 251) as u8).collect();
-        let pieces: Vec<_> = layout.pieces(&[6, 1, 2], 0..2).unwrap().collect();
-        let source = device.pin(object.clone(), Access::ReadOnly).unwrap();
-        let mut stream = device.stream().unwrap();
-        let into = Copies {
-            direction: Direction::ToDevice,
-            memory: &memory,
-            pinned: &source,
-            pinned_offset: 0,
-            object_first: 0,
-            pieces: &pieces,
-        };
-        device.submit(&mut stream, &into).unwrap();
-        let refused = Copies { direction: Direction::FromDevice, ..into };
-        let error = device.submit(&mut stream, &refused);
-        assert_eq!(error, Err(DeviceError::ReadOnly(pieces.len())));
+        let memory = device.allocate(8 * layout.object_bytes(1)).unwrap();
+        let whole = device.learn(layout.plan(3, 0..2).unwrap()).unwrap();
+        let (mut stream, pages) = (device.stream().unwrap(), [6, 1, 2]);
+        let mut source = Bay::new(device, object.len() as u64).unwrap();
+        source.bytes_mut().unwrap()[..object.len()].copy_from_slice(&object);
+        let to = Direction::ToDevice;
+        source.submit(&mut stream, to, &memory, &whole, &[(0, &pages)]).unwrap();
 
         // Only the second layer is read back, into a landing that holds nothing else.
         let half = object.len() / 2;
-        let later: Vec<_> = layout.pieces(&[6, 1, 2], 1..2).unwrap().collect();
-        let landing = device.pin(vec![0; half + 5], Access::ReadWrite).unwrap();
-        let back = Copies {
+        let later = device.learn(layout.plan(3, 1..2).unwrap()).unwrap();
+        let mut landing = vec![0; half + 5];
+        let base = std::ptr::NonNull::new(landing.as_mut_ptr()).unwrap();
+        let bytes = landing.len() as u64;
+        // SAFETY: the vector outlives the stream's last copy, which is waited for, and is looked at
+        // through its pointer alone before that.
+        let range = unsafe { HostRange::from_raw(base, bytes, Access::ReadWrite, Arc::new(())) };
+        let pinned = device.pin(range.clone()).unwrap();
+        let back = Batch {
             direction: Direction::FromDevice,
-            pinned: &landing,
-            pinned_offset: 5,
-            object_first: half as u64,
-            pieces: &later,
-            ..into
+            memory: &memory,
+            plan: &later,
+            objects: &[Placed { pinned: &pinned, offset: 5, pages: &pages }],
         };
         device.submit(&mut stream, &back).unwrap();
         let event = device.record(&mut stream).unwrap();
-        assert_eq!(*landing.bytes(), vec![0; half + 5], "nothing happens before it is waited for");
+        let look = || {
+            let mut seen = vec![0; half + 5];
+            range.copy_to(0, &mut seen);
+            seen
+        };
+        assert_eq!(look(), vec![0; half + 5], "nothing happens before it is waited for");
         let polls = (0..9).take_while(|_| !device.has_happened(&event).unwrap()).count();
         assert_eq!(polls, 2, "one for each batch");
-        assert_eq!(landing.bytes()[5..], object[half..]);
+        assert_eq!(look()[5..], object[half..]);
+        assert_eq!(look()[..5], [0; 5]);
     }
 
     #[test]
     fn batch_that_leaves_its_memory_copies_nothing() {
         let device = HostDevice;
-        let (memory, mut stream) = (device.allocate(10).unwrap(), device.stream().unwrap());
-        let pinned = device.pin(vec![1; 10], Access::ReadOnly).unwrap();
-        let good = Piece { object_offset: 2, device_offset: 0, bytes: 4 };
-        let others = [
-            Piece { device_offset: 7, ..good },
-            Piece { device_offset: u64::MAX, ..good },
-            Piece { object_offset: 9, ..good },
-            Piece { object_offset: 1, ..good },
-        ];
-        for bad in others {
-            let copies = Copies {
-                direction: Direction::ToDevice,
-                memory: &memory,
-                pinned: &pinned,
-                pinned_offset: 0,
-                object_first: 2,
-                pieces: &[good, bad],
-            };
-            let result = device.submit(&mut stream, &copies);
-            assert!(matches!(result, Err(DeviceError::Bounds { bytes: 4, .. })), "{result:?}");
+        let plan = device.learn(layout().plan(1, 0..2).unwrap()).unwrap();
+        let object_bytes = layout().object_bytes(1);
+        let short = device.allocate(8 * object_bytes - 1).unwrap();
+        let memory = device.allocate(8 * object_bytes).unwrap();
+        let mut stream = device.stream().unwrap();
+        let mut bay = Bay::new(device, 4096).unwrap();
+        bay.bytes_mut().unwrap().fill(1);
+        let last = 4096 - object_bytes;
+        let mut submit = |memory, offset, pages: &[u32]| {
+            let objects = [(0, &[0][..]), (offset, pages)];
+            bay.submit(&mut stream, Direction::ToDevice, memory, &plan, &objects)
+        };
+        for (memory, offset, pages) in
+            [(&short, 0, [7]), (&memory, last + 1, [0]), (&memory, u64::MAX, [0])]
+        {
+            let result = submit(memory, offset, &pages);
+            assert!(matches!(result, Err(DeviceError::Bounds { .. })), "{result:?}");
         }
+        let result = submit(&memory, 0, &[8]);
+        assert_eq!(result, Err(DeviceError::Layout(LayoutError::Pages)));
+        assert_eq!(submit(&memory, last, &[7]), Ok(()), "what just fits is fine");
         device.finish(&mut stream).unwrap();
-        assert_eq!(*memory.bytes(), [0; 10]);
+        assert!(short.bytes().iter().all(|&byte| byte == 0));
+        let ones = memory.bytes().iter().filter(|&&byte| byte == 1).count() as u64;
+        assert_eq!(ones, 2 * object_bytes);
         assert!(device.allocate(u64::MAX).is_err());
+    }
+
+    #[test]
+    fn what_is_kept_lives_until_the_copies_before_it_have_happened() {
+        let device = HostDevice;
+        let mut stream = device.stream().unwrap();
+        let lease = Arc::new(());
+        device.keep(&mut stream, Box::new(Arc::clone(&lease))).unwrap();
+        let event = device.record(&mut stream).unwrap();
+        assert_eq!(Arc::strong_count(&lease), 2);
+        device.wait(&event).unwrap();
+        assert_eq!(Arc::strong_count(&lease), 1);
+
+        device.keep(&mut stream, Box::new(Arc::clone(&lease))).unwrap();
+        let event = device.record(&mut stream).unwrap();
+        drop(stream);
+        assert_eq!(Arc::strong_count(&lease), 1);
+        assert!(device.wait(&event).is_err() && !device.has_happened(&event).unwrap());
     }
 }

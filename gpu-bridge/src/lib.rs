@@ -1,17 +1,25 @@
 //! Device memory to and from registered memory: layouts and copies.
 //!
-//! [`layout`] says which bytes go where, [`device`] what moves them; [`host`] is a device made of
-//! ordinary memory, for tests and machines without one. Nothing here has run on a GPU yet.
+//! [`layout`] says where bytes lie, [`plan`] which go where for each page, [`device`] what moves
+//! them; [`host`] is a device made of ordinary memory, for tests and machines without one. A
+//! [`bay`] is pinned memory that a caller and a device use by turns.
+//!
+//! What a reader would get wrong: nothing here knows of nodes or keys, and nothing waits for the
+//! device but what says so.
 
+pub mod bay;
 pub mod device;
 pub mod host;
+pub mod host_range;
 pub mod layout;
 pub mod pieces;
 pub mod plan;
 pub mod runtimes;
 
-pub use device::{Access, Copies, Device, DeviceError, Direction};
+pub use bay::Bay;
+pub use device::{Batch, Device, DeviceError, Direction, Placed};
 pub use host::HostDevice;
+pub use host_range::{Access, HostRange};
 pub use layout::{Axis, Layout, LayoutError, Order, PagedCache, Shape};
 pub use pieces::Piece;
 pub use plan::Plan;

@@ -62,9 +62,15 @@ impl Plan {
         self.bytes() / u64::from(self.steps.pages) / (self.pieces.len() as u64).max(1)
     }
 
-    /// From the first byte of an object that is copied to the end of the last.
+    /// From where to where the first page of an object is used.
     pub const fn object_range(&self) -> &Range<u64> {
         &self.object_range
+    }
+
+    /// From the first byte of an object that is copied to the last, over all its pages.
+    pub fn object_span(&self) -> u64 {
+        let Range { start, end } = self.object_range;
+        end - start + u64::from(self.steps.pages - 1) * self.steps.object
     }
 
     /// From where to where the device memory is used when `page` is.
@@ -158,15 +164,14 @@ mod tests {
 
             let plan = layout.plan(object_pages, range.clone()).unwrap();
             prop_assert_eq!(plan.check(pages), Ok(()));
-            let expected = bytes(layout.pieces(pages, range.clone()).unwrap());
+            let expected = bytes(layout.pieces(pages, range).unwrap());
             let found = bytes(plan.pieces(pages));
             prop_assert_eq!(plan.bytes(), found.len() as u64);
             prop_assert_eq!(&found, &expected);
             // What bounds are checked by holds every byte.
-            let last = u64::from(object_pages - 1) * plan.steps().object;
+            let end = plan.object_range().start + plan.object_span();
             for (object, device) in found {
-                let range = plan.object_range();
-                prop_assert!(range.start <= object && object < range.end + last);
+                prop_assert!((plan.object_range().start..end).contains(&object));
                 prop_assert!(pages.iter().any(|&p| plan.device_range(p).contains(&device)));
             }
         }

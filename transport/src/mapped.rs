@@ -76,6 +76,11 @@ impl MappedRegion {
         self.bytes
     }
 
+    /// Where it begins in this process, for a device that reads it by itself. Nobody can write there.
+    pub const fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
     /// Whether the `bytes` bytes from `offset` on are all inside.
     pub fn contains(&self, offset: u64, bytes: u64) -> bool {
         offset.checked_add(bytes).is_some_and(|end| end <= self.bytes)
@@ -210,6 +215,16 @@ impl LeasedBytes {
     pub fn new(region: Arc<MappedRegion>, offset: u64, bytes: usize) -> Option<Self> {
         let inside = region.contains(offset, bytes as u64) && region.owner == Owner::Node;
         inside.then_some(Self { region, offset, bytes })
+    }
+
+    /// The region that they are in.
+    pub const fn region(&self) -> &Arc<MappedRegion> {
+        &self.region
+    }
+
+    /// Where they begin in there.
+    pub const fn offset(&self) -> u64 {
+        self.offset
     }
 }
 

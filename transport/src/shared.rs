@@ -9,6 +9,7 @@ use std::any::Any;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 /// Zeroed memory, present in full, that another process can map read-only.
@@ -49,13 +50,23 @@ impl SharedMemory {
         self.region.base().addr().get()
     }
 
+    /// Where it begins, for a device that is let into it. Whoever uses it sees to it that nobody has
+    /// a reference to the same bytes meanwhile.
+    pub fn base(&self) -> NonNull<u8> {
+        self.region.base()
+    }
+
+    /// What the memory stays there for, even when this is dropped.
+    pub fn home(&self) -> Arc<dyn Any + Send + Sync> {
+        Arc::clone(&self.region) as _
+    }
+
     /// All of it, for a card to know. It stays memory for as long as the card does.
     pub(crate) fn registered(&self) -> Registered {
-        let home: Arc<dyn Any + Send + Sync> = Arc::clone(&self.region) as _;
         // SAFETY: it is that long, initialised, and kept by its home. Only this module's crate has
         // the registration, and makes no landing or source of it: those are made by borrows.
         let registered =
-            unsafe { Registered::new(self.region.base().as_ptr(), self.len(), Some(home)) };
+            unsafe { Registered::new(self.region.base().as_ptr(), self.len(), Some(self.home())) };
         registered.expect("memory that was mapped is there")
     }
 
