@@ -75,7 +75,7 @@ const CRATES: [(&str, &[&str]); 8] = [
 ];
 
 /// A library, and the files that may name it.
-const NAMED_ALONE: [(&str, &[&str]); 10] = [
+const NAMED_ALONE: [(&str, &[&str]); 11] = [
     (
         "glommio::",
         &[
@@ -90,6 +90,7 @@ const NAMED_ALONE: [(&str, &[&str]); 10] = [
     ("socket2::", &["cache-node/src/shm.rs", "cache-node/src/polls/tests.rs"]),
     ("tokio::", &["cache-node/src/control"]),
     ("axum::", &["cache-node/src/control"]),
+    ("cudarc::", &["gpu-bridge/src/cuda"]),
     ("mio::", &["client/src/", "client/tests/"]),
     ("libc::", &["transport/src/"]),
     ("pyo3::", &["client/python/src/"]),

@@ -1,0 +1,232 @@
+//! Device memory, and host memory that is pinned for the device.
+//!
+//! What a reader would get wrong: neither waits for copies when it is dropped. Streams keep clones
+//! of all that is under way, so the last one goes when nothing uses it.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use cudarc::driver::sys;
+
+use crate::cuda::driver::{Context, check, log};
+use crate::device::DeviceError;
+use crate::host_range::{Access, HostRange};
+
+/// Memory of a device: allocated here, or somebody else's that was adopted.
+#[derive(Debug, Clone)]
+pub struct CudaMemory {
+    owned: Arc<Owned>,
+    address: u64,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Owned {
+    address: u64,
+    origin: Origin,
+    context: Arc<Context>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Allocated,
+    Adopted,
+    /// Mapped from another process.
+    Opened,
+}
+
+impl CudaMemory {
+    pub(crate) fn allocate(context: &Arc<Context>, bytes: u64) -> Result<Self, DeviceError> {
+        let _current = context.enter()?;
+        let length = length(bytes)?;
+        let mut address = 0;
+        // SAFETY: the context is current, and the place to write is ours.
+        let code = unsafe { sys::cuMemAlloc_v2(&raw mut address, length) };
+        check("cuMemAlloc", bytes, code)?;
+        let memory = Self::new(context, address, bytes, Origin::Allocated);
+        // SAFETY: the memory was just allocated, and has this length.
+        let code = unsafe { sys::cuMemsetD8_v2(address, 0, length) };
+        check("cuMemsetD8", bytes, code)?;
+        await_default_stream()?;
+        Ok(memory)
+    }
+
+    pub(crate) fn new(context: &Arc<Context>, address: u64, bytes: u64, origin: Origin) -> Self {
+        let context = Arc::clone(context);
+        Self { owned: Arc::new(Owned { address, origin, context }), address, bytes }
+    }
+
+    /// Where it begins, on the device.
+    pub const fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// How long it is.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.owned.context
+    }
+
+    /// The `bytes` bytes from `offset` on of the allocation, which the caller knows to be there.
+    pub(crate) fn part(&self, offset: u64, bytes: u64) -> Self {
+        Self { owned: Arc::clone(&self.owned), address: self.address + offset, bytes }
+    }
+
+    /// Copies from the host, and waits for it: for what is set up once.
+    pub(crate) fn write(&self, from: &[u8]) -> Result<(), DeviceError> {
+        assert!(from.len() as u64 <= self.bytes(), "what is written was allocated for it");
+        let _current = self.context().enter()?;
+        let source: *const c_void = from.as_ptr().cast();
+        // SAFETY: the source is a slice, and the target has room for it.
+        let code = unsafe { sys::cuMemcpyHtoD_v2(self.address(), source, from.len()) };
+        check("cuMemcpyHtoD", from.len() as u64, code)?;
+        // The call may return when the source was read, and other streams do not wait for this one.
+        await_default_stream()
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if self.origin == Origin::Adopted {
+            return;
+        }
+        let Ok(_current) = self.context.enter() else { return };
+        if self.origin == Origin::Opened {
+            // SAFETY: it was opened once, and nothing uses it any more.
+            let code = unsafe { sys::cuIpcCloseMemHandle(self.address) };
+            log("cuIpcCloseMemHandle", code);
+        } else {
+            // SAFETY: it was allocated here, and nothing uses it any more: copies hold a clone.
+            let code = unsafe { sys::cuMemFree_v2(self.address) };
+            log("cuMemFree", code);
+        }
+    }
+}
+
+/// Host memory that the device reads and writes by itself.
+#[derive(Debug, Clone)]
+pub struct CudaPinned {
+    shared: Arc<Registration>,
+}
+
+#[derive(Debug)]
+struct Registration {
+    address: u64,
+    range: HostRange,
+    context: Arc<Context>,
+}
+
+impl CudaPinned {
+    pub(crate) fn new(
+        context: &Arc<Context>,
+        range: HostRange,
+        pins_read_only: bool,
+    ) -> Result<Self, DeviceError> {
+        let _current = context.enter()?;
+        let mut flags = sys::CU_MEMHOSTREGISTER_PORTABLE | sys::CU_MEMHOSTREGISTER_DEVICEMAP;
+        if range.access() == Access::ReadOnly {
+            if !pins_read_only {
+                return Err(DeviceError::Unsupported {
+                    what: "this device or driver pins no memory that is mapped for reading only; \
+                           bytes go through a bay instead",
+                });
+            }
+            flags |= sys::CU_MEMHOSTREGISTER_READ_ONLY;
+        }
+        let base: *mut c_void = range.base().as_ptr().cast();
+        // SAFETY: the range is memory, and stays that: the registration keeps what keeps it.
+        let code = unsafe { sys::cuMemHostRegister_v2(base, length(range.bytes())?, flags) };
+        check("cuMemHostRegister", range.bytes(), code)?;
+        // From here on a drop undoes it.
+        let mut registration = Registration { address: 0, range, context: Arc::clone(context) };
+        // SAFETY: the memory is registered with DEVICEMAP, and the place to write is ours.
+        let code =
+            unsafe { sys::cuMemHostGetDevicePointer_v2(&raw mut registration.address, base, 0) };
+        check("cuMemHostGetDevicePointer", registration.range.bytes(), code)?;
+        Ok(Self { shared: Arc::new(registration) })
+    }
+
+    /// Whether both are the same registration.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// Where the device finds it.
+    pub fn device_address(&self) -> u64 {
+        self.shared.address
+    }
+
+    /// Where this process finds it.
+    pub fn host_address(&self) -> u64 {
+        self.shared.range.base().addr().get() as u64
+    }
+
+    /// How long it is.
+    pub fn bytes(&self) -> u64 {
+        self.shared.range.bytes()
+    }
+
+    /// What the device may do with it.
+    pub fn access(&self) -> Access {
+        self.shared.range.access()
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let Ok(_current) = self.context.enter() else { return };
+        // SAFETY: it was registered once, here, and nothing uses it any more: copies hold a clone.
+        let code = unsafe { sys::cuMemHostUnregister(self.range.base().as_ptr().cast()) };
+        log("cuMemHostUnregister", code);
+    }
+}
+
+/// Memory that host and device share, for the lists of a kernel. Pinned by the driver.
+#[derive(Debug)]
+pub(crate) struct HostAllocation {
+    base: *mut c_void,
+    context: Arc<Context>,
+}
+
+// SAFETY: it is memory like any other, and owned by this value alone.
+unsafe impl Send for HostAllocation {}
+
+impl HostAllocation {
+    pub(crate) fn new(context: &Arc<Context>, bytes: u64) -> Result<Self, DeviceError> {
+        let _current = context.enter()?;
+        let mut base = std::ptr::null_mut();
+        let flags = sys::CU_MEMHOSTALLOC_PORTABLE;
+        // SAFETY: the context is current, and the place to write is ours.
+        let code = unsafe { sys::cuMemHostAlloc(&raw mut base, length(bytes)?, flags) };
+        check("cuMemHostAlloc", bytes, code)?;
+        Ok(Self { base, context: Arc::clone(context) })
+    }
+
+    pub(crate) const fn base(&self) -> *mut c_void {
+        self.base
+    }
+}
+
+impl Drop for HostAllocation {
+    fn drop(&mut self) {
+        let Ok(_current) = self.context.enter() else { return };
+        // SAFETY: it was allocated here, and nothing uses it any more.
+        let code = unsafe { sys::cuMemFreeHost(self.base) };
+        log("cuMemFreeHost", code);
+    }
+}
+
+pub(crate) fn length(bytes: u64) -> Result<usize, DeviceError> {
+    let too_long = DeviceError::Unsupported { what: "no memory is that long" };
+    usize::try_from(bytes).map_err(|_| too_long)
+}
+
+/// Streams of ours do not wait for the default one, so what is done there is waited for.
+fn await_default_stream() -> Result<(), DeviceError> {
+    // SAFETY: null is the default stream of the current context.
+    let code = unsafe { sys::cuStreamSynchronize(std::ptr::null_mut()) };
+    check("cuStreamSynchronize", 0, code)
+}

@@ -1,0 +1,236 @@
+//! What only a device can show. Each makes its own data and poisons what it writes to.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use larder_transport::{HugePages, MappedRegion, Region};
+
+use super::*;
+use crate::bay::Bay;
+use crate::device::Placed;
+use crate::layout::{Layout, Order, PagedCache, Shape};
+use crate::runtimes::{VLLM_NAMES, vllm_order};
+
+fn device(movers: Movers) -> CudaDevice {
+    CudaDevice::open(0).unwrap().with_movers(movers).unwrap()
+}
+
+/// The kernel always, batches of copies, one copy each.
+fn all_movers() -> [Movers; 3] {
+    let copies = Movers { kernel_piece_bytes_max: 0, ..Movers::default() };
+    [
+        Movers { kernel_piece_bytes_max: u64::MAX, ..copies },
+        copies,
+        Movers { batches: false, ..copies },
+    ]
+}
+
+fn random(seed: u64, count: usize) -> Vec<u8> {
+    let next = |at: &u64| Some(at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(seed | 1));
+    std::iter::successors(Some(seed), next).map(|at| (at >> 56) as u8).take(count).collect()
+}
+
+/// A plan that copies `bytes` bytes to the start of the memory or from there.
+fn whole(device: &CudaDevice, bytes: u32) -> CudaLearnt {
+    let shape = Shape { layers: 1, planes: 1, page_tokens: 1, heads: 1, head_bytes: bytes };
+    let order = Order::PAGE_FIRST_NHD;
+    let layout = Layout::new(PagedCache::dense(shape, 1, order).unwrap(), order).unwrap();
+    device.learn(layout.plan(1, 0..1).unwrap()).unwrap()
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn every_layout_and_mover_puts_every_byte_in_its_place_both_ways() {
+    for movers in all_movers() {
+        let device = device(movers);
+        let mut stream = device.stream().unwrap();
+        for (name, head_bytes) in VLLM_NAMES.into_iter().zip([256, 256, 512, 300, 7, 16]) {
+            let shape = Shape { layers: 4, planes: 1, page_tokens: 16, heads: 8, head_bytes };
+            let cache = PagedCache::dense(shape, 20, vllm_order(name).unwrap()).unwrap();
+            let cache_bytes = cache.bytes().unwrap();
+            let layout = Layout::new(cache, Order::PAGES_PLANES_NHD).unwrap();
+            let plan = layout.plan(3, 1..4).unwrap();
+            let span = plan.object_span();
+            let objects = [(0, [19, 0, 7]), (span + 16, [8, 9, 10]), (2 * span + 32, [3, 2, 1])];
+            let placed: Vec<_> = objects.iter().map(|(at, p)| (*at, p.as_slice())).collect();
+            let learnt = device.learn(plan.clone()).unwrap();
+
+            let memory = device.allocate(cache_bytes).unwrap();
+            let all = whole(&device, cache_bytes as u32);
+            let before = random(5, cache_bytes as usize);
+            let mut cache_bay = Bay::new(device.clone(), cache_bytes).unwrap();
+            cache_bay.bytes_mut().unwrap()[..before.len()].copy_from_slice(&before);
+            let (to, from) = (Direction::ToDevice, Direction::FromDevice);
+            cache_bay.submit(&mut stream, to, &memory, &all, &[(0, &[0])]).unwrap();
+            let mut bay = Bay::new(device.clone(), 3 * span + 48).unwrap();
+            let source = random(9, bay.bytes().unwrap().len());
+            bay.bytes_mut().unwrap().copy_from_slice(&source);
+            bay.submit(&mut stream, to, &memory, &learnt, &placed).unwrap();
+            cache_bay.bytes_mut().unwrap().fill(0xee);
+            cache_bay.submit(&mut stream, from, &memory, &all, &[(0, &[0])]).unwrap();
+
+            let (mut expected, first) = (before, plan.object_range().start);
+            for (at, pages) in &placed {
+                for piece in plan.pieces(pages) {
+                    let from = (at + piece.object_offset - first) as usize;
+                    let (to, bytes) = (piece.device_offset as usize, piece.bytes as usize);
+                    expected[to..to + bytes].copy_from_slice(&source[from..from + bytes]);
+                }
+            }
+            let found = &cache_bay.bytes().unwrap()[..expected.len()];
+            assert!(found == expected, "to the device, {name}, {movers:?}");
+
+            bay.bytes_mut().unwrap().fill(0xee);
+            bay.submit(&mut stream, from, &memory, &learnt, &placed).unwrap();
+            let mut expected = vec![0xee; source.len()];
+            for (at, pages) in &placed {
+                for piece in plan.pieces(pages) {
+                    let from = (at + piece.object_offset - first) as usize;
+                    let range = from..from + piece.bytes as usize;
+                    expected[range.clone()].copy_from_slice(&source[range]);
+                }
+            }
+            assert!(bay.bytes().unwrap() == expected, "from the device, {name}, {movers:?}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn what_is_dropped_early_is_used_to_the_end() {
+    for movers in all_movers() {
+        let device = device(movers);
+        let bytes = 32 << 20;
+        let source = random(3, bytes as usize);
+        let memory = device.allocate(u64::from(bytes)).unwrap();
+        let mut stream = device.stream().unwrap();
+        let mut bay = Bay::new(device.clone(), u64::from(bytes)).unwrap();
+        bay.bytes_mut().unwrap().copy_from_slice(&source);
+        for _ in 0..20 {
+            let plan = whole(&device, bytes);
+            let other = device.allocate(u64::from(bytes)).unwrap();
+            bay.submit(&mut stream, Direction::ToDevice, &other, &plan, &[(0, &[0])]).unwrap();
+        }
+        let plan = whole(&device, bytes);
+        bay.submit(&mut stream, Direction::ToDevice, &memory, &plan, &[(0, &[0])]).unwrap();
+        let lease = Arc::new(());
+        device.keep(&mut stream, Box::new(Arc::clone(&lease))).unwrap();
+        drop(bay);
+        drop(stream);
+        assert_eq!(Arc::strong_count(&lease), 1);
+        let mut stream = device.stream().unwrap();
+        let mut back = Bay::new(device.clone(), u64::from(bytes)).unwrap();
+        back.submit(&mut stream, Direction::FromDevice, &memory, &plan, &[(0, &[0])]).unwrap();
+        drop(device);
+        assert!(back.bytes().unwrap() == source, "{movers:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn what_a_device_refuses_is_an_error_that_says_what() {
+    let device = device(Movers::default());
+    let error = device.allocate(1 << 50).unwrap_err().to_string();
+    assert!(error.contains("cuMemAlloc of 1125899906842624 bytes"), "{error}");
+    assert!(error.contains("CUDA_ERROR_OUT_OF_MEMORY (2)"), "{error}");
+    let here = [0_u8; 64];
+    for (address, bytes) in [(here.as_ptr().addr() as u64, 64), (0, 64), (4096, 0), (u64::MAX, 2)] {
+        // SAFETY: nothing is copied; what is asked is whether it is refused.
+        let refused = unsafe { device.adopt(address, bytes) };
+        assert_eq!(refused.unwrap_err(), NOT_OURS);
+    }
+    let memory = device.allocate(4096).unwrap();
+    // SAFETY: it lies in what was allocated, which nobody else uses.
+    let adopted = unsafe { device.adopt(memory.address() + 256, 1024) }.unwrap();
+    assert_eq!(adopted.bytes(), 1024);
+    assert!(CudaDevice::open(1000).is_err());
+    // After all this the device still works.
+    let mut stream = device.stream().unwrap();
+    let event = device.record(&mut stream).unwrap();
+    device.wait(&event).unwrap();
+    assert!(device.has_happened(&event).unwrap());
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn region_of_a_node_is_read_by_the_device_and_never_written() {
+    for movers in all_movers() {
+        let device = device(movers);
+        if !device.properties().pins_read_only {
+            eprintln!("not shown: this driver pins no memory that is mapped for reading");
+            return;
+        }
+        let region = Region::memfd("larder-test", 8 << 20, HugePages::No).unwrap();
+        let fd = region.descriptor().unwrap().try_clone_to_owned().unwrap();
+        let mapped = Arc::new(MappedRegion::of_node(fd, region.bytes()).unwrap());
+        let pinned = device.pin(HostRange::of_region(&mapped)).unwrap();
+        drop(mapped);
+        let plan = whole(&device, 1 << 20);
+        let memory = device.allocate(1 << 20).unwrap();
+        let mut stream = device.stream().unwrap();
+        let object = Placed { pinned: &pinned, offset: 3 << 20, pages: &[0] };
+        let batch = |direction| Batch {
+            direction,
+            memory: &memory,
+            plan: &plan,
+            objects: std::slice::from_ref(&object),
+        };
+        device.submit(&mut stream, &batch(Direction::ToDevice)).unwrap();
+        device.finish(&mut stream).unwrap();
+        let refused = device.submit(&mut stream, &batch(Direction::FromDevice));
+        assert_eq!(refused, Err(DeviceError::ReadOnly { bytes: 1 << 20 }));
+        // What was read are the zeros of the region, and not what was there before.
+        let mut back = Bay::new(device.clone(), 1 << 20).unwrap();
+        back.bytes_mut().unwrap().fill(0xee);
+        back.submit(&mut stream, Direction::FromDevice, &memory, &plan, &[(0, &[0])]).unwrap();
+        assert!(back.bytes().unwrap().iter().all(|&byte| byte == 0));
+    }
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn memory_that_is_pinned_twice_is_refused_and_stays_pinned() {
+    let device = device(Movers::default());
+    let memory = Arc::new(std::sync::Mutex::new(vec![0_u8; 1 << 20]));
+    let base = NonNull::new(memory.lock().unwrap().as_mut_ptr()).unwrap();
+    // SAFETY: the vector is kept, never grows, and nothing is copied.
+    let range = unsafe { HostRange::from_raw(base, 1 << 20, Access::ReadWrite, memory) };
+    let first = device.pin(range.clone()).unwrap();
+    let error = device.pin(range.clone()).unwrap_err().to_string();
+    assert!(error.contains("cuMemHostRegister of 1048576 bytes"), "{error}");
+    drop(first);
+    device.pin(range).unwrap();
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn memory_is_exported_where_the_device_can() {
+    let device = device(Movers::default());
+    let memory = device.allocate(2 << 20).unwrap();
+    let handle = memory.export_ipc().unwrap();
+    assert_eq!((handle.offset, handle.bytes), (0, 2 << 20));
+    assert!(device.open_ipc(&handle).is_err(), "a process does not open its own");
+    let dma_buf = memory.export_dma_buf(&device);
+    if device.properties().exports_dma_buf {
+        dma_buf.unwrap();
+    } else {
+        assert!(matches!(dma_buf, Err(DeviceError::Unsupported { .. })));
+    }
+    assert!(memory.part(16, 4096).export_dma_buf(&device).is_err());
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn text_that_came_with_us_loads_too() {
+    let device = device(Movers::default());
+    Kernel::load_text(device.context(), kernel::TEXT, KernelOrigin::Text).unwrap();
+}
+
+#[test]
+fn without_a_driver_opening_a_device_says_so() {
+    match device_count() {
+        Ok(_) => {}
+        Err(DeviceError::Unsupported { what }) => assert!(what.contains("no NVIDIA driver")),
+        Err(error) => assert!(matches!(error, DeviceError::Call { call: "cuInit", .. }), "{error}"),
+    }
+}
