@@ -157,6 +157,11 @@ impl Layout {
         Ok(Self { cache, order })
     }
 
+    /// Layers of the cache.
+    pub const fn layers(&self) -> u32 {
+        self.cache.shape.layers
+    }
+
     /// Length in bytes of an object of `page_count` pages; divide by the layers for that of one.
     pub fn object_bytes(&self, page_count: u32) -> u64 {
         let shape = &self.cache.shape;
