@@ -96,6 +96,15 @@ impl Lease {
         &self.said.user_meta
     }
 
+    /// The region that the bytes are in, and where; none if they are in memory of this process.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn place(&self) -> Option<(&std::sync::Arc<larder_transport::MappedRegion>, u64)> {
+        match &self.held {
+            Held::Mapped { bytes, .. } => Some((bytes.region(), bytes.offset())),
+            Held::Owned(_) => None,
+        }
+    }
+
     /// Whether the bytes, as they are now, have the checksums that they were stored with. Reads all
     /// of them.
     pub fn verify(&self) -> bool {

@@ -26,6 +26,8 @@ mod connected;
 mod copying;
 mod error;
 mod faults;
+#[cfg(feature = "gpu")]
+mod ferry;
 mod fill;
 mod flight;
 mod given;
@@ -70,6 +72,8 @@ pub use completion::{Completion, CompletionQueue};
 pub use config::{Config, GetOptions, MatchOptions, PathChoice, PutOptions};
 pub use connected::ClientInfo;
 pub use error::{Error, KeyError, KeyResult, Reason, Unavailable};
+#[cfg(feature = "gpu")]
+pub use ferry::{Berth, Crossed, Crossing, Ferry, FerryConfig, FerryError};
 pub use jobs::{Finished, Jobs, JobsConfig};
 pub use larder_protocol::message::{ClientPath, Freshness};
 pub use larder_protocol::stats::Stat;

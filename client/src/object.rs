@@ -47,6 +47,14 @@ impl<B> PutObject<B> {
             user_meta: Bytes::new(),
         }
     }
+
+    /// The same, with other bytes.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn with_bytes<C>(&self, bytes: C) -> PutObject<C> {
+        let (tags, user_meta) = (self.tags.clone(), self.user_meta.clone());
+        let Self { key, depth, class_hint, cost_hint, ttl, version, .. } = *self;
+        PutObject { key, bytes, depth, class_hint, cost_hint, ttl, version, tags, user_meta }
+    }
 }
 
 /// Borrowed bytes of one object: in one piece, or scattered.

@@ -55,6 +55,11 @@ impl<D: Device> Bay<D> {
         Ok(&mut self.memory)
     }
 
+    /// Has copies go through `device` from here on: the same one, set to move pieces otherwise.
+    pub fn through(&mut self, device: &D) {
+        self.device = device.clone();
+    }
+
     /// As [`Device::submit`], for objects at offsets in here.
     ///
     /// # Errors

@@ -219,6 +219,10 @@ impl Device for CudaDevice {
         Ok(CudaLearnt { plan: Arc::new(plan), tiles })
     }
 
+    fn plan(learnt: &CudaLearnt) -> &Plan {
+        &learnt.plan
+    }
+
     fn stream(&self) -> Result<CudaStream, DeviceError> {
         CudaStream::new(self.context())
     }

@@ -37,6 +37,9 @@ pub trait Device: Clone + Debug + Send + Sync + 'static {
     /// Readies the device for a plan. Slow: once for each plan, never for each request.
     fn learn(&self, plan: Plan) -> Result<Self::Learnt, DeviceError>;
 
+    /// The plan that was learnt.
+    fn plan(learnt: &Self::Learnt) -> &Plan;
+
     /// A new stream.
     fn stream(&self) -> Result<Self::Stream, DeviceError>;
 

@@ -76,7 +76,7 @@ impl MappedRegion {
         self.bytes
     }
 
-    /// Where it begins in this process, for a device that reads it by itself. Nobody can write there.
+    /// Where it begins in this process, for a device that reads it by itself; nobody can write it.
     pub const fn base(&self) -> NonNull<u8> {
         self.base
     }

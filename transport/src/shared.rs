@@ -50,8 +50,8 @@ impl SharedMemory {
         self.region.base().addr().get()
     }
 
-    /// Where it begins, for a device that is let into it. Whoever uses it sees to it that nobody has
-    /// a reference to the same bytes meanwhile.
+    /// Where it begins, for a device that is let into it. Whoever uses it sees to it that nobody
+    /// has a reference to the same bytes meanwhile.
     pub fn base(&self) -> NonNull<u8> {
         self.region.base()
     }

@@ -24,9 +24,13 @@ impl Host {
     }
 
     pub(crate) fn on_path(name: &str, shards: u16, memory_bytes: u64, path: PathChoice) -> Self {
+        let config = NodeConfig { shards, memory_bytes, ..NodeConfig::default() };
+        Self::with(name, config, path)
+    }
+
+    pub(crate) fn with(name: &str, config: NodeConfig, path: PathChoice) -> Self {
         let directory = std::env::temp_dir().join(format!("larder-{name}-{}", std::process::id()));
-        let uds = Some(directory.join("node"));
-        let config = NodeConfig { shards, memory_bytes, uds, ..NodeConfig::default() };
+        let config = NodeConfig { uds: Some(directory.join("node")), ..config };
         let node = Node::start(config).unwrap();
         let seed = Config::seed(node.address().to_string());
         let deadline = Duration::from_secs(20);

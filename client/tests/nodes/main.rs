@@ -4,6 +4,8 @@
 mod calls;
 mod fake;
 mod faults;
+#[cfg(feature = "gpu")]
+mod ferry;
 mod helm;
 mod host;
 mod jobs;

@@ -137,8 +137,8 @@ impl Kernel {
         ];
         let (arguments, extra) = (arguments.as_mut_ptr(), std::ptr::null_mut());
         let (function, raw) = (self.function, stream.raw());
-        // SAFETY: the arguments are those of the kernel, in its order, and are read during the call.
-        // Tiles and places stay inside memory that was checked and that the stream keeps.
+        // SAFETY: the arguments are those of the kernel, in its order, and are read during the
+        // call. Tiles and places stay inside memory that was checked and that the stream keeps.
         let code = unsafe {
             sys::cuLaunchKernel(
                 function,

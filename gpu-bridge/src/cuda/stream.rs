@@ -85,6 +85,23 @@ impl CudaStream {
         self.raw
     }
 
+    /// Has this stream wait for what another has so far, on the device: to store what a model is
+    /// still computing.
+    ///
+    /// # Safety
+    /// `other` is a `CUstream` or `cudaStream_t` of the same device's primary context.
+    ///
+    /// # Errors
+    /// [`DeviceError::Call`].
+    pub unsafe fn follow(&mut self, other: u64) -> Result<(), DeviceError> {
+        let other = std::ptr::with_exposed_provenance_mut(other as usize);
+        let event = mark(&self.context, other)?;
+        let _current = self.context.enter()?;
+        // SAFETY: both are of this context.
+        let code = unsafe { sys::cuStreamWaitEvent(self.raw, event.raw, 0) };
+        check("cuStreamWaitEvent", 0, code)
+    }
+
     /// A list that no kernel uses.
     pub(crate) fn list(&self) -> Result<List, DeviceError> {
         self.kept.let_go();
@@ -130,17 +147,7 @@ impl CudaStream {
     }
 
     fn mark(&self) -> Result<Arc<Raw>, DeviceError> {
-        let _current = self.context.enter()?;
-        let mut raw = std::ptr::null_mut();
-        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
-        // SAFETY: the context is current, and the place to write is ours.
-        let code = unsafe { sys::cuEventCreate(&raw mut raw, flags) };
-        check("cuEventCreate", 0, code)?;
-        let event = Raw { raw, context: Arc::clone(&self.context) };
-        // SAFETY: both are of this context.
-        let code = unsafe { sys::cuEventRecord(event.raw, self.raw) };
-        check("cuEventRecord", 0, code)?;
-        Ok(Arc::new(event))
+        mark(&self.context, self.raw).map(Arc::new)
     }
 }
 
@@ -217,6 +224,21 @@ impl Drop for Raw {
         let code = unsafe { sys::cuEventDestroy_v2(self.raw) };
         log("cuEventDestroy", code);
     }
+}
+
+/// An event behind all that a stream of this context has.
+fn mark(context: &Arc<Context>, stream: sys::CUstream) -> Result<Raw, DeviceError> {
+    let _current = context.enter()?;
+    let mut raw = std::ptr::null_mut();
+    let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+    // SAFETY: the context is current, and the place to write is ours.
+    let code = unsafe { sys::cuEventCreate(&raw mut raw, flags) };
+    check("cuEventCreate", 0, code)?;
+    let event = Raw { raw, context: Arc::clone(context) };
+    // SAFETY: the event is new, and the stream is ours or as a caller promised.
+    let code = unsafe { sys::cuEventRecord(event.raw, stream) };
+    check("cuEventRecord", 0, code)?;
+    Ok(event)
 }
 
 impl Kept {
