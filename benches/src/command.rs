@@ -7,6 +7,8 @@ mod compare_small;
 mod compare_stream;
 mod demo;
 mod embedded;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod instructions;
 mod limits;
 mod load;
@@ -39,6 +41,8 @@ enum Command {
     Load(load::LoadArgs),
     Replay(replay::ReplayArgs),
     Limits(limits::Limits),
+    #[cfg(feature = "gpu")]
+    Gpu(gpu::Gpu),
     Compare(compare::Compare),
     CompareStream(compare_stream::CompareStream),
     CompareSmall(compare_small::CompareSmall),
@@ -57,6 +61,8 @@ impl CommandLine {
             Command::Load(load) => load.run(),
             Command::Replay(replay) => replay.run(),
             Command::Limits(limits) => limits.run(),
+            #[cfg(feature = "gpu")]
+            Command::Gpu(gpu) => gpu.run(),
             Command::Compare(compare) => compare.run(),
             Command::CompareStream(compare) => compare.run(),
             Command::CompareSmall(compare) => compare.run(),

@@ -10,6 +10,8 @@ pub mod content;
 pub mod copy;
 pub mod cpu;
 pub mod endpoint;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod latency;
 pub mod load;
 pub mod machine;

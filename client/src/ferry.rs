@@ -25,6 +25,46 @@ use crate::object::{Pieces, PutObject};
 use pins::Pins;
 
 /// Carries objects between the cache and a device. One at a time uses it; make one for each stream.
+///
+/// ```no_run
+/// # #[cfg(feature = "cuda")] {
+/// use larder_client::{
+///     Berth, Client, Config, Ferry, FerryConfig, GetOptions, Key, NamespaceSpec,
+/// };
+/// use larder_gpu_bridge::cuda::CudaDevice;
+/// use larder_gpu_bridge::{Device, Layout, PagedCache, Shape, runtimes};
+///
+/// # let (kv_cache, torch_stream): (u64, u64) = (0, 0);
+/// # let keys: [Key; 2] = [Key::new(b"a")?, Key::new(b"b")?];
+/// // The runtime's cache: 4,096 pages in one tensor that it allocated.
+/// let device = CudaDevice::open(0)?;
+/// let shape = Shape { layers: 32, planes: 1, page_tokens: 16, heads: 8, head_bytes: 512 };
+/// let order = runtimes::vllm_order("LBNHC").expect("one of vLLM's orders");
+/// let cache = PagedCache::dense(shape, 4096, order)?;
+/// // SAFETY: the tensor outlives this, and pages that are named here are used by nobody else.
+/// let memory = unsafe { device.adopt(kv_cache, cache.bytes()?) }?;
+///
+/// // Objects of one page, in an order of their own that the namespace names; once.
+/// let layout = Layout::new(cache, order)?;
+/// let plan = device.learn(layout.plan(1, 0..32)?)?;
+/// let client = Client::connect(Config::seed("unix:/run/larder/node"))?;
+/// let namespace = client.namespace(NamespaceSpec::new("acme", "llama-3-8b"))?;
+/// let mut ferry = Ferry::new(&client, device.clone(), device.stream()?, &FerryConfig::default())?;
+///
+/// // Each request: which object goes to which page.
+/// let berth = Berth { memory: &memory, plan: &plan };
+/// let wanted: [(Key, &[u32]); 2] = [(keys[0], &[17]), (keys[1], &[4])];
+/// let crossing = ferry.get(&namespace, &berth, &wanted, &GetOptions::default())?;
+/// // SAFETY: the stream is one of the same device.
+/// unsafe { crossing.event.hold_back(torch_stream) }?; // on the device: nobody waits here
+/// for (key, answer) in wanted.iter().zip(&crossing.keys) {
+///     if let Err(why) = answer {
+///         println!("recompute page {:?}: {why}", key.1);
+///     }
+/// }
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Ferry<D: Device> {
     client: Client,

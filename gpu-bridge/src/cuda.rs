@@ -8,6 +8,8 @@ mod driver;
 mod export;
 mod kernel;
 mod memory;
+#[cfg(feature = "product")]
+pub mod product;
 mod stream;
 #[cfg(test)]
 mod tests;
