@@ -29,11 +29,13 @@ if [ "${1:-}" = build ]; then
     build
     exit
 fi
-[ -x "$bin/larder-bench" ] && [ -x "$bin/gpu-bridge-tests" ] || build
+if [ ! -x "$bin/larder-bench" ] || [ ! -x "$bin/gpu-bridge-tests" ]; then
+    build
+fi
 
 gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1) || gpu=
 case ${1:-} in
-    '' | --*) name=$(tr -cs 'a-zA-Z0-9' - <<<"${gpu:-host}" | tr A-Z a-z | sed 's/^-*//; s/-*$//') ;;
+    '' | --*) name=$(tr -cs 'a-zA-Z0-9' - <<<"${gpu:-host}" | tr '[:upper:]' '[:lower:]' | sed 's/^-*//; s/-*$//') ;;
     *) name=$1; shift ;;
 esac
 

@@ -9,10 +9,11 @@
 //! pages of a key that was answered with an error after that either; what they hold is unspecified.
 
 mod pins;
+mod quay;
 
 use std::time::Instant;
 
-use larder_gpu_bridge::{Batch, Bay, Device, DeviceError, Direction, Placed};
+use larder_gpu_bridge::{Batch, Device, DeviceError, Direction, Placed};
 use larder_protocol::limits::INLINE_BYTES_MAX;
 use larder_protocol::{Key, Status};
 
@@ -23,6 +24,7 @@ use crate::lease::Lease;
 use crate::namespace::Namespace;
 use crate::object::{Pieces, PutObject};
 use pins::Pins;
+use quay::Quay;
 
 /// Carries objects between the cache and a device. One at a time uses it; make one for each stream.
 ///
@@ -71,7 +73,7 @@ pub struct Ferry<D: Device> {
     device: D,
     stream: D::Stream,
     /// Used by turns: one fills while the other empties.
-    bays: [Bay<D>; 2],
+    bays: [Quay<D>; 2],
     bay_bytes: u64,
     legs: usize,
     pins: Pins<D>,
@@ -159,7 +161,7 @@ impl<D: Device> Ferry<D> {
         stream: D::Stream,
         config: &FerryConfig,
     ) -> Result<Self, FerryError> {
-        let bay = || Bay::new(device.clone(), config.bay_bytes);
+        let bay = || Quay::new(client, device.clone(), config.bay_bytes);
         Ok(Self {
             client: client.clone(),
             bays: [bay()?, bay()?],

@@ -120,7 +120,7 @@ impl SharedMemory {
             }
             _ => Error::System { what: "shared memory", kind: std::io::ErrorKind::OutOfMemory },
         })?;
-        let known = memories.add(&memory)?;
+        let known = memories.add(memory.descriptor(), memory.base_address(), memory.bytes())?;
         // It serves nodes on this host all the same.
         let exposed = ExposedMemory::new(memories, |fabric| Exposed::of_shared(fabric, &memory));
         Ok(Self { exposed: exposed.ok(), memory, known, memories: Arc::clone(memories) })
@@ -179,9 +179,15 @@ impl Memories {
         self.pid == pid
     }
 
-    fn add(&self, memory: &larder_transport::SharedMemory) -> Result<Arc<Known>, Error> {
+    /// Makes memory known, that of a [`SharedMemory`](larder_transport::SharedMemory).
+    pub(crate) fn add(
+        &self,
+        descriptor: BorrowedFd<'_>,
+        base: usize,
+        bytes: u64,
+    ) -> Result<Arc<Known>, Error> {
         let system = |error: std::io::Error| Error::System { what: "dup", kind: error.kind() };
-        let descriptor = memory.descriptor().try_clone_to_owned().map_err(system)?;
+        let descriptor = descriptor.try_clone_to_owned().map_err(system)?;
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
         let Some((number, slot)) = slots.iter_mut().enumerate().find(|(_, slot)| slot.is_none())
         else {
@@ -190,8 +196,8 @@ impl Memories {
         };
         let known = Arc::new(Known {
             number: number as u32,
-            base: memory.base_address(),
-            bytes: memory.bytes(),
+            base,
+            bytes,
             descriptor,
             is_gone: AtomicBool::new(false),
             failures: AtomicU32::new(0),
@@ -203,7 +209,7 @@ impl Memories {
     }
 
     /// From here on its addresses may mean other memory, and its number too.
-    fn remove(&self, known: &Known) {
+    pub(crate) fn remove(&self, known: &Known) {
         // First: whoever finds another memory under this number must see it.
         known.is_gone.store(true, Ordering::Release);
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);

@@ -3,6 +3,8 @@
 //! What a reader would get wrong: a bay is either the caller's or the device's. To look at its
 //! bytes waits for the device, so a caller who wants both at work has two bays.
 
+use std::os::fd::BorrowedFd;
+
 use larder_transport::SharedMemory;
 
 use crate::device::{Batch, Device, DeviceError, Direction, Placed};
@@ -58,6 +60,26 @@ impl<D: Device> Bay<D> {
     /// Has copies go through `device` from here on: the same one, set to move pieces otherwise.
     pub fn through(&mut self, device: &D) {
         self.device = device.clone();
+    }
+
+    /// The memory, for a node on this host that reads puts from it. Nobody can write it by this.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.memory.descriptor()
+    }
+
+    /// Where it begins, for those who compare addresses.
+    pub fn base_address(&self) -> usize {
+        self.memory.base_address()
+    }
+
+    /// How long it is.
+    pub fn len(&self) -> u64 {
+        self.memory.bytes()
+    }
+
+    /// Whether it is 0 bytes long, which no bay is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// As [`Device::submit`], for objects at offsets in here.

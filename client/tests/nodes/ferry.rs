@@ -3,7 +3,7 @@
 
 use larder_client::{
     Berth, Crossed, Ferry, FerryConfig, FerryError, GetOptions, Key, KeyError, PathChoice, Pieces,
-    PutObject, PutOptions, Status,
+    PutObject, PutOptions, Stat, Status,
 };
 use larder_gpu_bridge::{Device, HostDevice, Layout, Order, PagedCache, Plan, Shape};
 use larder_node::config::Config as NodeConfig;
@@ -171,6 +171,7 @@ fn pages_are_stored_as_objects_that_anybody_reads() {
     let options = PutOptions::default();
     let stored = device.ferry.put(&host.namespace, &berth, &objects, &options).unwrap();
     assert_eq!(stored, vec![Ok(()); 10]);
+    assert!(host.stat(Stat::PulledBytes) > 0, "the node has read them from a bay");
     let keys: Vec<_> = (0..10).map(key).collect();
     let found = host.client.get(&host.namespace, &keys, &GetOptions::default()).unwrap();
     for (found, pages) in found.into_iter().zip(&pages) {

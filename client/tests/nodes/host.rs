@@ -53,7 +53,7 @@ impl Host {
         self.client.lease(&self.namespace, &[key], &GetOptions::default()).unwrap().remove(0)
     }
 
-    fn stat(&self, wanted: Stat) -> u64 {
+    pub(crate) fn stat(&self, wanted: Stat) -> u64 {
         let shards = self.client.stats(None).unwrap().into_iter().map(|shard| match shard.answer {
             Ok(ShardValue::Stats(stats)) => {
                 stats.iter().find(|(stat, _)| *stat == wanted).unwrap().1
