@@ -199,6 +199,21 @@ fn a_long_piece_is_moved_by_several_works() {
 }
 
 #[test]
+fn the_end_of_each_longest_work_is_heard_of() {
+    let mut sides =
+        Sides::new(TransfersConfig { work_bytes_max: 1000, ..TransfersConfig::default() });
+    (0..4).for_each(|token| sides.write(token, 1000).unwrap());
+    sides.transfers.post();
+    let mut first = Vec::new();
+    while first.is_empty() {
+        assert!(sides.fabric.step());
+        first = sides.poll();
+    }
+    assert_eq!(tokens(&first), [0], "before the others have moved");
+    assert_eq!(tokens(&sides.run()), [1, 2, 3]);
+}
+
+#[test]
 fn lengths_must_agree() {
     let mut sides = Sides::usual();
     let (slot, pieces) = (sides.slot(10, 0), sides.pieces(&[4, 5]));

@@ -106,8 +106,9 @@ impl Reach {
 
     /// Ends it: the peer touches nothing of ours any more when this returns.
     pub fn end(&self) {
-        let pair = self.end.lock().take();
-        drop(pair);
+        // Under the lock: whoever else ends it comes back when it is gone.
+        let mut pair = self.end.lock();
+        drop(pair.take());
         self.end.is_over.store(true, Ordering::Release);
     }
 
@@ -212,6 +213,8 @@ fn pieces(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
     use crate::rdma::simulated::{Faults, SimulatedFabric};
 
@@ -266,6 +269,26 @@ mod tests {
             };
             assert!(reach.connect(&peer).is_err());
         }
+    }
+
+    #[test]
+    fn whoever_ends_a_pair_that_is_ending_waits_until_it_is_gone() {
+        let fabric = SimulatedFabric::new(1, Faults::default());
+        let reach = Reach::new(&AnyFabric::Simulated(fabric.clone())).unwrap();
+        let ended = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            let takes_long = fabric.hold();
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    reach.end();
+                    ended.fetch_add(1, Ordering::SeqCst);
+                });
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            assert_eq!(ended.load(Ordering::SeqCst), 0);
+            drop(takes_long);
+        });
+        assert!(reach.is_over());
     }
 
     #[test]

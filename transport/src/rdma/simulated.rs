@@ -137,6 +137,12 @@ impl SimulatedFabric {
         }
     }
 
+    /// Keeps everything as it is until the answer is dropped.
+    #[cfg(test)]
+    pub(crate) fn hold(&self) -> impl Drop + '_ {
+        lock(&self.world)
+    }
+
     fn enter(&self, address: u64, bytes: u64, home: Home) -> SimulatedMemory {
         let for_peers = matches!(home, Home::Registered(_));
         let span = Span { address, bytes, for_peers };

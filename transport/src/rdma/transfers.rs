@@ -250,11 +250,14 @@ impl<P: QueuePair, M: Memory> Transfers<P, M> {
         }
         // The last, and some on the way: what has completed makes room while the rest is moved.
         let count = works.len();
-        let (works_max, bytes_max) = (self.config.works_max / SIGNALS, self.config.bytes_max);
+        // A slow card has to be heard of, too: the longest work is signalled by itself.
+        let works_max = self.config.works_max / SIGNALS;
+        let bytes_max = u64::from(self.config.work_bytes_max);
+        let bytes_max = bytes_max.min(self.config.bytes_max / u64::from(SIGNALS));
         let (mut unsignalled, mut bytes) = (0, 0);
         for (index, work) in works.iter_mut().enumerate() {
             (unsignalled, bytes) = (unsignalled + 1, bytes + u64::from(work.remote.bytes));
-            let is_enough = unsignalled >= works_max || bytes >= bytes_max / u64::from(SIGNALS);
+            let is_enough = unsignalled >= works_max || bytes >= bytes_max;
             if is_enough || index + 1 == count {
                 work.is_signalled = true;
                 (unsignalled, bytes) = (0, 0);
