@@ -35,7 +35,7 @@ use crate::lease::{Leases, Totals};
 use crate::namespace::{Handles, NamespaceId};
 use crate::outbox::Outbox;
 use crate::places::Places;
-use crate::store::{Ask, GROUP_KEYS, KeyHash, RECORD_BYTES_MAX, Store, StoreConfig};
+use crate::store::{Ask, GROUP_KEYS, KeyHash, RECORD_BYTES_MAX, Store, StoreConfig, Use};
 
 use clients::Client;
 pub(crate) use put::{Lent, PutJob};
@@ -147,7 +147,11 @@ impl Peer {
 impl Shard {
     /// An empty shard over `arena`.
     pub(crate) fn new(arena: Arena, identity: Identity, config: &Config) -> Self {
-        let bounds = StoreConfig { objects_max: config.objects_max() };
+        let region_bytes = arena.region().bytes();
+        let bounds = StoreConfig {
+            objects_max: config.objects_max(),
+            ..StoreConfig::for_region(region_bytes)
+        };
         let room = arena.region().bytes().saturating_sub(RECORD_BYTES_MAX as u64);
         let object_bytes_max = room.min(u64::from(OBJECT_BYTES_MAX)) as u32;
         Self {
@@ -287,7 +291,8 @@ impl Shard {
         let at = Header::begin(&mut out.bytes);
         let mut writer =
             MatchReplyWriter::begin(request.keys.len(), request.with_meta, &mut out.bytes);
-        let mut found = std::mem::take(&mut self.scratch.entries);
+        let mut uses = std::mem::take(&mut self.scratch.uses);
+        let mut hits = 0;
         let ask = self.ask(header, namespace, Freshness::Any);
         let mut names = request.keys.names();
         let mut group = [&[][..]; GROUP_KEYS];
@@ -305,13 +310,15 @@ impl Shard {
                 let is_mine = self.identity.owns(name);
                 match self.store.peek_at(&ask, name, place) {
                     Ok(seen) if is_mine => {
-                        found.push(seen.entry);
+                        hits += 1;
+                        uses.push(Use::of(place, Some(seen.entry)));
                         let (bytes, meta) = (seen.record.object_bytes(), seen.record.user_meta());
                         writer.hit(bytes, meta, &mut out.bytes);
                     }
                     Ok(_) => writer.miss(is_mine, &mut out.bytes),
                     Err(dead) => {
                         let _ = self.store.bury(dead);
+                        uses.extend(is_mine.then(|| Use::of(place, None)));
                         writer.miss(is_mine, &mut out.bytes);
                     }
                 }
@@ -320,12 +327,12 @@ impl Shard {
         writer.finish(&mut out.bytes);
         self.answer_in(header, Code::Ok, namespace).finish(0, at, &mut out.bytes);
         self.count(Stat::MatchedKeys, request.keys.len() as u64);
-        self.count(Stat::MatchHits, found.len() as u64);
+        self.count(Stat::MatchHits, hits);
         if request.touch {
-            self.store.touch_batch(&found);
+            self.store.used(&uses);
         }
-        found.clear();
-        self.scratch.entries = found;
+        uses.clear();
+        self.scratch.uses = uses;
     }
 
     fn remove(

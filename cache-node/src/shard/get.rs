@@ -14,12 +14,12 @@ use super::Shard;
 use super::shared::{Leasing, Shared};
 use crate::namespace::NamespaceId;
 use crate::outbox::Outbox;
-use crate::store::{Dead, EntryId, GROUP_KEYS, Record, Seen};
+use crate::store::{Dead, GROUP_KEYS, Record, Seen, Use};
 
 /// Lists that one request fills and the next uses again.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    pub(super) entries: Vec<EntryId>,
+    pub(super) uses: Vec<Use>,
     pub(super) keys: Vec<Key>,
     slots: Vec<(Slot, Range<u32>)>,
 }
@@ -66,12 +66,12 @@ impl Shard {
         let at = Header::begin(&mut out.bytes);
         out.bytes.u32(get.items.len() as u32);
         let mut keys = get.items.iter().map(|item| item.key);
-        let mut number = 0;
+        let (mut number, mut hits) = (0, 0);
         while next_group(&mut scratch.keys, &mut keys) {
             let places = self.store.locate(namespace, &scratch.keys);
-            for (key, place) in scratch.keys.iter().zip(places) {
+            for (key, located) in scratch.keys.iter().zip(places) {
                 let found = if self.identity.owns(key.as_bytes()) {
-                    self.store.lookup_at(&ask, key.as_bytes(), place)
+                    self.store.lookup_at(&ask, key.as_bytes(), located)
                 } else {
                     Err(Status::WrongShard)
                 };
@@ -87,10 +87,16 @@ impl Shard {
                 number += 1;
                 match answer {
                     Ok((found, place)) => {
-                        scratch.entries.push(found.entry);
+                        hits += 1;
+                        scratch.uses.push(Use::of(located, Some(found.entry)));
                         scratch.slots.extend(place.map(|place| (found.slot, place)));
                     }
-                    Err(status) => out.bytes.u8(status as u8),
+                    Err(status) => {
+                        if status == Status::Miss {
+                            scratch.uses.push(Use::of(located, None));
+                        }
+                        out.bytes.u8(status as u8);
+                    }
                 }
             }
         }
@@ -98,10 +104,9 @@ impl Shard {
         reply.finish(way.sent_bytes(), at, &mut out.bytes);
         self.send(&mut scratch.slots, out);
         if get.touch {
-            self.store.touch_batch(&scratch.entries);
+            self.store.used(&scratch.uses);
         }
-        let hits = scratch.entries.len() as u64;
-        scratch.entries.clear();
+        scratch.uses.clear();
         self.scratch = scratch;
         hits
     }
@@ -128,9 +133,9 @@ impl Shard {
         let part_bytes = self.store.namespaces()[namespace].part_bytes();
         let ask = self.ask(header, namespace, get.freshness);
         let reply = self.answer_in(header, Code::Ok, namespace);
+        let located = self.store.place_of(namespace, key);
         let found = if self.identity.owns(key) {
-            let place = self.store.place_of(namespace, key);
-            self.store.peek_at(&ask, key, place)
+            self.store.peek_at(&ask, key, located)
         } else {
             Err(Dead::nobody(Status::WrongShard))
         };
@@ -150,7 +155,7 @@ impl Shard {
                 let place = (start + range.start) as usize..(start + range.end) as usize;
                 out.bytes.extend_from_slice(&slot[place]);
                 if get.touch {
-                    self.store.touch_batch(&[entry]);
+                    self.store.used(&[Use::of(located, Some(entry))]);
                 }
                 self.count(Stat::Hits, 1);
                 self.count(Stat::SentBytes, bytes);

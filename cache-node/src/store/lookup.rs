@@ -70,6 +70,21 @@ pub struct Place {
     candidate: Option<u32>,
 }
 
+/// One key of a request, as it was when the request came.
+#[derive(Debug, Clone, Copy)]
+pub struct Use {
+    #[expect(dead_code, reason = "class lists, which come next, need it")]
+    hash: u32,
+    entry: Option<EntryId>,
+}
+
+impl Use {
+    /// A key that was located, and what was found there, if anything was.
+    pub fn of(place: Place, entry: Option<EntryId>) -> Self {
+        Self { hash: place.hash, entry }
+    }
+}
+
 impl Dead {
     /// Nothing was found dead, but there is nothing for the reader.
     pub fn nobody(status: Status) -> Self {
@@ -166,7 +181,7 @@ impl Store {
     }
 
     /// As [`Store::lookup`], for a key that was located. It counts as a use only once
-    /// [`Store::touch_batch`] is called with all that was found.
+    /// [`Store::used`] is called with all that the request named.
     ///
     /// # Errors
     /// As [`Store::lookup`].
@@ -201,10 +216,11 @@ impl Store {
         dead.status
     }
 
-    /// Counts as a use of each, given in the order of the request: touched last to first, so that
-    /// the head of a chain ends youngest. What is gone by now is passed over.
-    pub fn touch_batch(&mut self, batch: &[EntryId]) {
-        batch.iter().rev().for_each(|entry| self.touch(entry.0));
+    /// A request used these keys: all that it named on this shard, in its order. What was there is
+    /// touched last to first, so that the head of a chain ends youngest. What is gone by now is
+    /// passed over.
+    pub fn used(&mut self, uses: &[Use]) {
+        uses.iter().rev().filter_map(|a_use| a_use.entry).for_each(|entry| self.touch(entry.0));
     }
 
     /// The entry of an object that this reader may have; whatever is found dead goes at once.
@@ -281,7 +297,7 @@ impl Store {
             return;
         }
         self.entries[number].stamp = self.next_stamp();
-        self.lru.touched(&mut self.entries, number);
+        self.order.used(&mut self.entries, number);
     }
 }
 

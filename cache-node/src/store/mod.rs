@@ -26,7 +26,8 @@ use larder_transport::{Arena, Slot, SlotMut, UNTAGGED};
 
 pub use entries::EntryId;
 pub use hash::KeyHash;
-pub use lookup::{Ask, Dead, Found, GROUP_KEYS, Place, Seen};
+pub use lookup::{Ask, Dead, Found, GROUP_KEYS, Place, Seen, Use};
+pub use policy::Policy;
 pub use record::{RECORD_BYTES_MAX, RECORD_UNIT_BYTES, Record, RecordSpec};
 pub use stats::StoreStats;
 pub use tags::REMOVED_TAGS_MAX;
@@ -35,7 +36,7 @@ use crate::namespace::{NamespaceId, Namespaces, OpenError};
 use entries::{Entries, Entry, OBJECTS_MAX};
 use index::Index;
 use lookup::Verdict;
-use policy::Lru;
+use policy::{GHOST_BYTES, Order};
 use room::Scratch;
 use stats::Counts;
 use sweep::Sweep;
@@ -46,12 +47,20 @@ use tags::RemovedTags;
 pub struct StoreConfig {
     /// Most objects, whatever their size: bounds the memory of the index.
     pub objects_max: u64,
+    /// Who goes first.
+    pub policy: Policy,
+    /// Most objects that are remembered after they went.
+    pub ghosts_max: u32,
 }
 
 impl StoreConfig {
     /// For a region of this size: as many objects as it could hold of the smallest.
     pub fn for_region(region_bytes: u64) -> Self {
-        Self { objects_max: (region_bytes / OBJECT_FOOTPRINT_BYTES_MIN).clamp(1, OBJECTS_MAX) }
+        Self {
+            objects_max: (region_bytes / OBJECT_FOOTPRINT_BYTES_MIN).clamp(1, OBJECTS_MAX),
+            policy: Policy::Lru,
+            ghosts_max: ghosts_max(region_bytes),
+        }
     }
 }
 
@@ -84,7 +93,7 @@ pub struct Store {
     namespaces: Namespaces,
     index: Index,
     entries: Entries,
-    lru: Lru,
+    order: Order,
     removed_tags: RemovedTags,
     sweep: Sweep,
     /// Counts inserts, uses and removals of tags: the store's own time.
@@ -107,9 +116,10 @@ impl Store {
     /// An empty store over an empty arena; at least one object is allowed, at most as many as
     /// entries have numbers.
     pub fn new(arena: Arena, config: StoreConfig, hash: KeyHash) -> Self {
-        let config = StoreConfig { objects_max: config.objects_max.clamp(1, OBJECTS_MAX) };
+        let objects_max = config.objects_max.clamp(1, OBJECTS_MAX);
+        let config = StoreConfig { objects_max, ..config };
         let mut entries = Entries::new();
-        let lru = Lru::new(&mut entries);
+        let order = Order::new(&mut entries, config.policy, config.ghosts_max);
         Self {
             arena,
             config,
@@ -117,7 +127,7 @@ impl Store {
             namespaces: Namespaces::new(),
             index: Index::new(),
             entries,
-            lru,
+            order,
             removed_tags: RemovedTags::new(),
             sweep: Sweep::default(),
             events: 0,
@@ -155,7 +165,7 @@ impl Store {
     /// before anything else has to go.
     pub fn bump(&mut self, namespace: NamespaceId, to: Generation) -> Generation {
         if let Some(stale) = self.namespaces.bump(namespace, to) {
-            self.lru.bumped(&mut self.entries, namespace);
+            self.order.bumped(&mut self.entries, namespace);
             self.counts.bumped(stale);
         }
         self.generation(namespace)
@@ -197,7 +207,7 @@ impl Store {
         let number = self.entries.add(entry);
         self.entries[number].slot().set_tag(number);
         self.index.insert(hash, number);
-        self.lru.inserted(&mut self.entries, number);
+        self.order.inserted(&mut self.entries, number, now_ms);
         self.namespaces[namespace].objects += 1;
         self.counts.stored(object_bytes, expires_s != 0);
         Status::Stored
@@ -249,7 +259,8 @@ impl Store {
             namespace.objects -= 1;
         }
         self.index.remove(hash, number);
-        self.lru.removed(&mut self.entries, number);
+        let is_evicted = why == Why::Room && !is_stale;
+        self.order.removed(&mut self.entries, number, is_evicted);
         let slot = self.entries.remove(number);
         let object_bytes = Record::object_bytes_of(&slot);
         self.counts.dropped(why, is_stale, object_bytes, is_timed);
@@ -270,6 +281,14 @@ fn expiry_s(expires_ms: Option<u64>) -> u32 {
     expires_ms.map_or(0, |ms| u32::try_from(ms.div_ceil(1000)).unwrap_or(u32::MAX).max(1))
 }
 
+/// How many ghosts a region of this size pays for.
+pub(crate) fn ghosts_max(region_bytes: u64) -> u32 {
+    u32::try_from(region_bytes / GHOST_MEMORY_PART / GHOST_BYTES).unwrap_or(u32::MAX)
+}
+
+/// Ghosts take at most one of so many parts of the region's size: with objects of 64 KiB and more,
+/// several for each object (guessed).
+const GHOST_MEMORY_PART: u64 = 512;
 /// A record and an object of one cache line each.
 const OBJECT_FOOTPRINT_BYTES_MIN: u64 = 128;
 const _: () = assert!(OBJECT_FOOTPRINT_BYTES_MIN == 2 * RECORD_UNIT_BYTES as u64);

@@ -71,7 +71,7 @@ impl Store {
     /// Drops the oldest objects until one more may be added, whether or not that frees memory.
     pub(super) fn stay_below_objects_max(&mut self) {
         while self.counts.objects >= self.config.objects_max {
-            let Some(victim) = self.lru.search(&self.entries, |_| true) else { return };
+            let Some(victim) = self.order.search(&self.entries, |_| true) else { return };
             self.drop_entry(victim, Why::Room);
         }
     }
@@ -100,7 +100,7 @@ impl Store {
         let mut freed = 0;
         while freed < enough {
             let is_free = |entry: &Entry| !entry.slot().is_shared();
-            let stale = self.lru.search_stale(&self.entries, is_free)?;
+            let stale = self.order.search_stale(&self.entries, is_free)?;
             freed += Arena::slot_bytes(self.entries[stale].slot().len() as u32);
             self.drop_entry(stale, Why::Room);
             if let Some(slot) = self.arena.take(bytes) {
@@ -138,7 +138,7 @@ impl Store {
         let held = &mut self.scratch.held;
         held.clear();
         let mut window = None;
-        self.lru.search(&self.entries, |entry| {
+        self.order.search(&self.entries, |entry| {
             let slot = entry.slot();
             if slot.is_shared() {
                 held.push(slot.tag());

@@ -20,6 +20,8 @@ pub struct StoreStats {
     pub region_bytes: u64,
     /// Index and entries.
     pub index_bytes: u64,
+    /// What the policy keeps beside the entries.
+    pub policy_bytes: u64,
     /// Namespaces registered.
     pub namespaces: u64,
     /// Objects stored.
@@ -48,6 +50,7 @@ impl Store {
             slot_bytes: arena.slot_bytes,
             region_bytes: arena.region_bytes,
             index_bytes: self.index.bytes() + self.entries.bytes(),
+            policy_bytes: self.order.bytes(),
             namespaces: self.namespaces.len() as u64,
             ..self.counts.stats
         }

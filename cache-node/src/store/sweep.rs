@@ -19,7 +19,7 @@ impl Store {
     pub fn tick(&mut self, now_ms: u64) {
         self.index.migrate(MIGRATED_LINES_PER_TICK);
         for _ in 0..STALE_PER_TICK {
-            let Some(stale) = self.lru.oldest_stale(&self.entries) else { break };
+            let Some(stale) = self.order.oldest_stale(&self.entries) else { break };
             self.drop_entry(stale, Why::Stale);
         }
         self.sweep(now_ms);

@@ -99,6 +99,12 @@ impl Bench {
         self.store.lookup(&self.ask(Freshness::Any), key, touch)
     }
 
+    /// What a request that names this key finds.
+    fn seen(&mut self, key: &[u8]) -> Use {
+        let place = self.store.place_of(self.namespace, key);
+        Use::of(place, self.lookup(key, false).ok().map(|found| found.entry))
+    }
+
     /// The serial number of the put that a reader finds, its bytes checked; no use.
     fn get(&mut self, key: &[u8]) -> Result<u64, Status> {
         self.lookup(key, false).map(|found| checked(&found))

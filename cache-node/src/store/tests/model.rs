@@ -184,7 +184,7 @@ proptest! {
         hash_mask in prop::sample::select(vec![0u32, 3, u32::MAX]),
         steps in prop::collection::vec(step(), 1..300),
     ) {
-        let config = StoreConfig { objects_max };
+        let config = StoreConfig { objects_max, ..StoreConfig::for_region(region_bytes) };
         let bench = Bench::with(region_bytes, config, KeyHash::colliding(7, hash_mask));
         let mut run = Run { bench, model: Model::default(), held: Vec::new() };
         for step in steps {

@@ -72,10 +72,9 @@ proptest! {
                     let keys = first..first + count;
                     let found: Vec<_> = keys
                         .clone()
-                        .filter_map(|key| bench.lookup(&key_bytes(key), false).ok())
-                        .map(|found| found.entry)
+                        .map(|key| bench.seen(&key_bytes(key)))
                         .collect();
-                    bench.store.touch_batch(&found);
+                    bench.store.used(&found);
                     for key in keys.rev() {
                         if naive.order.contains(&(namespaces[n], key)) {
                             naive.touch(namespaces[n], key);
@@ -129,9 +128,8 @@ fn probes_and_plain_gets_change_no_order() {
 #[test]
 fn chain_is_eaten_from_its_tail() {
     let mut bench = full();
-    let chain: Vec<_> =
-        (0..ROOM as u16).map(|k| bench.lookup(&key_bytes(k), false).unwrap().entry).collect();
-    bench.store.touch_batch(&chain);
+    let chain: Vec<_> = (0..ROOM as u16).map(|key| bench.seen(&key_bytes(key))).collect();
+    bench.store.used(&chain);
     for key in 0..10 {
         bench.put(&key_bytes(1000 + key), OBJECT);
         assert_eq!(bench.miss(&key_bytes(ROOM as u16 - 1 - key)), Status::Miss);
@@ -170,7 +168,7 @@ fn overwritten_value_leaves_nothing_behind_that_evicts_the_new_one() {
 
 #[test]
 fn count_is_bounded_like_bytes() {
-    let config = StoreConfig { objects_max: 100 };
+    let config = StoreConfig { objects_max: 100, ..StoreConfig::for_region(1 << 20) };
     let mut bench = Bench::with(1 << 20, config, KeyHash::seeded(1));
     for key in 0..1000 {
         bench.put(&key_bytes(key), 10);

@@ -57,7 +57,7 @@ fn bump_hides_everything_at_once() {
     (0..100u8).for_each(|key| bench.put(&[key], 100));
     let old = bench.ask(Freshness::Any);
     let held = bench.lookup(&[0], false).unwrap();
-    let late = [3, 4].map(|key| bench.lookup(&[key], false).unwrap().entry);
+    let late = [3, 4].map(|key| bench.seen(&[key]));
     assert_eq!(bench.store.bump(bench.namespace, Generation(5)), Generation(5));
     assert_eq!(bench.store.bump(bench.namespace, Generation(4)), Generation(5));
     assert_eq!(bench.store.stats().stale_objects, 100);
@@ -69,7 +69,7 @@ fn bump_hides_everything_at_once() {
     bench.put(&[2], 100);
     assert_eq!(bench.get(&[2]), Ok(101));
     assert_eq!(checked(&held), 1);
-    bench.store.touch_batch(&late);
+    bench.store.used(&late);
     bench.store.tick(0);
     let stats = bench.store.stats();
     assert_eq!((stats.objects, stats.stale_objects, stats.bumps), (1, 0, 1));
@@ -221,9 +221,9 @@ fn removed_tag_hides_its_objects_at_once_and_no_younger_ones() {
     bench.put_with(b"a", 1, tagged(&[1, 2]));
     bench.put_with(b"b", 1, tagged(&[2, 3]));
     bench.put_with(b"c", 1, tagged(&[4]));
-    let a = bench.lookup(b"a", false).unwrap().entry;
+    let a = bench.seen(b"a");
     assert_eq!(bench.store.remove_tag(bench.namespace, 2), Status::Removed);
-    bench.store.touch_batch(&[a]);
+    bench.store.used(&[a]);
     assert_eq!(bench.miss(b"a"), Status::Miss, "a late touch wakes nobody");
     assert_eq!(bench.put_with(b"b", 1, tagged(&[2])), Status::Stored);
     assert_eq!(bench.get(b"b"), Ok(4));
