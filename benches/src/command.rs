@@ -12,6 +12,7 @@ mod gpu;
 mod instructions;
 mod limits;
 mod load;
+mod policy;
 mod reconnect;
 mod replay;
 mod stream_server;
@@ -40,6 +41,7 @@ enum Command {
     Demo(demo::Demo),
     Load(load::LoadArgs),
     Replay(replay::ReplayArgs),
+    Policy(policy::PolicyArgs),
     Limits(limits::Limits),
     #[cfg(feature = "gpu")]
     Gpu(gpu::Gpu),
@@ -60,6 +62,7 @@ impl CommandLine {
             Command::Demo(demo) => demo.run(),
             Command::Load(load) => load.run(),
             Command::Replay(replay) => replay.run(),
+            Command::Policy(policy) => policy.run(),
             Command::Limits(limits) => limits.run(),
             #[cfg(feature = "gpu")]
             Command::Gpu(gpu) => gpu.run(),

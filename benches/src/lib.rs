@@ -21,6 +21,7 @@ pub mod names;
 pub mod node_process;
 pub mod node_stats;
 pub mod paths;
+pub mod policy;
 pub mod posting;
 pub mod progress;
 pub mod random;

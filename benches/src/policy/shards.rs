@@ -1,0 +1,186 @@
+//! A trace through the node's own stores, one for each shard.
+//!
+//! What a reader would get wrong: objects are records without bytes, and regions have more room than
+//! they need, so that nothing but the count of objects ever makes anybody go.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use larder_node::namespace::NamespaceId;
+use larder_node::store::{Ask, GROUP_KEYS, KeyHash, Policy, RecordSpec, Store, StoreConfig, Use};
+use larder_protocol::checksum::{crc64, encode_parts};
+use larder_protocol::message::Freshness;
+use larder_protocol::placement::{anchor_hash, shard_of};
+use larder_protocol::{Generation, Key, NamespaceSpec, Status};
+use larder_transport::{Arena, Region};
+
+use super::{Asked, Score, Whole};
+use crate::names::short_key_of;
+
+/// How a trace is replayed.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// Who goes first.
+    pub policy: Policy,
+    /// Objects that all shards hold together.
+    pub capacity: usize,
+    /// How many shards share them.
+    pub shards: u16,
+}
+
+/// What the policy makes of the trace.
+///
+/// # Errors
+/// If there is not enough memory for the records of so many objects.
+///
+/// # Panics
+/// If a store breaks its own promises.
+pub fn replay(whole: &Whole, rules: &Rules) -> Result<Score, larder_transport::RegionError> {
+    let names: Vec<Name> =
+        (0..whole.object_count()).map(|id| Name::of(id as u64, rules.shards)).collect();
+    let share = |shard: usize| {
+        let (least, more) = (
+            rules.capacity / usize::from(rules.shards),
+            rules.capacity % usize::from(rules.shards),
+        );
+        least + usize::from(shard < more)
+    };
+    let shards = (0..usize::from(rules.shards)).map(|shard| Shard::new(rules.policy, share(shard)));
+    let mut shards = shards.collect::<Result<Vec<_>, _>>()?;
+    let mut score = Score::default();
+    let mut hits = Vec::new();
+    for asked in whole.requests() {
+        shards.iter_mut().for_each(|shard| shard.keys.clear());
+        for (place, &id) in asked.ids.iter().enumerate() {
+            let Name { key, shard } = names[id as usize];
+            shards[usize::from(shard)].keys.push((key, place));
+        }
+        hits.clear();
+        hits.resize(asked.ids.len(), false);
+        let touched = |shard: &&mut Shard| !shard.keys.is_empty();
+        for shard in shards.iter_mut().filter(touched) {
+            shard.look_up(&asked, &mut hits);
+        }
+        score.count(asked.input_tokens, &hits);
+        let begun = Instant::now();
+        for shard in shards.iter_mut().filter(touched) {
+            score.tally.inserts += shard.update(&asked);
+        }
+        score.policy_time += begun.elapsed();
+    }
+    for shard in &shards {
+        let stats = shard.store.stats();
+        assert!(stats.objects <= shard.capacity, "{stats:?}");
+        score.objects += stats.objects;
+        score.policy_bytes += stats.policy_bytes;
+    }
+    Ok(score)
+}
+
+/// What an object is called, and who has it.
+struct Name {
+    key: Key,
+    shard: u16,
+}
+
+impl Name {
+    fn of(id: u64, shards: u16) -> Self {
+        let key = short_key_of(id);
+        Self { key, shard: shard_of(anchor_hash(key.as_bytes()), shards) }
+    }
+}
+
+struct Shard {
+    store: Store,
+    namespace: NamespaceId,
+    capacity: u64,
+    /// The keys of the request at hand, with their places in its chain.
+    keys: Vec<(Key, usize)>,
+    uses: Vec<Use>,
+}
+
+impl Shard {
+    fn new(policy: Policy, capacity: usize) -> Result<Self, larder_transport::RegionError> {
+        let capacity = capacity.max(1) as u64;
+        let region = Region::heap((2 * capacity * RECORD_BYTES).max(REGION_BYTES_MIN))?;
+        let config = StoreConfig { objects_max: capacity, policy, ghosts_max: GHOSTS_MAX };
+        let mut store = Store::new(Arena::new(Arc::new(region)), config, KeyHash::seeded(1));
+        let spec = NamespaceSpec::new("larder-bench", "policy").encode();
+        let spec = spec.expect("the description is short");
+        let namespace = store.open(&spec).expect("the first namespace finds room");
+        Ok(Self { store, namespace, capacity, keys: Vec::new(), uses: Vec::new() })
+    }
+
+    fn look_up(&mut self, asked: &Asked<'_>, hits: &mut [bool]) {
+        let ask = self.ask(asked.t_ms);
+        self.uses.clear();
+        let mut group = Vec::with_capacity(GROUP_KEYS);
+        for keys in self.keys.chunks(GROUP_KEYS) {
+            group.clear();
+            group.extend(keys.iter().map(|(key, _)| *key));
+            let places = self.store.locate(self.namespace, &group);
+            for ((key, at), place) in keys.iter().zip(places) {
+                let seen = self.store.peek_at(&ask, key.as_bytes(), place).ok();
+                hits[*at] = seen.is_some();
+                self.uses.push(Use::of(place, seen.map(|seen| seen.entry)));
+            }
+        }
+    }
+
+    /// Uses what is there and writes what is not, the deepest first; how many were written.
+    ///
+    /// Key by key, so that who was found but had to go for another key of the request is written
+    /// again, as whoever sends a touch behind its puts would see to.
+    fn update(&mut self, asked: &Asked<'_>) -> u64 {
+        let mut written = 0;
+        for index in (0..self.keys.len()).rev() {
+            let (key, depth) = self.keys[index];
+            let ask = self.ask(asked.t_ms);
+            let place = self.store.place_of(self.namespace, key.as_bytes());
+            match self.store.peek_at(&ask, key.as_bytes(), place).ok().map(|seen| seen.entry) {
+                Some(entry) => self.store.used(&[Use::of(place, Some(entry))]),
+                None => {
+                    self.write(&key, depth, asked);
+                    written += 1;
+                }
+            }
+        }
+        written
+    }
+
+    fn write(&mut self, key: &Key, depth: usize, asked: &Asked<'_>) {
+        let parts = encode_parts(&[crc64(&[])]);
+        let record = RecordSpec {
+            namespace: self.namespace,
+            generation: self.store.generation(self.namespace),
+            stored_ms: asked.t_ms,
+            key: key.as_bytes(),
+            object_bytes: 0,
+            depth: u16::try_from(depth).unwrap_or(u16::MAX),
+            class_hint: asked.hint,
+            cost_hint: 0,
+            ttl_ms: 0,
+            version: 0,
+            tags: &[],
+            user_meta: &[],
+            parts: &parts,
+            seal: 0,
+        };
+        let pending = self.store.reserve(&record).expect("the region has more room than records");
+        let slot = pending.slot.freeze().expect("a record without bytes behind it is full");
+        let status = self.store.insert(pending.ticket, slot, false, asked.t_ms);
+        assert_eq!(status, Status::Stored, "nothing is there that could refuse it");
+    }
+
+    fn ask(&self, now_ms: u64) -> Ask {
+        let generation: Generation = self.store.generation(self.namespace);
+        Ask { namespace: self.namespace, generation, freshness: Freshness::Any, now_ms }
+    }
+}
+
+/// A record with a short key.
+const RECORD_BYTES: u64 = 64;
+/// Less than this leaves no room for the arena's own order.
+const REGION_BYTES_MIN: u64 = 1 << 20;
+/// More than the horizon of any policy asks for.
+const GHOSTS_MAX: u32 = 1 << 20;
