@@ -329,7 +329,7 @@ impl Shard {
         self.count(Stat::MatchedKeys, request.keys.len() as u64);
         self.count(Stat::MatchHits, hits);
         if request.touch {
-            self.store.used(&uses);
+            self.store.used(&uses, 0, self.now_ms);
         }
         uses.clear();
         self.scratch.uses = uses;

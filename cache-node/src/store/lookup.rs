@@ -4,13 +4,15 @@
 //! generation, with a removed tag) goes at once, so that the reason of a miss is told once and the
 //! memory is back.
 
+use std::sync::Arc;
+
 use larder_protocol::message::Freshness;
 use larder_protocol::{Generation, Status};
-use larder_transport::{Slot, prefetch};
+use larder_transport::{Arena, Slot, prefetch};
 
 use super::entries::{Entry, EntryId};
 use super::record::{RECORD_UNIT_BYTES, Record};
-use super::{Store, Why};
+use super::{Evidence, Store, Why, Worth};
 use crate::namespace::NamespaceId;
 
 /// What all lookups of one request have in common.
@@ -73,7 +75,6 @@ pub struct Place {
 /// One key of a request, as it was when the request came.
 #[derive(Debug, Clone, Copy)]
 pub struct Use {
-    #[expect(dead_code, reason = "class lists, which come next, need it")]
     hash: u32,
     entry: Option<EntryId>,
 }
@@ -82,6 +83,16 @@ impl Use {
     /// A key that was located, and what was found there, if anything was.
     pub fn of(place: Place, entry: Option<EntryId>) -> Self {
         Self { hash: place.hash, entry }
+    }
+
+    /// Whether its object was there.
+    pub fn is_hit(&self) -> bool {
+        self.entry.is_some()
+    }
+
+    /// Its hash, and the number of its entry.
+    pub(super) fn key(&self) -> (u32, Option<u32>) {
+        (self.hash, self.entry.map(|entry| entry.0))
     }
 }
 
@@ -216,11 +227,34 @@ impl Store {
         dead.status
     }
 
-    /// A request used these keys: all that it named on this shard, in its order. What was there is
-    /// touched last to first, so that the head of a chain ends youngest. What is gone by now is
-    /// passed over.
-    pub fn used(&mut self, uses: &[Use]) {
+    /// A request used these keys: all that it named on this shard, in its order, what is missing
+    /// too. What was there is touched last to first, so that the head of a chain ends youngest.
+    /// What is gone by now is passed over.
+    ///
+    /// `hint` is what the client says of the request, 0 if nothing.
+    pub fn used(&mut self, uses: &[Use], hint: u8, now_ms: u64) {
+        let running = self.events + 1;
         uses.iter().rev().filter_map(|a_use| a_use.entry).for_each(|entry| self.touch(entry.0));
+        self.order.used(uses, hint, now_ms, running);
+    }
+
+    /// Whether an object of so many bytes should be stored, that a request named just now and that
+    /// is not here: there is room, or it is worth more than who would have to go.
+    pub fn wants(&mut self, place: Place, bytes: u32) -> bool {
+        let arena = self.arena.stats();
+        let is_full = self.counts.objects >= self.config.objects_max
+            || arena.slot_bytes + Arena::slot_bytes(bytes) > arena.region_bytes;
+        !is_full || self.order.wants(&self.entries, place.hash)
+    }
+
+    /// Adds what was seen of chains here to the sum over shards.
+    pub fn add_evidence_to(&self, sum: &mut Evidence) {
+        self.order.add_to(sum);
+    }
+
+    /// Judges chains by what all shards saw, from now on.
+    pub fn judge_by(&mut self, worth: Arc<Worth>) {
+        self.order.judge_by(worth);
     }
 
     /// The entry of an object that this reader may have; whatever is found dead goes at once.
@@ -297,7 +331,7 @@ impl Store {
             return;
         }
         self.entries[number].stamp = self.next_stamp();
-        self.order.used(&mut self.entries, number);
+        self.order.touched(&mut self.entries, number);
     }
 }
 

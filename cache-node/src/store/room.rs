@@ -121,7 +121,10 @@ impl Store {
                 return window;
             }
             let held = std::mem::take(&mut self.scratch.held);
-            held.iter().for_each(|&number| self.touch(number));
+            for &number in &held {
+                self.touch(number);
+                self.order.held(number);
+            }
             self.scratch.held = held;
         }
         None

@@ -1,9 +1,10 @@
 //! Objects that are not there and yet known: what was evicted, and what was asked for in vain.
 //!
-//! A ring in the order in which they became ghosts, and a table that finds them by hash; both are as
-//! large as they may ever be from the start, in memory that the kernel hands out with use. What a
-//! reader would get wrong: a ghost is found by 32 bits of hash, not by its key. One in some million
-//! is taken for another, which costs a little of the policy's judgement and never a wrong byte.
+//! A ring in the order in which they became ghosts, and a table that finds them by hash; both are
+//! as large as they may ever be from the start, in memory that the kernel hands out with use. What
+//! a reader would get wrong: a ghost is found by 32 bits of hash, not by its key. One in some
+//! million is taken for another, which costs a little of the policy's judgement and never a wrong
+//! byte.
 
 /// What is remembered of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,24 +4,39 @@
 //! stale; policies that judge better keep their own order in notes beside the entries. The store
 //! tells what happens and asks for victims, always with the pool of entries as an argument:
 //!
-//! * `inserted`, `used`, `removed`: one object; its stamp is set already. All O(1).
+//! * `inserted`, `touched`, `removed`: one object; its stamp is set already. All O(1).
+//! * `used`: a request, with all keys that it named here, those that are missing included.
 //! * `bumped`: every object of a namespace is stale now. O(1), whatever their number.
 //! * `search`: the objects in the order in which they should go, until one is accepted.
 //!
-//! What a reader would get wrong: a policy frees nothing and counts no bytes. It orders numbers; the
-//! store decides whether evicting one would free memory, and drops it.
+//! What a reader would get wrong: a policy frees nothing and counts no bytes. It orders numbers;
+//! the store decides whether evicting one would free memory, and drops it.
 
+mod ages;
+mod class;
+mod evidence;
+mod fronts;
 mod ghosts;
+mod hazard;
 mod lru;
-#[expect(dead_code, reason = "class lists, which come next, need more")]
 mod notes;
+mod past;
 mod ring;
 mod s3fifo;
+mod waiting;
+mod worth;
 
+use std::sync::Arc;
+
+pub use evidence::Evidence;
 pub(super) use ghosts::GHOST_BYTES;
+pub use worth::Worth;
 
 use super::entries::{Entries, Entry};
+use super::lookup::Use;
+use super::record::Record;
 use crate::namespace::NamespaceId;
+use hazard::{Gone, Hazard, Newcomer};
 use lru::Lru;
 use notes::Notes;
 use s3fifo::S3Fifo;
@@ -33,6 +48,25 @@ pub enum Policy {
     Lru,
     /// Two queues that weed out what is used once.
     S3Fifo,
+    /// What is worth least to keep, as past requests of its class tell. Objects of fewer than
+    /// `small_bytes_end` that stand alone have the two queues.
+    Hazard {
+        /// Counts what it would cost to make an object again, too.
+        by_cost: bool,
+        /// See above.
+        small_bytes_end: u32,
+    },
+}
+
+impl Policy {
+    /// Reuse hazard, and two queues for objects of at most 16 KiB that stand alone.
+    pub const HAZARD: Self = Self::hazard(false);
+    /// The same, by cost.
+    pub const HAZARD_BY_COST: Self = Self::hazard(true);
+
+    const fn hazard(by_cost: bool) -> Self {
+        Self::Hazard { by_cost, small_bytes_end: SMALL_BYTES_MAX + 1 }
+    }
 }
 
 /// The order of all objects of a shard.
@@ -42,31 +76,68 @@ pub(super) struct Order {
     recency: Lru,
     notes: Notes,
     small: S3Fifo,
+    chains: Hazard,
+    /// Objects with this stamp or a younger one are of the request at hand.
+    running: u64,
 }
 
 impl Order {
     /// No objects yet.
     pub(super) fn new(entries: &mut Entries, policy: Policy, ghosts_max: u32) -> Self {
-        let (recency, notes) = (Lru::new(entries), Notes::new(u8::MAX));
-        Self { policy, recency, notes, small: S3Fifo::new(ghosts_max) }
+        let by_cost = matches!(policy, Policy::Hazard { by_cost: true, .. });
+        Self {
+            policy,
+            recency: Lru::new(entries),
+            notes: Notes::new(u8::MAX),
+            small: S3Fifo::new(ghosts_max),
+            chains: Hazard::new(ghosts_max, by_cost),
+            running: u64::MAX,
+        }
     }
 
     /// A new object, in no list yet.
     pub(super) fn inserted(&mut self, entries: &mut Entries, number: u32, now_ms: u64) {
         self.recency.inserted(entries, number);
-        match self.policy {
-            Policy::Lru => {}
-            Policy::S3Fifo => {
-                self.small.inserted(&mut self.notes, number, entries[number].hash, now_ms);
+        let hash = entries[number].hash;
+        let Some(record) = Record::read(entries[number].slot()) else { return };
+        let is_small = match self.policy {
+            Policy::Lru => return,
+            Policy::S3Fifo => true,
+            Policy::Hazard { small_bytes_end, .. } => {
+                record.depth() == 0 && record.object_bytes() < small_bytes_end
             }
+        };
+        if is_small {
+            self.chains.dismiss(hash);
+            self.small.inserted(&mut self.notes, number, hash, now_ms);
+        } else {
+            let (depth, hint) = (record.depth(), record.class_hint());
+            let new = Newcomer { number, hash, depth, hint };
+            self.chains.inserted(&mut self.notes, &new, now_ms);
         }
     }
 
     /// An object of the present generation of its namespace was used.
-    pub(super) fn used(&mut self, entries: &mut Entries, number: u32) {
+    pub(super) fn touched(&mut self, entries: &mut Entries, number: u32) {
         self.recency.touched(entries, number);
         if self.notes.find(number).is_some_and(|note| S3Fifo::has(&note)) {
             S3Fifo::used(&mut self.notes, number);
+        }
+    }
+
+    /// An object that was looked at as a victim is in use, and was touched for it.
+    pub(super) fn held(&mut self, number: u32) {
+        if let Some(note) = self.notes.find(number) {
+            self.notes.refile(number, note.list);
+        }
+    }
+
+    /// A request used these keys, whose objects were touched; `running` is its first stamp.
+    pub(super) fn used(&mut self, uses: &[Use], hint: u8, now_ms: u64, running: u64) {
+        if matches!(self.policy, Policy::Hazard { .. }) {
+            self.running = running;
+            let keys = uses.iter().map(Use::key);
+            self.chains.used(&mut self.notes, keys, hint, now_ms);
         }
     }
 
@@ -74,8 +145,11 @@ impl Order {
     pub(super) fn removed(&mut self, entries: &mut Entries, number: u32, is_evicted: bool) {
         self.recency.removed(entries, number);
         let Some(note) = self.notes.remove(number) else { return };
-        if is_evicted && S3Fifo::has(&note) {
-            self.small.evicted(&self.notes, &note, entries[number].hash);
+        let hash = entries[number].hash;
+        if Hazard::has(&note) {
+            self.chains.removed(&self.notes, &Gone { number, hash, note }, is_evicted);
+        } else if is_evicted {
+            self.small.evicted(&self.notes, &note, hash);
         }
     }
 
@@ -98,7 +172,8 @@ impl Order {
         self.recency.search_stale(entries, accept)
     }
 
-    /// The first object that is accepted: stale ones, then in the order of the policy.
+    /// The first object that is accepted: stale ones, then in the order of the policy, and where
+    /// that has nobody, in order of use.
     ///
     /// It looks at a bounded number of objects.
     pub(super) fn search(
@@ -109,15 +184,69 @@ impl Order {
         if let Some(stale) = self.recency.search_stale(entries, &mut accept) {
             return Some(stale);
         }
-        let found = match self.policy {
-            Policy::Lru => None,
-            Policy::S3Fifo => S3Fifo::search(&mut self.notes, |number| accept(&entries[number])),
+        let front = self.front(entries);
+        let mut accept_number = |number: u32| accept(&entries[number]);
+        let found = match front {
+            None => None,
+            Some(Front::Small) => S3Fifo::search(&mut self.notes, &mut accept_number),
+            Some(Front::Chain(_)) => self.search_chains(entries, &mut accept_number),
         };
         found.or_else(|| self.recency.search(entries, accept))
     }
 
+    /// Whether a key that a request named, and that is not here, is worth the object that would
+    /// have to go for it.
+    pub(super) fn wants(&mut self, entries: &Entries, hash: u32) -> bool {
+        match self.front(entries) {
+            Some(Front::Chain(victim)) => self.chains.is_worth_more(&self.notes, hash, victim),
+            Some(Front::Small) => true,
+            // Everything is of the request itself.
+            None => !matches!(self.policy, Policy::Hazard { .. }),
+        }
+    }
+
+    /// Adds what was seen of chains here.
+    pub(super) fn add_to(&self, sum: &mut Evidence) {
+        self.chains.add_to(sum);
+    }
+
+    /// Judges chains by what all shards saw.
+    pub(super) fn judge_by(&mut self, worth: Arc<Worth>) {
+        self.chains.judge_by(worth);
+    }
+
     /// Memory of the policy beside the entries, in bytes.
     pub(super) fn bytes(&self) -> u64 {
-        self.notes.bytes() + self.small.bytes()
+        self.notes.bytes() + self.small.bytes() + self.chains.bytes()
     }
+
+    /// Whose turn it is. Small objects and chains have no common measure of worth, so of their
+    /// next victims the one that was used longest ago goes: both sides keep what they use.
+    fn front(&mut self, entries: &Entries) -> Option<Front> {
+        let small = S3Fifo::front(&self.notes);
+        let chain = self.search_chains(entries, |_| true);
+        let is_older = |small: u32, chain: u32| entries[small].stamp < entries[chain].stamp;
+        match (small, chain) {
+            (Some(small), Some(chain)) if is_older(small, chain) => Some(Front::Small),
+            (_, Some(chain)) => Some(Front::Chain(chain)),
+            (Some(_), None) => Some(Front::Small),
+            (None, None) => None,
+        }
+    }
+
+    fn search_chains(&mut self, entries: &Entries, accept: impl FnMut(u32) -> bool) -> Option<u32> {
+        let running = self.running;
+        let is_running = |number: u32| entries[number].stamp >= running;
+        self.chains.search(&self.notes, is_running, accept)
+    }
+}
+
+/// Features and embeddings are smaller, attention KV of a few tokens is larger.
+const SMALL_BYTES_MAX: u32 = 16 << 10;
+
+/// Who gives the next victim.
+#[derive(Debug, Clone, Copy)]
+enum Front {
+    Small,
+    Chain(u32),
 }

@@ -1,8 +1,8 @@
 //! What a policy keeps of every object: 16 bytes beside its entry, and lists that run through them.
 //!
-//! What a reader would get wrong: these are not the lists of `lru.rs`, which run through the entries
-//! and exist once for each namespace, so that a generation goes in one step. These order the objects
-//! of all namespaces together, stale ones included.
+//! What a reader would get wrong: these are not the lists of `lru.rs`, which run through the
+//! entries and exist once for each namespace, so that a generation goes in one step. These order
+//! the objects of all namespaces together, stale ones included.
 
 /// A list of notes, by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,6 +111,11 @@ impl Notes {
         Some(self[number].younger).filter(|&number| number != NONE)
     }
 
+    /// The next older object of the same list.
+    pub(super) fn older(&self, number: u32) -> Option<u32> {
+        Some(self[number].older).filter(|&number| number != NONE)
+    }
+
     /// How many objects a list has.
     pub(super) fn len(&self, list: List) -> u32 {
         self.lists[usize::from(list.0)].len
@@ -214,7 +219,7 @@ mod tests {
         // Numbers of two pieces.
         let number = 4090u32..4102;
         prop_oneof![
-            4 => (number.clone(), 0u8..3, side).prop_map(|(n, list, side)| Step::Add(n, list, side)),
+            4 => (number.clone(), 0u8..3, side).prop_map(|(n, to, side)| Step::Add(n, to, side)),
             2 => (number.clone(), 0u8..3).prop_map(|(n, list)| Step::Refile(n, list)),
             2 => number.prop_map(Step::Remove),
         ]

@@ -4,8 +4,8 @@
 //! twice by its end goes on to the main queue, the others become ghosts, as many as the main queue
 //! may have objects. Who comes back as a ghost enters the main queue at once.
 //!
-//! What a reader would get wrong: sizes are counted in objects, not in bytes. Objects of this policy
-//! are all small, and the store finds out by itself how many must go to make room.
+//! What a reader would get wrong: sizes are counted in objects, not in bytes. Objects of this
+//! policy are all small, and the store finds out by itself how many must go to make room.
 
 use super::ghosts::{Ghost, Ghosts};
 use super::notes::{At, List, Note, Notes};
@@ -47,6 +47,11 @@ impl S3Fifo {
     /// Whether an object with this note is in these queues.
     pub(super) fn has(note: &Note) -> bool {
         note.list == SMALL || note.list == MAIN
+    }
+
+    /// An object whose turn may be next.
+    pub(super) fn front(notes: &Notes) -> Option<u32> {
+        notes.oldest(next_queue(notes)).or_else(|| notes.oldest(SMALL))
     }
 
     /// The next object that has to go and is accepted. Those that were used meanwhile go on, and
