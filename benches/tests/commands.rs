@@ -114,6 +114,88 @@ fn replay_keeps_its_names_and_writes_a_file_if_told() {
     assert_eq!(results["prefix_hit"], results["lru_prefix_hit"]);
 }
 
+/// The numbers of a replay of the sample through a policy.
+fn policy(arguments: &str) -> Value {
+    let all = format!("policy {arguments} --json -");
+    json(&all.split_whitespace().collect::<Vec<_>>())
+}
+
+#[test]
+fn policies_keep_their_names_and_hit_what_independent_programs_hit() {
+    // An OrderedDict in Python.
+    for (capacity, hits) in [(1000, 3273.0), (4000, 7081.0), (16_000, 20_464.0)] {
+        let results = policy(&format!("--capacity {capacity}"));
+        has_numbers(
+            &results,
+            &[
+                "requests",
+                "references",
+                "prefix_hit",
+                "block_hit",
+                "cost_saved",
+                "inserts_per_reference",
+                "policy_ns_per_reference",
+                "metadata_bytes_per_object",
+            ],
+        );
+        assert_eq!(results["prefix_hit"], hits / 80_619.0, "{capacity}");
+        assert_eq!(results["prefix_hit"], results["block_hit"]);
+    }
+}
+
+#[test]
+fn hazard_hits_more_and_writes_less_than_lru_where_room_is_scarce() {
+    for shards in [1, 8] {
+        let hit = |policy: &str| {
+            let results =
+                self::policy(&format!("--capacity 2% --policy {policy} --shards {shards}"));
+            ["prefix_hit", "inserts_per_reference"].map(|name| results[name].as_f64().unwrap())
+        };
+        let ([lru, writes], [hazard, fewer]) = (hit("lru"), hit("hazard"));
+        let [best, _] = hit("optimum");
+        assert!(hazard > 1.3 * lru, "{hazard} against {lru}, {shards} shards");
+        assert!(fewer < 0.8 * writes, "{fewer} against {writes}, {shards} shards");
+        assert!(hazard < best);
+    }
+}
+
+#[test]
+fn a_cache_larger_than_the_trace_misses_only_what_is_new() {
+    for name in ["lru", "s3fifo", "hazard", "hazard-cost", "optimum"] {
+        let results = policy(&format!("--capacity 60000 --policy {name}"));
+        assert_eq!(results["prefix_hit"], 25_332.0 / 80_619.0, "{name}");
+        assert_eq!(results["inserts_per_reference"], 55_287.0 / 80_619.0, "{name}");
+    }
+}
+
+#[test]
+fn a_sweep_draws_what_it_tabulates() {
+    let folder = tempfile::tempdir().unwrap();
+    let svg = folder.path().join("policies.svg");
+    let path = svg.to_str().unwrap();
+    let results =
+        policy(&format!("--sweep --policies lru,optimum --capacities 1%,5% --svg {path}"));
+    assert_eq!(results["replays"].as_array().unwrap().len(), 4);
+    let svg = std::fs::read_to_string(svg).unwrap();
+    assert!(svg.contains(">lru<") && svg.contains(">optimum<"), "{svg}");
+}
+
+#[test]
+fn what_a_policy_replay_cannot_use_is_named() {
+    for (arguments, part) in [
+        ("--capacity 0", "'0'"),
+        ("--policy lfu", "'lfu'"),
+        ("--trace /no/such/trace", "/no/such/trace"),
+        ("--hints /no/such/hints", "/no/such/hints"),
+        ("--svg x.svg", "--sweep"),
+    ] {
+        let all = format!("policy {arguments}");
+        let output = run(&all.split_whitespace().collect::<Vec<_>>());
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && stderr.contains(part), "{arguments}: {stderr}");
+    }
+}
+
 #[test]
 fn demo_ends_with_no_wrong_byte() {
     let arguments =

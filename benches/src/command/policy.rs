@@ -39,6 +39,16 @@ pub(super) struct PolicyArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 1,
         value_parser = clap::value_parser!(u16).range(1..=256))]
     shards: u16,
+    /// Whether `hazard` leaves unwritten what is worth less than whoever would go for it
+    #[arg(long, value_enum, value_name = "on|off", default_value_t = Switch::On)]
+    admission: Switch,
+    /// What clients said of each request: a file with one small number a line, for `hazard`
+    #[arg(long, value_name = "FILE")]
+    hints: Option<PathBuf>,
+    /// After how many requests the shards of `hazard` learn what all of them saw
+    #[arg(long, value_name = "REQUESTS", default_value_t = 64,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    refit_requests: u32,
     /// Replay several policies with several capacities, and draw them
     #[arg(long, conflicts_with_all = ["capacity", "policy"])]
     sweep: bool,
@@ -53,7 +63,7 @@ pub(super) struct PolicyArgs {
         value_name = "POLICY,...",
         value_delimiter = ',',
         requires = "sweep",
-        default_value = "lru,s3fifo,optimum"
+        default_value = "lru,s3fifo,hazard,optimum"
     )]
     policies: Vec<Name>,
     /// Write the picture of the sweep to FILE
@@ -73,8 +83,19 @@ enum Name {
     #[value(name = "s3fifo")]
     #[serde(rename = "s3fifo")]
     S3Fifo,
+    /// What is worth least to keep, as past requests of its class tell
+    Hazard,
+    /// The same, and counts what it would cost to make an object again
+    HazardCost,
     /// The best that can be, knowing what comes
     Optimum,
+}
+
+/// Whether something is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Switch {
+    On,
+    Off,
 }
 
 /// How many objects are held.
@@ -114,7 +135,10 @@ impl PolicyArgs {
             Some(path) => Trace::open(path)?,
             None => bundled(),
         };
-        let whole = Whole::read(trace)?;
+        let mut whole = Whole::read(trace)?;
+        if let Some(path) = &self.hints {
+            whole.hint(path)?;
+        }
         if self.sweep {
             return self.run_sweep(&whole);
         }
@@ -141,10 +165,15 @@ impl PolicyArgs {
 
     fn replay(&self, whole: &Whole, name: Name, capacity: Capacity) -> Result<Results, Failure> {
         let (capacity, shards) = (capacity.of(whole.object_count()), self.shards);
-        let rules = |policy| Rules { policy, capacity, shards };
+        let admission = self.admission == Switch::On;
+        let refit_requests = self.refit_requests as usize;
+        let rules = |policy| Rules { policy, capacity, shards, admission, refit_requests };
+        let hazard = |by_cost| Policy::Hazard { by_cost, small_bytes_end: 0 };
         let score = match name {
             Name::Lru => replay(whole, &rules(Policy::Lru))?,
             Name::S3Fifo => replay(whole, &rules(Policy::S3Fifo))?,
+            Name::Hazard => replay(whole, &rules(hazard(false)))?,
+            Name::HazardCost => replay(whole, &rules(hazard(true)))?,
             Name::Optimum => optimum(whole, capacity),
         };
         Ok(Results::new(name, &rules(Policy::Lru), whole, &score))

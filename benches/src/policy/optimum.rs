@@ -1,8 +1,8 @@
 //! The best that any policy could do with a trace, knowing what comes (Belady).
 //!
 //! After each request those objects stay whose next use is nearest; of equals the deepest goes. An
-//! object is never needed later than what stands behind it in a chain, so chains are kept from their
-//! head, and both the hits and the leading runs are as many as can be.
+//! object is never needed later than what stands behind it in a chain, so chains are kept from
+//! their head, and both the hits and the leading runs are as many as can be.
 
 use std::collections::BTreeSet;
 
@@ -117,7 +117,8 @@ mod tests {
             let mut text = String::new();
             for (branch, len) in chains {
                 // A shared head, then one of two branches.
-                let ids = (0..len).map(|depth| if depth == 0 { 0 } else { 10 * branch + depth + 1 });
+                let id = |depth| if depth == 0 { 0 } else { 10 * branch + depth + 1 };
+                let ids = (0..len).map(id);
                 let ids: Vec<_> = ids.map(|id| id.to_string()).collect();
                 writeln!(text, "0 512 {}", ids.join(" ")).unwrap();
             }

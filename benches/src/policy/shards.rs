@@ -1,13 +1,15 @@
 //! A trace through the node's own stores, one for each shard.
 //!
-//! What a reader would get wrong: objects are records without bytes, and regions have more room than
-//! they need, so that nothing but the count of objects ever makes anybody go.
+//! What a reader would get wrong: objects are records without bytes, and regions have more room
+//! than they need, so that nothing but the count of objects ever makes anybody go.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use larder_node::namespace::NamespaceId;
-use larder_node::store::{Ask, GROUP_KEYS, KeyHash, Policy, RecordSpec, Store, StoreConfig, Use};
+use larder_node::store::{
+    Ask, Evidence, GROUP_KEYS, KeyHash, Policy, RecordSpec, Store, StoreConfig, Use, Worth,
+};
 use larder_protocol::checksum::{crc64, encode_parts};
 use larder_protocol::message::Freshness;
 use larder_protocol::placement::{anchor_hash, shard_of};
@@ -26,6 +28,10 @@ pub struct Rules {
     pub capacity: usize,
     /// How many shards share them.
     pub shards: u16,
+    /// Whether what is worth less than whoever would go for it is not written.
+    pub admission: bool,
+    /// After how many requests shards learn what all of them saw.
+    pub refit_requests: usize,
 }
 
 /// What the policy makes of the trace.
@@ -47,9 +53,10 @@ pub fn replay(whole: &Whole, rules: &Rules) -> Result<Score, larder_transport::R
     };
     let shards = (0..usize::from(rules.shards)).map(|shard| Shard::new(rules.policy, share(shard)));
     let mut shards = shards.collect::<Result<Vec<_>, _>>()?;
+    let is_by_request = matches!(rules.policy, Policy::Hazard { .. });
     let mut score = Score::default();
     let mut hits = Vec::new();
-    for asked in whole.requests() {
+    for (number, asked) in (1..).zip(whole.requests()) {
         shards.iter_mut().for_each(|shard| shard.keys.clear());
         for (place, &id) in asked.ids.iter().enumerate() {
             let Name { key, shard } = names[id as usize];
@@ -64,7 +71,14 @@ pub fn replay(whole: &Whole, rules: &Rules) -> Result<Score, larder_transport::R
         score.count(asked.input_tokens, &hits);
         let begun = Instant::now();
         for shard in shards.iter_mut().filter(touched) {
-            score.tally.inserts += shard.update(&asked);
+            score.tally.inserts += if is_by_request {
+                shard.use_at_once(&asked, rules.admission)
+            } else {
+                shard.use_one_by_one(&asked)
+            };
+        }
+        if is_by_request && number % rules.refit_requests.max(1) == 0 {
+            learn(&mut shards);
         }
         score.policy_time += begun.elapsed();
     }
@@ -75,6 +89,14 @@ pub fn replay(whole: &Whole, rules: &Rules) -> Result<Score, larder_transport::R
         score.policy_bytes += stats.policy_bytes;
     }
     Ok(score)
+}
+
+/// Tells all shards what all of them saw.
+fn learn(shards: &mut [Shard]) {
+    let mut seen = Evidence::new();
+    shards.iter().for_each(|shard| shard.store.add_evidence_to(&mut seen));
+    let worth = Arc::new(Worth::of(&seen));
+    shards.iter_mut().for_each(|shard| shard.store.judge_by(Arc::clone(&worth)));
 }
 
 /// What an object is called, and who has it.
@@ -103,7 +125,8 @@ impl Shard {
     fn new(policy: Policy, capacity: usize) -> Result<Self, larder_transport::RegionError> {
         let capacity = capacity.max(1) as u64;
         let region = Region::heap((2 * capacity * RECORD_BYTES).max(REGION_BYTES_MIN))?;
-        let config = StoreConfig { objects_max: capacity, policy, ghosts_max: GHOSTS_MAX };
+        let config =
+            StoreConfig { objects_max: capacity, policy, ghosts_max: ghosts_max(capacity) };
         let mut store = Store::new(Arena::new(Arc::new(region)), config, KeyHash::seeded(1));
         let spec = NamespaceSpec::new("larder-bench", "policy").encode();
         let spec = spec.expect("the description is short");
@@ -127,18 +150,43 @@ impl Shard {
         }
     }
 
+    /// Uses all keys as one request, and then writes what is missing, head first, until something
+    /// is not wanted: what is behind a hole is of no use. How many were written.
+    fn use_at_once(&mut self, asked: &Asked<'_>, admission: bool) -> u64 {
+        self.store.used(&self.uses, asked.hint, asked.t_ms);
+        let mut written = 0;
+        let is_hit = |a_use: &Use| a_use.is_hit();
+        let first = self.uses.iter().take_while(|a_use| is_hit(a_use)).count();
+        for index in first..self.keys.len() {
+            let (key, depth) = self.keys[index];
+            let place = self.store.place_of(self.namespace, key.as_bytes());
+            let ask = self.ask(asked.t_ms);
+            if self.store.peek_at(&ask, key.as_bytes(), place).is_ok() {
+                continue;
+            }
+            if admission && !self.store.wants(place, 0) {
+                break;
+            }
+            self.write(&key, depth, asked);
+            written += 1;
+        }
+        written
+    }
+
     /// Uses what is there and writes what is not, the deepest first; how many were written.
     ///
     /// Key by key, so that who was found but had to go for another key of the request is written
     /// again, as whoever sends a touch behind its puts would see to.
-    fn update(&mut self, asked: &Asked<'_>) -> u64 {
+    fn use_one_by_one(&mut self, asked: &Asked<'_>) -> u64 {
         let mut written = 0;
         for index in (0..self.keys.len()).rev() {
             let (key, depth) = self.keys[index];
             let ask = self.ask(asked.t_ms);
             let place = self.store.place_of(self.namespace, key.as_bytes());
             match self.store.peek_at(&ask, key.as_bytes(), place).ok().map(|seen| seen.entry) {
-                Some(entry) => self.store.used(&[Use::of(place, Some(entry))]),
+                Some(entry) => {
+                    self.store.used(&[Use::of(place, Some(entry))], asked.hint, asked.t_ms);
+                }
                 None => {
                     self.write(&key, depth, asked);
                     written += 1;
@@ -182,5 +230,9 @@ impl Shard {
 const RECORD_BYTES: u64 = 64;
 /// Less than this leaves no room for the arena's own order.
 const REGION_BYTES_MIN: u64 = 1 << 20;
-/// More than the horizon of any policy asks for.
-const GHOSTS_MAX: u32 = 1 << 20;
+/// How many objects a shard remembers: as many as a node pays for whose objects have 320 KiB.
+fn ghosts_max(capacity: u64) -> u32 {
+    u32::try_from(GHOSTS_PER_OBJECT * capacity).unwrap_or(u32::MAX)
+}
+
+const GHOSTS_PER_OBJECT: u64 = 32;
