@@ -27,6 +27,7 @@ use larder_protocol::view::{Member, View};
 use larder_transport::HugePages;
 pub use larder_transport::Spin;
 
+use crate::store::Policy;
 use check::{OBJECTS_MAX_MAX, OBJECTS_MAX_MIN, refused};
 
 pub use cards::RdmaDevices;
@@ -58,6 +59,8 @@ pub struct Config {
     pub cores: Vec<usize>,
     /// Whether memory is asked for in huge pages.
     pub huge_pages: HugePages,
+    /// Who is evicted.
+    pub policy: Policy,
     /// Most objects of a shard, `None` for one for each 192 bytes of its memory.
     pub objects_max: Option<u64>,
     /// Most connections of a shard.
@@ -242,6 +245,7 @@ impl Default for Config {
             peers: Vec::new(),
             cores: Vec::new(),
             huge_pages: HugePages::Try,
+            policy: Policy::HAZARD,
             objects_max: None,
             connections_max: 4096,
             inflight_bytes_max: None,

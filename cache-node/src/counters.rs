@@ -13,6 +13,7 @@ use larder_protocol::Opcode;
 use larder_protocol::stats::{STAT_NUMBERS, Stat};
 
 use crate::config::Config;
+use crate::judgement::Judgement;
 
 /// How many numbers a table of all opcodes needs.
 pub const OPCODE_NUMBERS: usize = 16;
@@ -131,6 +132,8 @@ pub struct NodeState {
     pub addresses: Vec<SocketAddr>,
     /// What each shard has published.
     pub shards: Vec<Arc<Counters>>,
+    /// What they learn from each other.
+    pub judgement: Judgement,
     /// Where the admin listener is, once it is bound.
     pub admin: OnceLock<SocketAddr>,
     phase: AtomicU8,
@@ -150,6 +153,7 @@ impl NodeState {
             started: Instant::now(),
             addresses: (0..config.shards).map(|shard| config.shard_address(shard)).collect(),
             shards: (0..config.shards).map(|_| Arc::default()).collect(),
+            judgement: Judgement::new(config.shards),
             admin: OnceLock::new(),
             phase: AtomicU8::new(Phase::Starting as u8),
             process_cpu_us: AtomicU64::new(0),

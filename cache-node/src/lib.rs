@@ -13,6 +13,7 @@ pub mod counters;
 mod exclusive;
 mod gauge;
 mod inbox;
+pub mod judgement;
 mod lease;
 pub mod namespace;
 pub mod node;

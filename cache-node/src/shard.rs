@@ -31,11 +31,12 @@ use larder_transport::{Arena, Region};
 use crate::config::{Config, ConfigError};
 use crate::counters::{NodeState, OPCODE_NUMBERS};
 use crate::gauge::Gauge;
+use crate::judgement;
 use crate::lease::{Leases, Totals};
 use crate::namespace::{Handles, NamespaceId};
 use crate::outbox::Outbox;
 use crate::places::Places;
-use crate::store::{Ask, GROUP_KEYS, KeyHash, RECORD_BYTES_MAX, Store, StoreConfig, Use};
+use crate::store::{Ask, GROUP_KEYS, KeyHash, Policy, RECORD_BYTES_MAX, Store, StoreConfig, Use};
 
 use clients::Client;
 pub(crate) use put::{Lent, PutJob};
@@ -71,6 +72,7 @@ pub(crate) struct Shard {
     handles_made: u64,
     is_draining: bool,
     scratch: get::Scratch,
+    learned: Option<judgement::Reader>,
 }
 
 /// Which shard of which node this is.
@@ -150,8 +152,11 @@ impl Shard {
         let region_bytes = arena.region().bytes();
         let bounds = StoreConfig {
             objects_max: config.objects_max(),
+            policy: config.policy,
             ..StoreConfig::for_region(region_bytes)
         };
+        let learns = matches!(config.policy, Policy::Hazard { .. });
+        let learned = learns.then(judgement::Reader::default);
         let room = arena.region().bytes().saturating_sub(RECORD_BYTES_MAX as u64);
         let object_bytes_max = room.min(u64::from(OBJECT_BYTES_MAX)) as u32;
         Self {
@@ -176,6 +181,7 @@ impl Shard {
             handles_made: 0,
             is_draining: false,
             scratch: get::Scratch::default(),
+            learned,
         }
     }
 

@@ -88,6 +88,11 @@ pub(super) struct Flags {
     /// Ask for memory in huge pages: try or off [default: try]
     #[arg(long, value_name = "try|off")]
     pub(super) huge_pages: Option<Given>,
+    /// Who is evicted: hazard (what is least likely to be used soon, as past requests tell, and
+    /// small objects by two queues), hazard-cost (the same, weighed by what it costs to make
+    /// again), lru or s3fifo [default: hazard]
+    #[arg(long, value_name = "hazard|hazard-cost|lru|s3fifo")]
+    pub(super) policy: Option<Given>,
     /// Most objects of a shard [default: one for each 192 bytes of its memory]
     #[arg(long, value_name = "COUNT")]
     pub(super) objects_max: Option<Given>,
@@ -173,6 +178,7 @@ impl Flags {
             peers: self.peers.or(file.peers),
             pin_cores: self.pin_cores.or(file.pin_cores),
             huge_pages: self.huge_pages.or(file.huge_pages),
+            policy: self.policy.or(file.policy),
             objects_max: self.objects_max.or(file.objects_max),
             connections_max: self.connections_max.or(file.connections_max),
             inflight_bytes_max: self.inflight_bytes_max.or(file.inflight_bytes_max),
@@ -237,6 +243,7 @@ mod tests {
         ("peers", "b@10.0.0.1:7400/8"),
         ("pin-cores", "on"),
         ("huge-pages", "off"),
+        ("policy", "lru"),
         ("objects-max", "5000"),
         ("connections-max", "100"),
         ("inflight-bytes-max", "1MiB"),
@@ -284,7 +291,7 @@ mod tests {
                 assert_eq!(parsed(&[&format!("--{flag}={default}")]).unwrap(), plain, "{flag}");
             }
         }
-        assert_eq!(literal_count, 16);
+        assert_eq!(literal_count, 17);
     }
 
     #[test]

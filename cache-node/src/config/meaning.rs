@@ -19,6 +19,7 @@ use super::peers::{HOST_FORM, NAME_FORM, PEERS_FORM, is_host, is_name, parse_pee
 use super::sharing::{SPIN_FORM, UDS_FORM, UIDS_FORM, parse_spin, socket_path, uids};
 use super::units::{DURATION_FORM, SIZE_FORM, parse_bytes, parse_duration};
 use super::{Config, ConfigError};
+use crate::store::Policy;
 
 impl Flags {
     /// The values that these mean, not yet checked.
@@ -56,6 +57,7 @@ impl Flags {
             _ => None,
         })?;
         set(&mut c.huge_pages, "huge-pages", self.huge_pages, "try or off", huge_pages)?;
+        set(&mut c.policy, "policy", self.policy, POLICY_FORM, policy)?;
         let (given, max) = (self.objects_max, &mut c.objects_max);
         set(max, "objects-max", given, COUNT_FORM, |text| number(text).map(Some))?;
         let (given, max) = (self.connections_max, &mut c.connections_max);
@@ -128,6 +130,16 @@ fn huge_pages(text: &str) -> Option<HugePages> {
     }
 }
 
+fn policy(text: &str) -> Option<Policy> {
+    match text {
+        "hazard" => Some(Policy::HAZARD),
+        "hazard-cost" => Some(Policy::HAZARD_BY_COST),
+        "lru" => Some(Policy::Lru),
+        "s3fifo" => Some(Policy::S3Fifo),
+        _ => None,
+    }
+}
+
 /// A shard for each core that this process may use, as far as memory suffices.
 fn shards_default(memory_bytes: u64) -> u16 {
     let cores = available_parallelism().map_or(1, NonZero::get) as u64;
@@ -138,6 +150,7 @@ fn shards_default(memory_bytes: u64) -> u16 {
 const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7400);
 const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7480);
 const COUNT_FORM: &str = "a whole number";
+const POLICY_FORM: &str = "hazard, hazard-cost, lru or s3fifo";
 const PINNING_FORM: &str = "auto, on (with a core for each shard), or off";
 
 #[cfg(test)]
@@ -166,6 +179,7 @@ mod tests {
             ("peers", "a@h:1", "name@host:port/shards"),
             ("pin-cores", "yes", "auto, on"),
             ("huge-pages", "always", "try or off"),
+            ("policy", "lfu", "hazard-cost"),
             ("objects-max", "1M", "whole number"),
             ("connections-max", "0", "1 to 65536"),
             ("reply-bytes-max", "1TiB", "a shard's memory"),

@@ -110,6 +110,7 @@ impl Control {
             }
             if look.is_multiple_of(LOOKS_A_REFRESH) {
                 self.metrics.refresh(&self.state, Instant::now());
+                self.state.judgement.refit();
             }
             // Not a fixed rhythm: after a pause of the machine, shards get a whole period again.
             sleep(LOOK_PERIOD).await;

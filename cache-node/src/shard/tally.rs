@@ -27,6 +27,9 @@ impl Shard {
     /// Bounded upkeep, and the numbers for whoever watches from other threads.
     pub(crate) fn tick(&mut self, seen: Seen, state: &NodeState) {
         self.store.tick(self.now_ms);
+        if let Some(learned) = &mut self.learned {
+            learned.tick(&state.judgement, self.identity.index, &mut self.store);
+        }
         self.count(Stat::TimedOut, seen.timed_out);
         self.counts[Stat::Connections as usize] = seen.connections;
         for &stat in Stat::ALL.iter().filter(|stat| stat.is_of_process()) {
