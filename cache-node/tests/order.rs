@@ -1,4 +1,4 @@
-//! What goes first when room is needed: the order of eviction, as seen from outside.
+//! What goes first when room is needed: the order of LRU, as seen from outside.
 //!
 //! One shard, objects of one size: the capacity is found by filling a node until it first evicts.
 //! Then one object more evicts exactly one, and which one it is can be asked for without using it.
@@ -25,7 +25,7 @@ use raw::words::{borrowed, name};
 const OBJECT_BYTES: usize = (64 << 10) - 64;
 
 fn start() -> Process {
-    Process::start(&["--memory", "16MiB"])
+    Process::start(&["--memory", "16MiB", "--policy", "lru"])
 }
 
 /// How many objects of one size a node of this test holds.

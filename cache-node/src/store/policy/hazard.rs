@@ -30,20 +30,13 @@ pub(super) struct Hazard {
     evidence: Evidence,
     waiting: Waiting,
     worth: Arc<Worth>,
-    /// By class: the object that was last put beside others of its request.
-    beside: [Beside; CLASSES],
+    /// By class: the object that was last put beside others of its request. It may be gone by now,
+    /// or of another class.
+    beside: [Option<u32>; CLASSES],
     /// What is known of the keys of the request at hand.
     known: Vec<Known>,
     fronts: Fronts,
     now_ms: u64,
-}
-
-/// Where the next object of a request goes in the list of its class.
-#[derive(Debug, Clone, Copy)]
-struct Beside {
-    /// Only with this moment of last use.
-    last_ms: u32,
-    number: Option<u32>,
 }
 
 /// One key of a request.
@@ -66,7 +59,6 @@ pub(super) struct Newcomer {
 /// An object that went, with its last note.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Gone {
-    pub(super) number: u32,
     pub(super) hash: u32,
     pub(super) note: Note,
 }
@@ -91,7 +83,7 @@ impl Hazard {
             worth: Arc::new(Worth::of(&evidence)),
             evidence,
             waiting: Waiting::new(),
-            beside: [Beside { last_ms: 0, number: None }; CLASSES],
+            beside: [None; CLASSES],
             known: Vec::new(),
             fronts: Fronts::none(),
             now_ms: 0,
@@ -144,8 +136,7 @@ impl Hazard {
                     notes[number].uses = past.uses;
                     // The first of a class is the deepest, and the oldest from now on.
                     if !std::mem::replace(&mut is_placed[past.class.row()], true) {
-                        self.beside[past.class.row()] =
-                            Beside { last_ms: past.last_ms, number: Some(number) };
+                        self.beside[past.class.row()] = Some(number);
                     }
                 }
                 Known::Ghost(Ghost { hash, .. }) | Known::No { hash } => {
@@ -170,21 +161,21 @@ impl Hazard {
             }
             _ => self.begin(Gap::UNTOLD, new.hint, new.depth),
         };
-        let beside = &mut self.beside[past.class.row()];
-        let peer = beside.number.filter(|_| beside.last_ms == past.last_ms);
+        let is_peer = |number: &u32| {
+            let note = notes.find(*number);
+            note.is_some_and(|n| (n.list, n.last_ms) == (past.class.list(), past.last_ms))
+        };
+        let peer = self.beside[past.class.row()].replace(new.number).filter(is_peer);
         let at = peer.map_or(At::Young, |peer| place_beside(notes, peer, &past));
-        *beside = Beside { last_ms: past.last_ms, number: Some(new.number) };
         notes.add(new.number, past.note(), past.class.list(), at);
         self.refresh(notes, past.class);
     }
 
     /// An object with this note went; it is remembered if it was evicted.
     pub(super) fn removed(&mut self, notes: &Notes, gone: &Gone, is_evicted: bool) {
-        let Gone { number, hash, note } = gone;
+        let Gone { hash, note } = gone;
         let past = Past::of_note(note);
         self.refresh(notes, past.class);
-        let beside = &mut self.beside[past.class.row()];
-        beside.number = beside.number.filter(|other| other != number);
         if is_evicted && self.ghosts.find(*hash).is_none() {
             self.remember(past.ghost(*hash));
         } else {
@@ -307,8 +298,9 @@ impl Hazard {
         if self.is_one_request(&past) {
             let gap = if past.class.gap() == Gap::UNTOLD { gap } else { past.class.gap() };
             let class = Class::of(gap, past.uses, past.class.hint());
-            self.waiting.reclass(past.class, class, self.moment_ms(past.last_ms));
-            return Past { class, ..past };
+            self.waiting.remove(past.class, self.moment_ms(past.last_ms));
+            self.waiting.add(class, self.now_ms);
+            return Past { last_ms: self.now_ms as u32, class, ..past };
         }
         self.evidence.hit(past.class, bucket_of(self.age_ms(past.last_ms)));
         self.waiting.remove(past.class, self.moment_ms(past.last_ms));

@@ -147,7 +147,7 @@ impl Order {
         let Some(note) = self.notes.remove(number) else { return };
         let hash = entries[number].hash;
         if Hazard::has(&note) {
-            self.chains.removed(&self.notes, &Gone { number, hash, note }, is_evicted);
+            self.chains.removed(&self.notes, &Gone { hash, note }, is_evicted);
         } else if is_evicted {
             self.small.evicted(&self.notes, &note, hash);
         }

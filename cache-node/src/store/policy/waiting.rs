@@ -43,13 +43,9 @@ impl Waiting {
 
     /// One less, that was last used then.
     pub(super) fn remove(&mut self, class: Class, last_ms: u64) {
-        take_one(self.at(class, last_ms));
-    }
-
-    /// One that was last used then is of another class.
-    pub(super) fn reclass(&mut self, from: Class, to: Class, last_ms: u64) {
-        take_one(self.at(from, last_ms));
-        *self.at(to, last_ms) += 1;
+        let count = self.at(class, last_ms);
+        // A moment of 49 days ago is mistaken for a later one, of whose span it never was.
+        *count = count.saturating_sub(1);
     }
 
     /// Tells for each class and age how many wait; spans count with their middle.
@@ -90,11 +86,6 @@ impl Waiting {
         }
         self.spans.truncate(kept);
     }
-}
-
-/// A moment of 49 days ago is mistaken for a later one, of whose span it never was.
-fn take_one(count: &mut u32) {
-    *count = count.saturating_sub(1);
 }
 
 /// The shortest span: a quarter of the first age that is told apart.

@@ -99,6 +99,13 @@ impl Bench {
         self.store.lookup(&self.ask(Freshness::Any), key, touch)
     }
 
+    /// As [`Bench::seen`], and nothing is dropped for being dead.
+    fn seen_at_all(&self, key: &[u8]) -> Use {
+        let place = self.store.place_of(self.namespace, key);
+        let seen = self.store.peek_at(&self.ask(Freshness::Any), key, place);
+        Use::of(place, seen.ok().map(|seen| seen.entry))
+    }
+
     /// What a request that names this key finds.
     fn seen(&mut self, key: &[u8]) -> Use {
         let place = self.store.place_of(self.namespace, key);

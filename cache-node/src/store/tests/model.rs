@@ -145,7 +145,12 @@ impl Run {
     fn get(&mut self, key: u8, touch: bool, hold: bool) {
         let at = (self.namespace(), key);
         let expected = self.model.alive(at, self.bench.now_ms);
-        match self.bench.lookup(&[key], touch) {
+        if touch {
+            // A request names its key and the next one, whether they are there or not.
+            let uses = [key, key + 1].map(|key| self.bench.seen_at_all(&[key]));
+            self.bench.store.used(&uses, key % 4, self.bench.now_ms);
+        }
+        match self.bench.lookup(&[key], false) {
             Ok(found) => {
                 let serial = checked(&found);
                 assert_eq!(Some(serial), expected.map(|object| object.serial));
@@ -181,10 +186,11 @@ proptest! {
     fn store_agrees_with_a_map(
         region_bytes in prop::sample::select(vec![1u64 << 20, 64 << 20]),
         objects_max in prop::sample::select(vec![10u64, 1000]),
+        policy in prop::sample::select(vec![Policy::Lru, Policy::S3Fifo, Policy::HAZARD]),
         hash_mask in prop::sample::select(vec![0u32, 3, u32::MAX]),
         steps in prop::collection::vec(step(), 1..300),
     ) {
-        let config = StoreConfig { objects_max, ..StoreConfig::for_region(region_bytes) };
+        let config = StoreConfig { objects_max, policy, ..StoreConfig::for_region(region_bytes) };
         let bench = Bench::with(region_bytes, config, KeyHash::colliding(7, hash_mask));
         let mut run = Run { bench, model: Model::default(), held: Vec::new() };
         for step in steps {

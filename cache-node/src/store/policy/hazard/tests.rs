@@ -60,7 +60,9 @@ impl Naive {
                 depth: index as u16 + 1,
             };
             let mut past = *self.past.entry(key).or_insert(first);
-            if now - past.last_ms >= ONE_REQUEST_MS {
+            if now - past.last_ms < ONE_REQUEST_MS {
+                past.last_ms = now;
+            } else {
                 let (uses, last_ms) = (past.uses + 1, now);
                 past = Past { uses, last_ms, class: Class::of(gap, uses, hint), ..past };
                 self.hits += 1;
@@ -130,7 +132,7 @@ proptest! {
                     prop_assert_eq!(found, expected);
                     let Some(victim) = found else { break };
                     let note = notes.remove(victim).unwrap();
-                    let gone = Gone { number: victim, hash: victim, note };
+                    let gone = Gone { hash: victim, note };
                     hazard.removed(&notes, &gone, fits);
                     naive.take_out(victim);
                     if !fits {
