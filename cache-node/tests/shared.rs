@@ -81,7 +81,9 @@ fn nothing_is_leased_to_whoever_does_not_ask_or_is_not_here() {
 
 #[test]
 fn object_that_is_gone_stays_for_its_holder_and_for_nobody_else() {
-    let node = Process::start_local(&["--memory", "16MiB", "--objects-max", "1024"]);
+    // The oldest goes first, so that it is known how many puts make it go.
+    let bounds = ["--memory", "16MiB", "--objects-max", "1024", "--policy", "lru"];
+    let node = Process::start_local(&bounds);
     let mut witness = Raw::open(node.address, "m");
     let mut raw = Raw::open_local(&node.socket(), "m");
     let empty = witness.levels()[0];
