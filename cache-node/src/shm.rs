@@ -163,7 +163,7 @@ impl Near {
 }
 
 impl Wire {
-    /// Does what may take long, such as mapping memory or connecting a card, on a thread that
+    /// Does what may take long, such as mapping memory, on a thread that
     /// serves nobody.
     ///
     /// # Errors

@@ -171,6 +171,7 @@ async fn converse(
             // It may begin while answers are sent.
             core.shard(|s| s.post(peer));
         }
+        rdma::hear_of_pair(core, peer, outbox);
         if !outbox.is_empty() {
             wire.send(core, patience, outbox).await?;
             is_partial = false;
@@ -254,10 +255,7 @@ async fn serve(
                 let mapped = wire.aside(core, patience, outbox, move || job.map()).await?;
                 core.shard(|shard| shard.finish_share(peer, mapped, outbox))?;
             }
-            Step::Connect(job) => {
-                let made = wire.aside(core, patience, outbox, move || job.connect()).await?;
-                core.shard(|shard| shard.finish_pair(peer, made, outbox));
-            }
+            Step::Connect(job) => rdma::connect(wire, core, peer, patience, outbox, job).await?,
             Step::Fill(job) => {
                 let put = AdmittedPut { job, behind, arrived_us };
                 used += put.store(wire, core, peer, patience, outbox).await?;

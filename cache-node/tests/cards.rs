@@ -281,6 +281,32 @@ fn cards_that_stand_still_cost_no_deadline_and_come_back() {
 }
 
 #[test]
+fn cards_that_take_long_to_find_each_other_keep_nobody_waiting() {
+    let world = World::new(10);
+    let node = world.node(128 << 20);
+    world.fabric.connect_slowly(Duration::from_secs(1));
+    let mut side = world.client(&node, Duration::from_millis(400));
+    let one = [object(1, 300_000)];
+    let other = Plain::of(&node);
+    let (started, mut longest) = (Instant::now(), Duration::ZERO);
+    // Both ends take their second, one after the other.
+    while started.elapsed() < Duration::from_millis(1900) {
+        let began = Instant::now();
+        assert_eq!((side.put(&one), side.get(&one)), (vec![Ok(())], vec![Ok(())]));
+        longest = longest.max(began.elapsed());
+        let found = other.client.get(&other.namespace, &[one[0].0], &GetOptions::default());
+        assert_eq!(found.unwrap()[0].as_ref().unwrap().bytes, one[0].1);
+    }
+    assert_eq!(side.stat(Stat::WrittenBytes), 0, "no pair was connected yet");
+    assert!(longest < Duration::from_millis(400), "a put and a get took {longest:?}");
+    within("it goes by the cards in the end", || {
+        assert_eq!(side.get(&one), [Ok(())]);
+        side.stat(Stat::WrittenBytes) > 0
+    });
+    assert_eq!((side.stat(Stat::Pairs), side.stat(Stat::PairsFailed)), (1, 0));
+}
+
+#[test]
 fn a_landing_is_left_alone_after_its_deadline() {
     let world = World::new(4);
     let node = world.node(128 << 20);

@@ -44,7 +44,9 @@ impl Io {
     pub(crate) fn tick(&mut self, now: Instant) {
         for at in 0..self.conns.len() {
             self.expire(at, now);
-            if self.conns[at].session.doubt_pair(now) {
+            let session = &mut self.conns[at].session;
+            let is_awaited = session.awaits_pair_until().is_some_and(|until| until <= now);
+            if session.doubt_pair(now) || is_awaited {
                 self.mark_dirty(at);
             }
             if let Link::Connecting { until, .. } = self.conns[at].link

@@ -7,6 +7,7 @@
 //! then all that was aimed through it is asked again, for bytes behind the answer.
 
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use larder_protocol::limits::{BODY_BYTES_MAX, INLINE_BYTES_MAX};
@@ -14,7 +15,7 @@ use larder_protocol::message::{Get, PairAddress, Payload as Form, REMOTE_PIECES_
 use larder_protocol::wire::Write;
 use larder_protocol::{Code, Header, Opcode};
 use larder_transport::Landing;
-use larder_transport::rdma::Reach;
+use larder_transport::rdma::{FabricError, Reach};
 
 use crate::flight::What;
 use crate::leg::Leg;
@@ -36,7 +37,7 @@ pub(crate) struct Pairing {
     memories: Option<Arc<Memories>>,
     is_granted: bool,
     state: State,
-    /// Whether one was answered already, and when the last was asked for.
+    /// Whether the first was answered, or waited for long enough; when the last was asked for.
     has_answer: bool,
     asked_at: Option<Instant>,
     /// How long nothing is aimed after a pair was no good, and until when.
@@ -55,6 +56,8 @@ enum State {
     None,
     /// The node was told of ours.
     Asked(Reach),
+    /// The node has its end, and ours is being connected to it.
+    Connecting(Reach, Receiver<Result<(), FabricError>>),
     Up(Reach),
     /// The node, or a card, makes none now.
     Refused {
@@ -80,9 +83,24 @@ impl Pairing {
         self.is_granted
     }
 
-    /// Whether requests wait until the node has its end of the first pair.
-    pub(crate) const fn is_coming(&self) -> bool {
-        matches!(self.state, State::Asked(_)) && !self.has_answer
+    /// Until when requests wait for the node to have its end of the first pair, if they do: for no
+    /// more than half of their time, if none has to be answered before `earliest`.
+    pub(crate) fn awaited_until(&self, earliest: Option<Instant>) -> Option<Instant> {
+        let is_coming = matches!(self.state, State::Asked(_)) && !self.has_answer;
+        let asked_at = self.asked_at.filter(|_| is_coming)?;
+        let left = earliest.map(|earliest| earliest.saturating_duration_since(asked_at) / 2);
+        Some(asked_at + left.map_or(AWAITED_FOR, |left| left.min(AWAITED_FOR)))
+    }
+
+    /// Whether our end is being connected.
+    #[cfg(test)]
+    pub(crate) const fn is_connecting(&self) -> bool {
+        matches!(self.state, State::Connecting(..))
+    }
+
+    /// Has requests go without a pair that the node took too long to make.
+    pub(crate) const fn stop_awaiting(&mut self) {
+        self.has_answer = true;
     }
 
     /// When a request is doubted that was aimed.
@@ -109,8 +127,40 @@ impl Pairing {
     /// There is no pair any more.
     pub(crate) fn end(&mut self) {
         match std::mem::take(&mut self.state) {
-            State::Up(reach) | State::Asked(reach) => reach.end(),
+            State::Up(reach) | State::Asked(reach) | State::Connecting(reach, _) => reach.end(),
             State::None | State::Refused { .. } => {}
+        }
+    }
+
+    /// Begins to connect our end, on a thread of its own: a card may look for its peer for a second,
+    /// and whoever is here has other calls to answer.
+    fn connect(&mut self, reach: Reach, peer: PairAddress, now: Instant) {
+        let (made, connected) = channel();
+        let own = reach.clone();
+        let connects = move || drop(made.send(own.connect(&peer)));
+        match std::thread::Builder::new().name("larder-pair".into()).spawn(connects) {
+            Ok(_) => self.state = State::Connecting(reach, connected),
+            Err(error) => {
+                tracing::warn!(%error, "there is no thread to connect a queue pair");
+                self.refused(now);
+            }
+        }
+    }
+
+    /// Looks whether our end is connected, for so long at most.
+    fn hear_connected(&mut self, patience: Duration, now: Instant) {
+        let State::Connecting(reach, connected) = &self.state else { return };
+        match connected.recv_timeout(patience) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(Ok(())) => {
+                self.refusals = 0;
+                self.state = State::Up(reach.clone());
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the queue pair was not connected");
+                self.refused(now);
+            }
+            Err(RecvTimeoutError::Disconnected) => self.refused(now),
         }
     }
 
@@ -139,6 +189,7 @@ impl Session {
             self.pairing.end();
             self.reclaim();
         }
+        self.pairing.hear_connected(Duration::ZERO, now);
         if matches!(self.pairing.state, State::None)
             && let Some(asked_at) = self.pairing.asked_at
         {
@@ -148,7 +199,7 @@ impl Session {
         let is_due = match self.pairing.state {
             State::None => true,
             State::Refused { until } => until <= now,
-            State::Asked(_) | State::Up(_) => false,
+            State::Asked(_) | State::Connecting(..) | State::Up(_) => false,
         };
         if is_due && self.pairing.is_granted {
             self.ask_pair(now);
@@ -199,16 +250,10 @@ impl Session {
             return Ok(());
         }
         let peer = PairAddress::decode(body).map_err(Broken::Decode)?;
-        match reach.connect(&peer) {
-            Ok(()) => {
-                (self.pairing.has_answer, self.pairing.refusals) = (true, 0);
-                self.pairing.state = State::Up(reach);
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the queue pair was not connected");
-                self.pairing.refused(now);
-            }
-        }
+        self.pairing.has_answer = true;
+        self.pairing.connect(reach, peer, now);
+        // Mostly it takes no time, and then nothing needs to go another way.
+        self.pairing.hear_connected(CONNECTS_WITHIN, now);
         Ok(())
     }
 
@@ -398,6 +443,12 @@ const PIECE_BYTES: usize = 16;
 /// Until a pair is asked for again after one was refused: twice as long each time, up to a minute.
 const REFUSED_PAUSE_MIN: Duration = Duration::from_secs(1);
 const REFUSALS_COUNTED: u32 = 7;
+/// How long requests wait for the node to make its end of the first pair. A node tells at once what
+/// takes it 20 ms. A guess.
+const AWAITED_FOR: Duration = Duration::from_millis(50);
+/// How long all calls wait for our end to be connected: cards take 0.5 ms where there is a way, and
+/// up to a second where there is none. A guess.
+const CONNECTS_WITHIN: Duration = Duration::from_millis(5);
 /// Least time between two pairs that are asked for. A guess.
 const PAIR_PAUSE: Duration = Duration::from_millis(10);
 /// Pauses before anything is aimed again after a pair was no good. Guesses: a call of the usual

@@ -168,7 +168,12 @@ impl Session {
             self.take_back_gone(now);
             self.keep_pair(now);
         }
-        while self.is_up && !self.pairing.is_coming() && self.has_room() {
+        match self.awaits_pair_until() {
+            Some(until) if until > now => return,
+            Some(_) => self.pairing.stop_awaiting(),
+            None => {}
+        }
+        while self.is_up && self.has_room() {
             let Some(leg) = self.waiting.pop_front() else { return };
             self.start(leg, now);
         }
@@ -258,7 +263,14 @@ impl Session {
 
     /// When [`Session::expire`] has to look again.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        [self.earliest, self.pairing.doubt_at()].into_iter().flatten().min()
+        let pair = [self.pairing.doubt_at(), self.awaits_pair_until()];
+        pair.into_iter().chain([self.earliest]).flatten().min()
+    }
+
+    /// Until when legs wait for the first pair, if they do.
+    pub(crate) fn awaits_pair_until(&self) -> Option<Instant> {
+        let until = self.pairing.awaited_until(self.earliest)?;
+        (!self.waiting.is_empty()).then_some(until)
     }
 
     /// Ends every leg whose deadline has passed; answers how many.

@@ -5,7 +5,9 @@
 //! they came, but for those that move nothing. What a reader would get wrong: a pair that failed is
 //! not gone. Its transfers end one by one, each when no card touches its slot any more.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use larder_protocol::limits::BATCH_OBJECTS_MAX;
@@ -36,6 +38,8 @@ pub(crate) struct Card {
 pub(crate) struct Remote {
     /// The first field: what is under way ends before anything else goes.
     link: Option<Link>,
+    /// Where a pair comes that is being connected.
+    coming: Option<Coming>,
     /// All that is under way, in its order.
     moves: VecDeque<Move>,
     /// Gets that are answered when their last move ended, in the order of their moves.
@@ -115,6 +119,9 @@ pub(crate) struct PairMade {
     pair: Result<AnyPair, FabricError>,
 }
 
+/// What will have come of a [`PairJob`].
+pub(crate) type Coming = Rc<RefCell<Option<PairMade>>>;
+
 impl PairJob {
     /// Does it. Not on a shard's core: a card may look for its peer for a second.
     pub(crate) fn connect(self) -> PairMade {
@@ -151,6 +158,23 @@ impl Peer {
     pub(crate) fn is_reachable(&self) -> bool {
         let link = self.remote.as_ref().and_then(|remote| remote.link.as_ref());
         link.is_some_and(|link| link.transfers.end().is_none())
+    }
+
+    /// Where the driver shall leave the pair that it has connected.
+    pub(crate) fn expect_pair(&mut self) -> Coming {
+        let coming = Coming::default();
+        if let Some(remote) = &mut self.remote {
+            remote.coming = Some(Rc::clone(&coming));
+        }
+        coming
+    }
+
+    /// The pair that was expected, once it is there.
+    pub(crate) fn take_pair(&mut self) -> Option<PairMade> {
+        let remote = self.remote.as_mut()?;
+        let made = remote.coming.as_ref()?.borrow_mut().take()?;
+        remote.coming = None;
+        Some(made)
     }
 
     /// The next object of the put that is served whose read has ended.
@@ -224,9 +248,13 @@ impl Shard {
         out: &mut Outbox,
     ) -> Result<Step<'a>, DecodeError> {
         let address = PairAddress::decode(body)?;
-        let (Some(card), true) = (&self.card, peer.is_remote()) else {
+        let (Some(card), Some(remote)) = (&self.card, &peer.remote) else {
             return Ok(self.refuse(header, Code::Unsupported, out));
         };
+        if remote.coming.is_some() {
+            // No client asks for two, and each takes a thread for a second.
+            return Ok(self.refuse(header, Code::Unreachable, out));
+        }
         let fabric = card.fabric.clone();
         self.unlink(peer, out);
         Ok(Step::Connect(PairJob { header: *header, fabric, peer: address }))

@@ -1,14 +1,14 @@
 //! When a session has a queue pair, and when it asks for another.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use larder_protocol::limits::HEADER_BYTES;
 use larder_protocol::message::CAPABILITY_REMOTE;
 use larder_protocol::{Code, Opcode};
 use larder_transport::lend_sources;
-use larder_transport::rdma::AnyFabric;
 use larder_transport::rdma::simulated::{Faults, SimulatedFabric};
+use larder_transport::rdma::{AnyFabric, Fabric, QueuePair};
 
 use super::puts_on_host::{Frame, frames};
 use super::remote::{CANARY, Link, aimed, aims, landing, only, pair};
@@ -117,6 +117,52 @@ fn a_node_that_refuses_a_pair_is_asked_again_later() {
     assert!(talk.frames().is_empty());
     talk.now += Duration::from_millis(1);
     assert_eq!(Frame::opcodes(&talk.frames()), [Opcode::Pair as u8]);
+}
+
+/// A session whose node was asked for a pair, and the request.
+fn asked_first(fabric: &SimulatedFabric) -> (Talk, Frame) {
+    let any = Some(AnyFabric::Simulated(fabric.clone()));
+    let mut talk = Talk::unmet_with(Pairing::new(Arc::new(Memories::with_card(any))));
+    talk.hello(CAPABILITY_REMOTE);
+    let asked = only(talk.frames());
+    assert_eq!(asked.header.opcode, Opcode::Pair as u8);
+    (talk, asked)
+}
+
+#[test]
+fn the_first_pair_is_awaited_for_a_while_and_for_no_more_than_half_of_a_calls_time() {
+    for (deadline_ms, awaited_ms) in [(1000, 50), (20, 10)] {
+        let (mut talk, _) = asked_first(&SimulatedFabric::new(7, Faults::default()));
+        talk.deadline = Duration::from_millis(deadline_ms);
+        let call = talk.get(&[b"k"]);
+        let until = talk.session.next_deadline().unwrap();
+        assert_eq!(until, talk.now + Duration::from_millis(awaited_ms));
+        talk.now += Duration::from_millis(awaited_ms - 1);
+        assert!(talk.frames().is_empty());
+        talk.now += Duration::from_millis(1);
+        assert_eq!(Frame::opcodes(&talk.frames()), [Opcode::Open as u8]);
+        talk.session.take_all();
+        drop(call);
+    }
+}
+
+#[test]
+fn a_card_that_looks_long_for_its_peer_keeps_no_request_waiting() {
+    let fabric = SimulatedFabric::new(7, Faults::default());
+    let (mut talk, asked) = asked_first(&fabric);
+    let mut body = Vec::new();
+    fabric.pair(1).unwrap().address().encode(&mut body);
+    fabric.connect_slowly(Duration::from_secs(2));
+    let started = Instant::now();
+    talk.say(&asked.header.reply(Code::Ok), &body, b"");
+    talk.receive().unwrap();
+    talk.open();
+    assert!(talk.session.pairing.is_connecting());
+    assert!(started.elapsed() < Duration::from_secs(1), "somebody waited for the card");
+    // It ends with the connection, and nobody waits for that either.
+    talk.session.take_all();
+    assert!(!talk.session.pairing.is_connecting());
+    assert!(started.elapsed() < Duration::from_secs(1), "somebody waited for the card");
 }
 
 #[test]

@@ -40,7 +40,6 @@ impl Link {
         talk.hello(CAPABILITY_REMOTE);
         let region = Arc::new(Region::heap(4 << 20).unwrap());
         let registered = fabric.register(&region).unwrap();
-        // Nothing else is asked before there is one.
         let asked = only(talk.frames());
         let node = pair(&mut talk, &fabric, &registered, &asked);
         talk.open();
@@ -99,6 +98,7 @@ pub(super) fn pair(
     pair.address().encode(&mut body);
     talk.say(&asked.header.reply(Code::Ok), &body, b"");
     talk.receive().unwrap();
+    talk.await_connected();
     Transfers::new(pair, registered.clone(), larder_transport::rdma::TransfersConfig::default())
 }
 

@@ -79,6 +79,8 @@ pub(super) struct Talk {
     pub(super) now: Instant,
     pub(super) remote: Remote,
     pub(super) namespace: Namespace,
+    /// What the next calls have.
+    pub(super) deadline: Duration,
     /// What went beside the bytes that were written.
     pub(super) passed: Vec<OwnedFd>,
 }
@@ -120,7 +122,8 @@ impl Talk {
         let node = Script { step: usize::MAX, ..Script::default() };
         let now = Instant::now();
         let (events, passed) = (Vec::new(), Vec::new());
-        Self { session, node, events, now, remote, namespace, passed }
+        let deadline = Duration::from_millis(250);
+        Self { session, node, events, now, remote, namespace, deadline, passed }
     }
 
     /// Says hello, opens the namespace. What it asks for is granted.
@@ -132,6 +135,14 @@ impl Talk {
     pub(super) fn greet_node_with(&mut self, capabilities: u64) {
         self.hello(capabilities);
         self.open();
+    }
+
+    /// Waits until the session's end of a pair is connected, or is not to be.
+    pub(super) fn await_connected(&mut self) {
+        while self.session.pairing.is_connecting() {
+            std::thread::sleep(Duration::from_millis(1));
+            self.session.keep_pair(self.now);
+        }
     }
 
     /// Says hello to a node that has these capabilities.
@@ -183,7 +194,7 @@ impl Talk {
     }
 
     pub(super) fn call(&self, outcome: Outcome) -> Arc<Call> {
-        Call::new(outcome, self.now + Duration::from_millis(250), None, self.remote.clone())
+        Call::new(outcome, self.now + self.deadline, None, self.remote.clone())
     }
 
     pub(super) fn submit(

@@ -88,20 +88,27 @@ impl Reach {
         Ok(Self { end: Arc::new(End { pair, is_over: AtomicBool::new(false) }) })
     }
 
-    /// What the peer needs to know; `None` if it has ended.
+    /// What the peer needs to know; `None` if it has ended, or is being connected.
     pub fn address(&self) -> Option<PairAddress> {
         self.end.lock().as_ref().map(QueuePair::address)
     }
 
-    /// Connects it to the peer's.
+    /// Connects it to the peer's, which may take a card a second. Whoever ends it meanwhile does not
+    /// wait for that: nothing was let to be touched through it yet.
     ///
     /// # Errors
-    /// [`FabricError`] if the device refuses, or it is connected or has ended.
+    /// [`FabricError`] if the device refuses, or it is connected, or has ended by now.
     pub fn connect(&self, peer: &PairAddress) -> Result<(), FabricError> {
-        match &mut *self.end.lock() {
-            Some(pair) => pair.connect(peer),
-            None => Err(FabricError::new("connect", std::io::ErrorKind::NotConnected.into())),
+        let is_over = || FabricError::new("connect", std::io::ErrorKind::NotConnected.into());
+        let taken = self.end.lock().take();
+        let mut pair = taken.ok_or_else(is_over)?;
+        let connected = pair.connect(peer);
+        let mut place = self.end.lock();
+        if self.is_over() {
+            return Err(is_over());
         }
+        *place = Some(pair);
+        connected
     }
 
     /// Ends it: the peer touches nothing of ours any more when this returns.
@@ -214,6 +221,7 @@ fn pieces(
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
 
     use super::*;
     use crate::rdma::simulated::{Faults, SimulatedFabric};
@@ -272,6 +280,24 @@ mod tests {
     }
 
     #[test]
+    fn whoever_ends_a_pair_that_is_being_connected_does_not_wait_and_it_ends() {
+        let fabric = SimulatedFabric::new(1, Faults::default());
+        fabric.connect_slowly(Duration::from_millis(300));
+        let reach = Reach::new(&AnyFabric::Simulated(fabric)).unwrap();
+        let peer = reach.address().unwrap();
+        std::thread::scope(|scope| {
+            let connecting = scope.spawn(|| reach.connect(&peer));
+            while reach.address().is_some() {
+                std::thread::yield_now();
+            }
+            reach.end();
+            assert!(reach.is_over() && !connecting.is_finished());
+            assert!(connecting.join().unwrap().is_err());
+        });
+        assert!(reach.address().is_none() && reach.connect(&peer).is_err());
+    }
+
+    #[test]
     fn whoever_ends_a_pair_that_is_ending_waits_until_it_is_gone() {
         let fabric = SimulatedFabric::new(1, Faults::default());
         let reach = Reach::new(&AnyFabric::Simulated(fabric.clone())).unwrap();
@@ -284,7 +310,7 @@ mod tests {
                     ended.fetch_add(1, Ordering::SeqCst);
                 });
             }
-            std::thread::sleep(std::time::Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(100));
             assert_eq!(ended.load(Ordering::SeqCst), 0);
             drop(takes_long);
         });

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
 use std::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use larder_protocol::message::PairAddress;
 
@@ -76,6 +77,7 @@ struct Span {
 struct World {
     random: u64,
     faults: Faults,
+    connecting_takes: Duration,
     last_key: u32,
     last_number: u32,
     memories: BTreeMap<u32, Span>,
@@ -117,6 +119,7 @@ impl SimulatedFabric {
         let world = World {
             random: seed,
             faults,
+            connecting_takes: Duration::ZERO,
             last_key: 0,
             last_number: 0,
             memories: BTreeMap::new(),
@@ -135,6 +138,11 @@ impl SimulatedFabric {
         if let Some(pair) = lock(&self.world).pairs.get_mut(&pair.number) {
             pair.is_cut = true;
         }
+    }
+
+    /// From now on a pair takes so long to be connected, as where a card looks for its peer.
+    pub fn connect_slowly(&self, takes: Duration) {
+        lock(&self.world).connecting_takes = takes;
     }
 
     /// Keeps everything as it is until the answer is dropped.
@@ -215,6 +223,10 @@ impl QueuePair for SimulatedPair {
     }
 
     fn connect(&mut self, peer: &PairAddress) -> Result<(), FabricError> {
+        let takes = lock(&self.world).connecting_takes;
+        if !takes.is_zero() {
+            std::thread::sleep(takes);
+        }
         let mut world = lock(&self.world);
         let pair = world.own(self.number);
         if pair.peer.is_some() || pair.has_ended {
