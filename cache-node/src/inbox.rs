@@ -17,6 +17,11 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
+    /// With these bytes, which came then.
+    pub(crate) fn holding(bytes: &[u8], arrived_us: u64) -> Self {
+        Self { bytes: bytes.to_vec(), start: 0, end: bytes.len(), arrived_us }
+    }
+
     /// The header of the next request, once all its 64 bytes are here.
     ///
     /// # Errors
@@ -57,6 +62,15 @@ impl Inbox {
                 self.bytes.truncate(BYTES_KEPT);
                 self.bytes.shrink_to_fit();
             }
+        }
+    }
+
+    /// Forgets the first `count` bytes; if others `came` behind them, that is all there was.
+    pub(crate) fn pass(&mut self, count: usize, came: Option<Self>) {
+        self.consume(count);
+        if let Some(came) = came {
+            debug_assert!(self.is_empty(), "what was behind is in what came");
+            *self = came;
         }
     }
 

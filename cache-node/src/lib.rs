@@ -5,6 +5,7 @@
 //! it runs on.
 #![forbid(unsafe_code)]
 
+mod beside;
 mod cards;
 pub mod config;
 pub mod control;

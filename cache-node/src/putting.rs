@@ -9,7 +9,9 @@ use larder_protocol::message::{Payload, PutItem};
 use larder_protocol::stats::Stat;
 use larder_protocol::{Header, Status};
 
+use crate::beside::Beside;
 use crate::core::Core;
+use crate::inbox::Inbox;
 use crate::outbox::Outbox;
 use crate::payload::PayloadIn;
 use crate::rdma;
@@ -28,7 +30,8 @@ pub(crate) struct AdmittedPut<'a> {
 }
 
 impl AdmittedPut<'_> {
-    /// Stores its objects and queues the answer; how many bytes behind the body were its own.
+    /// Stores its objects and queues the answer. How many bytes behind the body are done with, and
+    /// what came meanwhile if these are all.
     pub(crate) async fn store(
         &self,
         wire: &mut Wire,
@@ -36,7 +39,7 @@ impl AdmittedPut<'_> {
         peer: &mut Peer,
         patience: &Patience,
         outbox: &mut Outbox,
-    ) -> Result<usize, Ending> {
+    ) -> Result<(usize, Option<Inbox>), Ending> {
         let header = &self.job.header;
         if header.payload_bytes > self.behind.len() as u64 {
             answer_first(wire, core, peer, patience, header, outbox).await?;
@@ -47,15 +50,19 @@ impl AdmittedPut<'_> {
         let mut payload = PayloadIn::new(wire, header.payload_bytes, self.behind);
         let mut statuses = self.fill(&mut payload, core, peer).await?;
         let taken = payload.taken_behind;
-        if self.job.is_remote {
-            let reading = Reading { put: self, wire, core, peer, patience, outbox };
-            if !reading.read_all(&mut statuses).await? {
-                core.shard(|s| s.give_up_put(header, outbox));
-                return Ok(taken);
-            }
+        if !self.job.is_remote {
+            core.shard(|s| s.finish_put(header, &self.job, &statuses, outbox));
+            return Ok((taken, None));
         }
-        core.shard(|s| s.finish_put(header, &self.job, &statuses, outbox));
-        Ok(taken)
+        let mut beside = Beside::new(&self.behind[taken..], self.arrived_us);
+        let others = &mut beside;
+        let reading = Reading { put: self, wire, core, peer, patience, outbox, beside: others };
+        if reading.read_all(&mut statuses).await? {
+            core.shard(|s| s.finish_put(header, &self.job, &statuses, outbox));
+        } else {
+            core.shard(|s| s.give_up_put(header, outbox));
+        }
+        Ok((self.behind.len(), Some(beside.into_inbox())))
     }
 
     /// Stores objects as their bytes arrive; each is visible as soon as it is whole. Those that a

@@ -20,8 +20,8 @@ use crate::spin::{SPIN, YIELD_EVERY};
 use crate::stalls::{NEVER, Patience};
 use crate::tcp::Wire;
 
-/// Has a pair connected on a thread that serves nobody, and answers if that takes no time. A card may
-/// look for its peer for a second: the connection is served on meanwhile.
+/// Has a pair connected on a thread that serves nobody, and answers if that takes no time. A card
+/// may look for its peer for a second: the connection is served on meanwhile.
 ///
 /// # Errors
 /// If what is answered cannot be sent before.

@@ -10,10 +10,11 @@ use std::rc::Rc;
 use larder_protocol::Status;
 use larder_protocol::message::{Batch, Payload, PutItem, RemotePiece};
 
+use crate::beside::Beside;
 use crate::core::Core;
 use crate::outbox::Outbox;
 use crate::putting::AdmittedPut;
-use crate::rdma::{Watch, answer_ended, check_peer};
+use crate::rdma::{Watch, answer_ended};
 use crate::shard::{Lent, Peer};
 use crate::stalls::Patience;
 use crate::tcp::{Ending, Wire};
@@ -26,6 +27,8 @@ pub(crate) struct Reading<'a, 'p> {
     pub(crate) peer: &'a mut Peer,
     pub(crate) patience: &'a Patience,
     pub(crate) outbox: &'a mut Outbox,
+    /// What else its connection asks for.
+    pub(crate) beside: &'a mut Beside,
 }
 
 /// An object that is read.
@@ -92,13 +95,12 @@ impl<'p> Reading<'_, 'p> {
             if let Some(read) = self.peer.take_read() {
                 break read;
             }
-            if self.answer_gets().await? {
+            if self.answer_others().await? {
                 watch.renew(self.core);
             } else if self.put.is_doubted(self.core) || self.core.shard(|s| s.is_stuck(self.peer)) {
                 let Self { core, peer, outbox, .. } = self;
                 core.shard(|s| s.give_up_pair(peer, outbox));
             } else {
-                check_peer(self.wire)?;
                 watch.rest(self.wire, self.core).await;
             }
         };
@@ -111,7 +113,7 @@ impl<'p> Reading<'_, 'p> {
             checked += count;
             self.wire.bytes += u64::from(count);
             self.wire.breathe_if_spent().await;
-            self.answer_gets().await?;
+            self.answer_others().await?;
         }
         let (job, late) = (&self.put.job, self.put.is_late(self.core));
         statuses[place] = self.core.shard(|s| s.commit(job, &item, filling, late));
@@ -119,9 +121,12 @@ impl<'p> Reading<'_, 'p> {
         Ok(true)
     }
 
-    /// Answers gets whose objects were written meanwhile.
-    async fn answer_gets(&mut self) -> Result<bool, Ending> {
-        let Self { wire, core, peer, patience, outbox, .. } = self;
-        Ok(answer_ended(wire, core, peer, patience, outbox).await?)
+    /// Answers what else is asked meanwhile, and gets whose objects were written; whether anything
+    /// had come or ended.
+    async fn answer_others(&mut self) -> Result<bool, Ending> {
+        let Self { wire, core, peer, patience, outbox, beside, .. } = self;
+        let has_served = beside.serve(wire, core, peer, outbox)?;
+        let has_ended = answer_ended(wire, core, peer, patience, outbox).await?;
+        Ok(has_served || has_ended)
     }
 }

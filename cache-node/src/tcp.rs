@@ -213,7 +213,6 @@ async fn serve(
     outbox: &mut Outbox,
     inbox: &mut Inbox,
 ) -> Result<bool, Ending> {
-    let arrived_us = inbox.arrived_us;
     // Whether a request was here; how many of the next requests were looked at ahead, and when:
     // they share one reading of the clock.
     let (mut has_served, mut seen_ahead, mut now_us) = (false, 0, 0);
@@ -231,6 +230,7 @@ async fn serve(
             seen_ahead = core.shard_at(now_us, |s| s.look_ahead(peer, inbox.unserved()));
         }
         seen_ahead = seen_ahead.saturating_sub(1);
+        let arrived_us = inbox.arrived_us;
         let late = Core::is_late_at(now_us, &header, arrived_us);
         if let Some(near) = &mut wire.near {
             peer.offer(near.descriptors_of(&header, behind));
@@ -238,7 +238,7 @@ async fn serve(
         let step = core.shard_at(now_us, |s| s.begin(peer, &header, body, late, outbox))?;
         patience.note_leases(peer.holds_leases());
         // Of the inbox; a payload may have begun to arrive there.
-        let mut used = HEADER_BYTES + body.len();
+        let (mut used, mut came) = (HEADER_BYTES + body.len(), None);
         if used > QUICK_BYTES_MAX || !matches!(step, Step::Replied) {
             seen_ahead = 0;
         }
@@ -258,10 +258,12 @@ async fn serve(
             Step::Connect(job) => rdma::connect(wire, core, peer, patience, outbox, job).await?,
             Step::Fill(job) => {
                 let put = AdmittedPut { job, behind, arrived_us };
-                used += put.store(wire, core, peer, patience, outbox).await?;
+                let behind;
+                (behind, came) = put.store(wire, core, peer, patience, outbox).await?;
+                used += behind;
             }
         }
-        inbox.consume(used);
+        inbox.pass(used, came);
         wire.spend();
         if outbox.len() >= FLUSH_BYTES {
             seen_ahead = 0;

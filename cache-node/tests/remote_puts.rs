@@ -12,9 +12,10 @@ mod raw;
 
 use std::time::{Duration, Instant};
 
-use larder_protocol::message::{Get, RemotePiece};
+use larder_protocol::message::{Get, MatchReply, PairAddress, RemotePiece};
 use larder_protocol::stats::Stat;
 use larder_protocol::{Code, Status};
+use larder_transport::rdma::QueuePair;
 
 use content::content;
 use fabric::{Far, Stand, Want};
@@ -129,9 +130,41 @@ fn gets_are_answered_while_a_put_is_read() {
     stand.go();
     let reply = far.raw.reply();
     assert!(far.answers(&reply, &want).remove(0).unwrap().bytes == stored.bytes);
-    assert_eq!(far.raw.reply().statuses(), [Status::Stored; 2]);
-    assert_eq!(far.raw.reply().header.code, Code::Ok);
+    // The other get may overtake what is left of the put.
+    let mut replies = [far.raw.reply(), far.raw.reply()];
+    replies.sort_by_key(|reply| reply.header.request_id);
+    assert_eq!(replies[0].statuses(), [Status::Stored; 2]);
+    assert_eq!(replies[1].header.code, Code::Ok);
     assert!(far.memory.read(6 << 20, 900_000) == stored.bytes);
+}
+
+#[test]
+fn what_only_reads_is_served_while_a_put_is_read_and_nothing_else() {
+    let stand = Stand::start(|_| {});
+    let mut far = Far::connect(&stand, 8 << 20);
+    let stored = Object::new("stored", vec![5; 300_000]);
+    assert_eq!(far.raw.put(std::slice::from_ref(&stored)), [Status::Stored]);
+    let long = object(&far, b"long", 1 << 20, 900_000);
+    stand.hold();
+    let put = far.raw.put_frame(&[long], false);
+    let get = far.raw.get_frame(&Get::whole(true), &[b"stored"]);
+    // One comes with the put, one in pieces behind it.
+    far.raw.send(&[&put[..], &get].concat());
+    assert_eq!(far.raw.reply().header.code, Code::Ok);
+    let found = far.raw.match_frame(&[b"stored", b"long"], false);
+    far.raw.send(&found[..70]);
+    std::thread::sleep(Duration::from_millis(5));
+    far.raw.send(&found[70..]);
+    assert_eq!(far.raw.reply().header.code, Code::Ok);
+    // What changes something waits, and whatever is behind that.
+    let removed = far.raw.remove_frame(&[b"long"]);
+    let last = far.raw.match_frame(&[b"long"], false);
+    far.raw.send(&[removed, last].concat());
+    stand.go();
+    assert_eq!(far.raw.reply().statuses(), [Status::Stored]);
+    assert_eq!(far.raw.reply().statuses(), [Status::Removed]);
+    let reply = far.raw.reply();
+    assert_eq!(MatchReply::decode(&reply.body).unwrap().leading, 0);
 }
 
 #[test]
@@ -226,6 +259,30 @@ fn put_is_given_up_at_half_of_its_time_and_leaves_nothing() {
     far.raw.expect_levels(before);
     assert_eq!(far.connect_pair(), Code::Ok);
     assert_eq!(far.raw.put(&objects), [Status::Stored; 2]);
+}
+
+#[test]
+fn put_whose_client_asks_for_another_pair_is_given_up_at_once() {
+    let stand = Stand::start(|_| {});
+    let mut far = Far::connect(&stand, 1 << 20);
+    let before = far.raw.levels();
+    let long = object(&far, b"long", 0, 900_000);
+    stand.hold();
+    let put = far.raw.put_frame(std::slice::from_ref(&long), false);
+    far.pair = None;
+    let (pair, mut own) = far.pair_frame();
+    let begun = Instant::now();
+    far.raw.send(&[put, pair].concat());
+    assert_eq!(far.raw.reply().header.code, Code::Unreachable);
+    let took = begun.elapsed();
+    let reply = far.raw.reply();
+    own.connect(&PairAddress::decode(&reply.body).unwrap()).unwrap();
+    far.pair = Some(own);
+    stand.go();
+    assert_eq!(far.raw.put(&[long]), [Status::Stored]);
+    assert_eq!(far.raw.stat(Stat::PairsFailed), 0, "it was not given up for being slow: {took:?}");
+    assert!(far.raw.remove(&[b"long"]) == [Status::Removed]);
+    far.raw.expect_levels(before);
 }
 
 #[test]

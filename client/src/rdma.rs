@@ -17,7 +17,7 @@ use larder_protocol::{Code, Header, Opcode};
 use larder_transport::Landing;
 use larder_transport::rdma::{FabricError, Reach};
 
-use crate::flight::What;
+use crate::flight::{Flight, What};
 use crate::leg::Leg;
 use crate::session::{Broken, Session};
 use crate::shared::{Memories, PutSource};
@@ -132,8 +132,8 @@ impl Pairing {
         }
     }
 
-    /// Begins to connect our end, on a thread of its own: a card may look for its peer for a second,
-    /// and whoever is here has other calls to answer.
+    /// Begins to connect our end, on a thread of its own: a card may look for its peer for a
+    /// second, and whoever is here has other calls to answer.
     fn connect(&mut self, reach: Reach, peer: PairAddress, now: Instant) {
         let (made, connected) = channel();
         let own = reach.clone();
@@ -386,6 +386,13 @@ impl Session {
         was_aimed || is_aimed
     }
 
+    /// Whether the node is reading a put by its card: it serves nothing else meanwhile on this
+    /// connection that changes anything.
+    pub(crate) fn is_read_from(&self) -> bool {
+        let mut legs = self.flights.values().filter_map(Flight::leg);
+        legs.any(|leg| leg.opcode == Opcode::Put && leg.aim.is_some())
+    }
+
     fn note_aimed(&mut self, leg: &mut Leg, is_aimed: bool, now: Instant) {
         if !is_aimed {
             return;
@@ -399,6 +406,11 @@ impl Session {
 }
 
 impl Leg {
+    /// Whether the node serves it also while it reads a put, or is reading it.
+    pub(crate) fn is_served_beside_reads(&self) -> bool {
+        matches!(self.opcode, Opcode::Get | Opcode::Match) || self.aim.is_some()
+    }
+
     /// The node has answered: what it was let to touch is ours again.
     pub(crate) fn settle(&mut self) {
         self.landings.iter_mut().for_each(|landing| {

@@ -305,7 +305,7 @@ impl Shard {
     }
 
     /// Destroys the pair, if there is one, and answers all that was under way.
-    fn unlink(&mut self, peer: &mut Peer, out: &mut Outbox) {
+    pub(crate) fn unlink(&mut self, peer: &mut Peer, out: &mut Outbox) {
         let Some(remote) = &mut peer.remote else { return };
         let Some(link) = remote.link.take() else { return };
         let mut ended = std::mem::take(&mut remote.ended);

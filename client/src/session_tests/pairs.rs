@@ -227,3 +227,26 @@ fn calls_that_end_early_one_after_the_other_have_one_pair_made() {
     link.talk.now += Duration::from_millis(1);
     assert_eq!(Frame::opcodes(&link.talk.frames()), [Opcode::Pair as u8]);
 }
+
+#[test]
+fn a_put_that_is_late_behind_one_that_the_node_reads_says_nothing_of_the_node() {
+    let (mut link, memory) = Link::new();
+    let memories = Arc::clone(&link.memories);
+    lend_sources([[&memory[..70_000]]], |sources| {
+        let long = vec![(&b"read"[..], Payload::Source(only(sources)))];
+        link.talk.deadline = Duration::from_secs(10);
+        let long = link.talk.put_all(long, &memories);
+        link.talk.deadline = Duration::from_millis(60);
+        for (is_read, expected) in [(false, 0), (true, 1)] {
+            let put = (!is_read).then(|| link.talk.put(b"short", vec![1; 9]));
+            let get = is_read.then(|| link.talk.get(&[b"short"]));
+            link.talk.frames();
+            link.talk.now += Duration::from_millis(60);
+            assert_eq!(link.talk.session.expire(link.talk.now), Ok(expected));
+            put.map(|put| assert_eq!(answers(put), [Err(KeyError::DeadlineExceeded)]));
+            drop(get);
+        }
+        link.talk.session.take_all();
+        drop(long);
+    });
+}

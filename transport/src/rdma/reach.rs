@@ -93,8 +93,8 @@ impl Reach {
         self.end.lock().as_ref().map(QueuePair::address)
     }
 
-    /// Connects it to the peer's, which may take a card a second. Whoever ends it meanwhile does not
-    /// wait for that: nothing was let to be touched through it yet.
+    /// Connects it to the peer's, which may take a card a second. Whoever ends it meanwhile does
+    /// not wait for that: nothing was let to be touched through it yet.
     ///
     /// # Errors
     /// [`FabricError`] if the device refuses, or it is connected, or has ended by now.
