@@ -62,6 +62,7 @@ pub(crate) struct Shard {
     kept: Vec<Leases>,
     clients: Places<Client>,
     card: Option<Card>,
+    card_warning_at_ms: u64,
     /// Queue pairs.
     pairs: Gauge,
     counts: [u64; STAT_NUMBERS],
@@ -166,6 +167,7 @@ impl Shard {
             kept: Vec::new(),
             clients: Places::default(),
             card: None,
+            card_warning_at_ms: 0,
             pairs: Gauge::default(),
             store: Store::new(arena, bounds, KeyHash::random()),
             object_bytes_max,

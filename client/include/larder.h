@@ -40,7 +40,7 @@ enum {
   LARDER_REFUSED = -15,         /* refused for another reason */
   LARDER_INVALID_ARGUMENT = -16,
   LARDER_FORKED = -17,          /* called in a forked child */
-  LARDER_SYSTEM = -18           /* the operating system refused something */
+  LARDER_SYSTEM = -18           /* the system or a network card refused something */
 };
 
 /* The name of such a number, such as "MISS"; "?" for others. Static. */
@@ -86,8 +86,10 @@ typedef struct larder_memory larder_memory;
 /* Lets nodes on other hosts write gets into this memory, and read puts from it, through network
  * cards: for as long as it takes to answer, and only the places that a call names. It stays memory,
  * to be read and written, until it was hidden and every call that names it has ended. Nothing else
- * changes for a client that has no card. NULL if it failed: mostly the limit of locked memory
- * (ulimit -l) is too low. */
+ * changes for a client that has no card, as in a library that was not built with it (cargo build
+ * --release -p larder-c --features rdma). If the card refuses, mostly since the limit of locked
+ * memory (ulimit -l) is too low, it answers NULL with LARDER_PATH_RDMA, and else nothing changes
+ * either. */
 larder_memory *larder_expose(const larder_client *client, void *address, size_t bytes);
 
 /* 1 if the client has a network card that knows the memory, else 0. NULL is fine. */

@@ -19,6 +19,8 @@ use crate::shared::Memories;
 #[derive(Debug, Default)]
 pub(crate) struct Card {
     fabric: Option<AnyFabric>,
+    /// Whether objects may go no other way, so that memory which it refuses is of no use.
+    is_needed: bool,
     exposed: RwLock<Vec<Exposed>>,
 }
 
@@ -32,15 +34,15 @@ pub struct ExposedMemory {
 }
 
 impl Card {
-    pub(crate) fn new(fabric: Option<AnyFabric>) -> Self {
-        Self { fabric, exposed: RwLock::default() }
+    pub(crate) fn new(fabric: Option<AnyFabric>, path: PathChoice) -> Self {
+        Self { fabric, is_needed: path == PathChoice::Rdma, exposed: RwLock::default() }
     }
 
     /// The card that `config` asks for; `None` if it wants none, or any and there is none.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] if this build knows no cards, [`Error::System`] if there is no
-    /// such card.
+    /// [`Error::InvalidArgument`] if this build knows no cards, [`Error::Card`] if there is no such
+    /// card.
     pub(crate) fn open(config: &Config) -> Result<Option<AnyFabric>, Error> {
         if matches!(config.path, PathChoice::Tcp | PathChoice::Shm) {
             return Ok(None);
@@ -88,23 +90,27 @@ fn open(device: Option<&str>) -> Result<AnyFabric, Error> {
 }
 
 fn refused(error: &FabricError) -> Error {
-    Error::System { what: error.verb, kind: error.source.kind() }
+    Error::Card(error.to_string())
 }
 
 impl ExposedMemory {
-    /// Has the card of these memories know what `expose` registers with it.
+    /// Has the card of these memories know what `expose` registers with it, if there is one. Where
+    /// objects may go another way, a card that refuses is as none.
     ///
     /// # Errors
-    /// [`Error::System`] if the card refuses, mostly for want of memory that may be locked.
+    /// [`Error::Card`] if the card refuses, mostly for want of memory that may be locked.
     pub(crate) fn new(
         memories: &Arc<Memories>,
         expose: impl FnOnce(&AnyFabric) -> Result<Exposed, FabricError>,
     ) -> Result<Self, Error> {
-        let exposed = memories.card.fabric().map(expose).transpose();
-        let exposed = exposed.map_err(|error| {
-            tracing::warn!(%error, "memory was not registered with the network card");
-            refused(&error)
-        })?;
+        let exposed = match memories.card.fabric().map(expose).transpose() {
+            Ok(exposed) => exposed,
+            Err(error) if memories.card.is_needed => return Err(refused(&error)),
+            Err(error) => {
+                tracing::warn!(%error, "memory is not known to the network card: it goes by TCP");
+                None
+            }
+        };
         exposed.iter().for_each(|exposed| memories.card.add(exposed));
         Ok(Self { exposed, memories: Arc::clone(memories) })
     }
@@ -128,11 +134,12 @@ impl Drop for ExposedMemory {
 
 impl Client {
     /// Lets nodes on other hosts write gets into `memory`, and read puts from it, through network
-    /// cards, for as long as the answer is kept. Nothing happens if this client has no card.
+    /// cards, for as long as the answer is kept. Nothing happens if this client has no card, or if
+    /// it refuses (mostly for want of memory that may be locked, `ulimit -l`) and
+    /// [`Config::path`](crate::Config::path) lets objects go another way.
     ///
     /// # Errors
-    /// [`Error::System`] if the card refuses, mostly for want of memory that may be locked
-    /// (`ulimit -l`); [`Error::Forked`].
+    /// [`Error::Card`] if the card refuses and they may not; [`Error::Forked`].
     pub fn expose(&self, memory: &Registered) -> Result<ExposedMemory, Error> {
         self.check_process()?;
         ExposedMemory::new(&self.shared.memories, |fabric| Exposed::new(fabric, memory))

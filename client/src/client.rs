@@ -83,7 +83,7 @@ impl Client {
     /// [`Error::Unavailable`] if no seed answers within the connect timeout of each,
     /// [`Error::Denied`] if the credential is not good, [`Error::InvalidArgument`] or
     /// [`Error::TooLarge`] for a configuration that makes no sense, [`Error::System`] if there is
-    /// no thread or descriptor left, or not the network card that was asked for.
+    /// no thread or descriptor left, [`Error::Card`] if not the network card that was asked for.
     pub fn connect(config: Config) -> Result<Self, Error> {
         config.check()?;
         let fabric = Card::open(&config)?;
@@ -98,7 +98,7 @@ impl Client {
         config.check()?;
         let learnt = learn_view(&config)?;
         let deadline = config.deadline;
-        let memories = Arc::new(Memories::with_card(fabric));
+        let memories = Arc::new(Memories::with_card(fabric, config.path));
         let (remote, thread) = start_io(config, learnt, Arc::clone(&memories))?;
         let shared = Shared::new(remote, memories, Some(thread), deadline, process_id());
         Ok(Self { shared: Arc::new(shared) })

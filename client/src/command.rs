@@ -31,7 +31,7 @@ struct Cluster {
     /// A node to start from, as host:port or unix:PATH [default: $LARDER_NODE or 127.0.0.1:7400].
     #[arg(long, global = true, value_name = "ADDR")]
     node: Option<String>,
-    /// Which way to nodes on this host.
+    /// Which way objects go.
     #[arg(long, global = true, value_enum, default_value = "auto")]
     path: Way,
     /// How long anything may take: a number with us, ms, s, m or h.
@@ -134,7 +134,8 @@ impl Arguments {
             path: self.cluster.path.into(),
             ..Config::seed(node.unwrap_or_else(|| "127.0.0.1:7400".into()))
         };
-        let client = Client::connect(config)?;
+        // One object is here before two network cards have found each other.
+        let client = Client::connect_over(config, None)?;
         let spec = self.namespace.spec()?;
         let namespace = || client.namespace(spec);
         match self.command {

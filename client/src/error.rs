@@ -66,6 +66,9 @@ pub enum Error {
     /// As much is under way, or done and not yet taken, as was allowed; nothing was sent.
     #[error("too many jobs are under way or not yet taken")]
     Busy,
+    /// There is no such network card, or it refused: what was asked of it, and what it said.
+    #[error("network card: {0}")]
+    Card(String),
     /// The operating system refused a thread or a descriptor.
     #[error("{what}: {kind}")]
     System {

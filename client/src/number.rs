@@ -44,7 +44,7 @@ pub const REFUSED: i32 = -15;
 pub const INVALID_ARGUMENT: i32 = -16;
 /// Called in a forked child.
 pub const FORKED: i32 = -17;
-/// The operating system refused something.
+/// The operating system refused something, or a network card did.
 pub const SYSTEM: i32 = -18;
 
 /// All of them, by name, from 0 down.
@@ -102,7 +102,7 @@ impl Error {
             Self::Cancelled => CANCELLED,
             Self::Closed => CLOSED,
             Self::Busy => BUSY,
-            Self::System { .. } => SYSTEM,
+            Self::Card(_) | Self::System { .. } => SYSTEM,
         }
     }
 }

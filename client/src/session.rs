@@ -285,8 +285,8 @@ impl Session {
         let is_read_from = self.is_read_from();
         let out = self.take_if(|call| call.deadline <= now);
         self.earliest = self.legs().map(|leg| leg.call.deadline).min();
-        let is_told = |leg: &&Box<Leg>| !is_read_from || leg.is_served_beside_reads();
-        let missed = out.0.iter().filter(is_told).count();
+        let is_told = |leg: &Leg| !is_read_from || leg.is_served_beside_reads();
+        let missed = out.0.iter().filter(|leg| is_told(leg)).count();
         out.0.into_iter().for_each(|leg| leg.fail(&KeyError::DeadlineExceeded));
         out.1.map_or(Ok(missed), Err)
     }

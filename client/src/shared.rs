@@ -24,6 +24,7 @@ use larder_transport::{RegionError, process_id};
 
 use crate::card::{Card, ExposedMemory};
 use crate::client::Client;
+use crate::config::PathChoice;
 use crate::error::Error;
 use crate::flight::What;
 use crate::leg::Leg;
@@ -39,7 +40,7 @@ use crate::sums::Sums;
 /// it is dropped nodes let go of it too; a put still under way is answered all the same.
 #[derive(Debug)]
 pub struct SharedMemory {
-    exposed: Option<ExposedMemory>,
+    exposed: ExposedMemory,
     memory: larder_transport::SharedMemory,
     known: Arc<Known>,
     memories: Arc<Memories>,
@@ -121,14 +122,13 @@ impl SharedMemory {
             _ => Error::System { what: "shared memory", kind: std::io::ErrorKind::OutOfMemory },
         })?;
         let known = memories.add(memory.descriptor(), memory.base_address(), memory.bytes())?;
-        // It serves nodes on this host all the same.
-        let exposed = ExposedMemory::new(memories, |fabric| Exposed::of_shared(fabric, &memory));
-        Ok(Self { exposed: exposed.ok(), memory, known, memories: Arc::clone(memories) })
+        let exposed = ExposedMemory::new(memories, |fabric| Exposed::of_shared(fabric, &memory))?;
+        Ok(Self { exposed, memory, known, memories: Arc::clone(memories) })
     }
 
     /// Whether a network card of this client reaches it, so that nodes on other hosts can.
     pub fn is_exposed(&self) -> bool {
-        self.exposed.as_ref().is_some_and(ExposedMemory::is_exposed)
+        self.exposed.is_exposed()
     }
 }
 
@@ -169,9 +169,9 @@ impl Default for Memories {
 }
 
 impl Memories {
-    /// Of a client that has this card.
-    pub(crate) fn with_card(fabric: Option<AnyFabric>) -> Self {
-        Self { card: Card::new(fabric), ..Self::default() }
+    /// Of a client that has this card, and goes this way.
+    pub(crate) fn with_card(fabric: Option<AnyFabric>, path: PathChoice) -> Self {
+        Self { card: Card::new(fabric, path), ..Self::default() }
     }
 
     /// Whether this is the process that made them.

@@ -266,7 +266,7 @@ impl Shard {
         let pair = match made.pair {
             Ok(pair) => pair,
             Err(error) => {
-                tracing::warn!(%error, "a client cannot be connected through the card");
+                self.warn_of_card(&error);
                 self.refuse(&made.header, Code::Unreachable, out);
                 return;
             }
@@ -281,6 +281,14 @@ impl Shard {
         self.answer(&made.header, Code::Ok).finish(0, at, &mut out.bytes);
         self.count(Stat::Pairs, 1);
         self.note_path(peer);
+    }
+
+    /// Says so once a minute: clients may try often, and some may mean harm.
+    fn warn_of_card(&mut self, error: &FabricError) {
+        if self.now_ms >= self.card_warning_at_ms {
+            self.card_warning_at_ms = self.now_ms + WARNING_PAUSE_MS;
+            tracing::warn!(%error, "a client cannot be connected through the card");
+        }
     }
 
     /// Whether so much is under way for a peer that its next request has to wait: who does not take
@@ -422,6 +430,8 @@ const MOVES_MAX: usize = 4 * BATCH_OBJECTS_MAX;
 /// out in seconds, and says so in a request that would be read only then. A guess: real cards
 /// complete a work within a millisecond.
 const STUCK_MS: u64 = 250;
+/// Between two warnings of the same kind.
+const WARNING_PAUSE_MS: u64 = 60_000;
 /// Requests of one burst share a ring of the doorbell, but so many transfers are not kept waiting.
 /// A guess.
 const POST_AT: usize = 16;

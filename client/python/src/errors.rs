@@ -31,7 +31,12 @@ create_exception!(
     Error,
     "The completions of 4096 jobs of a store were not taken. Take some, then submit again."
 );
-create_exception!(larder, OsError, Error, "The system refused a thread, a descriptor or memory.");
+create_exception!(
+    larder,
+    OsError,
+    Error,
+    "The system refused a thread, a descriptor or memory, or a network card did."
+);
 
 /// The exception for an error of a call as a whole.
 pub(crate) fn raise(error: ClientError) -> PyErr {
@@ -40,7 +45,7 @@ pub(crate) fn raise(error: ClientError) -> PyErr {
         ClientError::Closed => Closed::new_err("the client is closed"),
         ClientError::Denied => Denied::new_err(error.to_string()),
         ClientError::InvalidArgument { .. } | ClientError::TooLarge { .. } => invalid(error),
-        ClientError::System { .. } => OsError::new_err(error.to_string()),
+        ClientError::System { .. } | ClientError::Card(_) => OsError::new_err(error.to_string()),
         ClientError::Unavailable(_)
         | ClientError::DeadlineExceeded
         | ClientError::Refused(_)

@@ -16,7 +16,7 @@ use crate::arguments::patience;
 use crate::buffer::{Keep, Loan, register};
 use crate::connection::Connection;
 use crate::desk::in_slices;
-use crate::errors::invalid;
+use crate::errors::{invalid, raise};
 use crate::memoryview::{Keeper, memory_view};
 use crate::places::{Access, Found, find};
 
@@ -84,9 +84,13 @@ impl Entry {
         Self { registered, shared, keeps, exposed, pid: process_id() }
     }
 
-    /// Has the network card of `client` know it, if there is one and it will.
-    fn expose(&self, client: &Client) {
-        *self.exposed() = client.expose(&self.registered).ok();
+    /// Has the network card of `client` know it, if there is one.
+    ///
+    /// # Errors
+    /// `OsError` if it will not, and objects may go no other way.
+    fn expose(&self, client: &Client) -> PyResult<()> {
+        *self.exposed() = Some(client.expose(&self.registered).map_err(raise)?);
+        Ok(())
     }
 
     fn exposed(&self) -> MutexGuard<'_, Option<ExposedMemory>> {
@@ -134,7 +138,14 @@ impl Memories {
     /// Registers, or finds what is registered just so, which is then kept by what keeps either:
     /// the first may be an address alone, and its memory be given back and taken anew since. What
     /// is new is prepared first.
-    fn add(&self, entry: Entry, prepare: impl FnOnce(&Entry)) -> Arc<Entry> {
+    ///
+    /// # Errors
+    /// Those of `prepare`; then it is not registered.
+    fn add(
+        &self,
+        entry: Entry,
+        prepare: impl FnOnce(&Entry) -> PyResult<()>,
+    ) -> PyResult<Arc<Entry>> {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         match known.entries.binary_search_by_key(&entry.span(), |known| known.span()) {
             Ok(at) if entry.shared.is_some() => {
@@ -143,21 +154,25 @@ impl Memories {
                 let gone = std::mem::replace(&mut known.entries[at], Arc::clone(&entry));
                 drop(known);
                 drop(gone);
-                entry
+                Ok(entry)
             }
             Ok(at) => {
                 let same = Arc::clone(&known.entries[at]);
                 same.keeps().adopt(&mut entry.keeps());
                 drop(known);
                 drop(entry);
-                same
+                Ok(same)
             }
             Err(at) => {
+                if let Err(error) = prepare(&entry) {
+                    // What it keeps may be anything of Python's.
+                    drop(known);
+                    return Err(error);
+                }
                 known.may_overlap |= known.entries.iter().any(|known| known.overlaps(&entry));
-                prepare(&entry);
                 let entry = Arc::new(entry);
                 known.entries.insert(at, Arc::clone(&entry));
-                entry
+                Ok(entry)
             }
         }
     }
@@ -253,7 +268,7 @@ impl Memory {
         let registered = register(address, bytes, None).map_err(invalid)?;
         let entry = Entry::new(registered, None, keeps);
         let client = connection.client()?;
-        let entry = connection.memories()?.add(entry, |entry| entry.expose(&client));
+        let entry = connection.memories()?.add(entry, |entry| entry.expose(&client))?;
         Ok(Self { connection: Arc::clone(connection), entry })
     }
 
@@ -268,7 +283,7 @@ impl Memory {
         let registered = registered.map_err(invalid)?;
         let entry = Entry::new(registered, Some(memory), Keeps::default());
         // The card of the client knows it already.
-        let entry = connection.memories()?.add(entry, |_| ());
+        let entry = connection.memories()?.add(entry, |_| Ok(()))?;
         Ok(Self { connection: Arc::clone(connection), entry })
     }
 }

@@ -42,6 +42,7 @@ pub(crate) fn of_call(error: Error) -> PyResult<i32> {
         | Error::TooLarge { .. }
         | Error::Forked
         | Error::Closed
+        | Error::Card(_)
         | Error::System { .. } => Err(raise(error)),
         other => Ok(other.number()),
     }

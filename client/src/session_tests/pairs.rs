@@ -13,6 +13,7 @@ use larder_transport::rdma::{AnyFabric, Fabric, QueuePair};
 use super::puts_on_host::{Frame, frames};
 use super::remote::{CANARY, Link, aimed, aims, landing, only, pair};
 use super::talk::{Talk, answers, misses, object_of};
+use crate::config::PathChoice;
 use crate::error::KeyError;
 use crate::object::Payload;
 use crate::rdma::Pairing;
@@ -95,7 +96,7 @@ fn without_a_grant_or_a_card_there_is_no_pair() {
     let mut plain = Talk::new();
     assert!(plain.frames().is_empty());
     let any = Some(AnyFabric::Simulated(SimulatedFabric::new(7, Faults::default())));
-    let memories = Arc::new(Memories::with_card(any));
+    let memories = Arc::new(Memories::with_card(any, PathChoice::Auto));
     let mut talk = Talk::unmet_with(Pairing::new(memories));
     talk.hello(0);
     talk.open();
@@ -105,7 +106,7 @@ fn without_a_grant_or_a_card_there_is_no_pair() {
 #[test]
 fn a_node_that_refuses_a_pair_is_asked_again_later() {
     let any = Some(AnyFabric::Simulated(SimulatedFabric::new(7, Faults::default())));
-    let memories = Arc::new(Memories::with_card(any));
+    let memories = Arc::new(Memories::with_card(any, PathChoice::Auto));
     let mut talk = Talk::unmet_with(Pairing::new(memories));
     talk.hello(CAPABILITY_REMOTE);
     let asked = only(talk.frames());
@@ -122,7 +123,8 @@ fn a_node_that_refuses_a_pair_is_asked_again_later() {
 /// A session whose node was asked for a pair, and the request.
 fn asked_first(fabric: &SimulatedFabric) -> (Talk, Frame) {
     let any = Some(AnyFabric::Simulated(fabric.clone()));
-    let mut talk = Talk::unmet_with(Pairing::new(Arc::new(Memories::with_card(any))));
+    let mut talk =
+        Talk::unmet_with(Pairing::new(Arc::new(Memories::with_card(any, PathChoice::Auto))));
     talk.hello(CAPABILITY_REMOTE);
     let asked = only(talk.frames());
     assert_eq!(asked.header.opcode, Opcode::Pair as u8);
@@ -243,7 +245,9 @@ fn a_put_that_is_late_behind_one_that_the_node_reads_says_nothing_of_the_node() 
             link.talk.frames();
             link.talk.now += Duration::from_millis(60);
             assert_eq!(link.talk.session.expire(link.talk.now), Ok(expected));
-            put.map(|put| assert_eq!(answers(put), [Err(KeyError::DeadlineExceeded)]));
+            if let Some(put) = put {
+                assert_eq!(answers(put), [Err(KeyError::DeadlineExceeded)]);
+            }
             drop(get);
         }
         link.talk.session.take_all();

@@ -14,6 +14,7 @@ use larder_transport::{Arena, Landing, Region, Source, lend, lend_sources};
 
 use super::puts_on_host::Frame;
 use super::talk::{Talk, answers, misses, object_of};
+use crate::config::PathChoice;
 use crate::error::KeyError;
 use crate::object::Payload;
 use crate::rdma::Pairing;
@@ -35,7 +36,7 @@ impl Link {
     pub(super) fn new() -> (Self, SharedMemory) {
         let fabric = SimulatedFabric::new(7, Faults::default());
         let any = Some(AnyFabric::Simulated(fabric.clone()));
-        let memories = Arc::new(Memories::with_card(any));
+        let memories = Arc::new(Memories::with_card(any, PathChoice::Auto));
         let mut talk = Talk::unmet_with(Pairing::new(Arc::clone(&memories)));
         talk.hello(CAPABILITY_REMOTE);
         let region = Arc::new(Region::heap(4 << 20).unwrap());

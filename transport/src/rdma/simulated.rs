@@ -78,6 +78,7 @@ struct World {
     random: u64,
     faults: Faults,
     connecting_takes: Duration,
+    refuses_memory: bool,
     last_key: u32,
     last_number: u32,
     memories: BTreeMap<u32, Span>,
@@ -120,6 +121,7 @@ impl SimulatedFabric {
             random: seed,
             faults,
             connecting_takes: Duration::ZERO,
+            refuses_memory: false,
             last_key: 0,
             last_number: 0,
             memories: BTreeMap::new(),
@@ -143,6 +145,11 @@ impl SimulatedFabric {
     /// From now on a pair takes so long to be connected, as where a card looks for its peer.
     pub fn connect_slowly(&self, takes: Duration) {
         lock(&self.world).connecting_takes = takes;
+    }
+
+    /// From now on no memory of callers is taken, as where no more may be locked.
+    pub fn refuse_memory(&self) {
+        lock(&self.world).refuses_memory = true;
     }
 
     /// Keeps everything as it is until the answer is dropped.
@@ -174,6 +181,9 @@ impl Fabric for SimulatedFabric {
     }
 
     unsafe fn expose(&self, memory: &Registered) -> Result<SimulatedMemory, FabricError> {
+        if lock(&self.world).refuses_memory {
+            return Err(refused("expose", ErrorKind::OutOfMemory));
+        }
         let (address, bytes) = (memory.address() as u64, memory.len() as u64);
         Ok(self.enter(address, bytes, Home::Registered(memory.clone())))
     }

@@ -121,7 +121,12 @@ impl Verbs {
             None => Device::names()?,
         };
         for name in names {
-            let Some(device) = Device::open(&name)? else { continue };
+            let opened = match Device::open(&name) {
+                // Another may do.
+                Err(_) if device.is_none() => None,
+                opened => opened?,
+            };
+            let Some(device) = opened else { continue };
             let limits = device.limits()?;
             for number in 1..=limits.ports {
                 let port = device.port(number)?;
