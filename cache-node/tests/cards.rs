@@ -272,6 +272,7 @@ fn cards_that_stand_still_cost_no_deadline_and_come_back() {
         assert!(answers.iter().all(Result::is_ok), "round {round}: {answers:?}");
     }
     assert_eq!(side.stat(Stat::WrittenBytes), written, "they came another way");
+    assert_eq!((side.stat(Stat::Hits), side.stat(Stat::Misses)), (5 * 4, 0), "each counts once");
     world.rest(false);
     within("the cards are used again", || {
         assert!(side.get(&objects).iter().all(Result::is_ok));

@@ -312,7 +312,7 @@ fn what_is_under_way_is_bounded_as_for_a_reader_of_a_socket() {
     let many: Vec<Want<'_>> = (0..700).map(|_| (&*small, Some(&room[..]))).collect();
     let frames = [0, 1].map(|_| far.get_frame(&Get::whole(true), &many));
     far.raw.send(&frames.concat());
-    within(SOON, "both are begun", || witness.stat(Stat::Hits) >= 1400);
+    within(SOON, "both are begun", || witness.stat(Stat::SendingBytes) == 1400 * 64);
     stand.go();
     let replies = [far.raw.reply(), far.raw.reply()];
     let busy = replies.map(|reply| {

@@ -49,12 +49,13 @@ impl Shard {
         let mut answer = Outbox::default();
         let hits = self.answer_all(header, namespace, get, &mut written, &mut answer);
         let Written { moves, sent_bytes, .. } = written;
-        self.count_get(get.items.len() as u64, [hits, sent_bytes, 0, 0]);
+        let (keys, counts) = (get.items.len() as u64, [hits, sent_bytes, 0, 0]);
         if moves.is_empty() {
+            self.count_get(keys, counts);
             out.append(answer);
             return;
         }
-        let parked = Parked::new(header, answer, &moves, &self.sending);
+        let parked = Parked::new(header, answer, &moves, &self.sending).counting(keys, counts);
         if remote.park(parked, &moves, self.now_ms) {
             self.post(peer);
         }

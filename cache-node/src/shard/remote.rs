@@ -83,6 +83,9 @@ pub(super) struct Parked {
     left: usize,
     has_failed: bool,
     bytes: u64,
+    /// What it counts for when it is answered: one that cannot be is asked again.
+    keys: u64,
+    counts: [u64; 4],
     _held: Held,
 }
 
@@ -91,7 +94,14 @@ impl Parked {
     pub(super) fn new(header: &Header, answer: Outbox, moves: &[u32], sending: &Gauge) -> Self {
         let bytes = moves.iter().map(|&bytes| u64::from(bytes)).sum();
         let (left, _held) = (moves.len(), sending.hold(bytes));
-        Self { header: *header, answer, left, has_failed: false, bytes, _held }
+        let (keys, counts) = (0, [0; 4]);
+        Self { header: *header, answer, left, has_failed: false, bytes, keys, counts, _held }
+    }
+
+    /// Counts, once it is answered, for so many keys and this.
+    pub(super) const fn counting(mut self, keys: u64, counts: [u64; 4]) -> Self {
+        (self.keys, self.counts) = (keys, counts);
+        self
     }
 }
 
@@ -411,6 +421,7 @@ impl Shard {
             self.refuse(&get.header, Code::Unreachable, out);
         } else {
             self.count(Stat::WrittenBytes, get.bytes);
+            self.count_get(get.keys, get.counts);
             out.append(get.answer);
         }
     }
