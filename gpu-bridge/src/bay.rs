@@ -4,10 +4,11 @@
 //! bytes waits for the device, so a caller who wants both at work has two bays.
 
 use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
 use larder_transport::SharedMemory;
 
-use crate::device::{Batch, Device, DeviceError, Direction, Placed};
+use crate::device::{Batch, Device, DeviceError, DeviceRange, Direction, Placed};
 use crate::host_range::HostRange;
 
 /// Pinned memory of this process, lent to a device batch by batch.
@@ -57,6 +58,21 @@ impl<D: Device> Bay<D> {
         Ok(&mut self.memory)
     }
 
+    /// Waits until the device is done with it, no longer than `until`. Whether it is: then its
+    /// bytes are the caller's at once, until the next submission.
+    ///
+    /// # Errors
+    /// As [`Bay::bytes`].
+    pub fn settle_by(&mut self, until: Instant) -> Result<bool, DeviceError> {
+        if let Some(event) = &self.busy
+            && !self.device.wait_until(event, until)?
+        {
+            return Ok(false);
+        }
+        self.busy = None;
+        Ok(true)
+    }
+
     /// Has copies go through `device` from here on: the same one, set to move pieces otherwise.
     pub fn through(&mut self, device: &D) {
         self.device = device.clone();
@@ -98,7 +114,32 @@ impl<D: Device> Bay<D> {
         let objects: Vec<_> = objects.iter().map(placed).collect();
         let batch = Batch { direction, memory, plan, objects: &objects };
         let submitted = self.device.submit(stream, &batch);
-        // Also after an error: some of it may be under way.
+        self.after(stream, submitted)
+    }
+
+    /// As [`Device::submit_pieces`], for pieces at offsets in here: where in here, and where and
+    /// how long on the device.
+    ///
+    /// # Errors
+    /// As [`Device::submit_pieces`].
+    pub fn submit_pieces<'a>(
+        &mut self,
+        stream: &mut D::Stream,
+        direction: Direction,
+        pieces: impl Iterator<Item = (u64, DeviceRange<'a, D>)>,
+    ) -> Result<(), DeviceError> {
+        let pinned = &self.pinned;
+        let pieces: Vec<_> = pieces.map(|(offset, range)| range.placed(pinned, offset)).collect();
+        let submitted = self.device.submit_pieces(stream, direction, &pieces);
+        self.after(stream, submitted)
+    }
+
+    /// What was just submitted uses it, also after an error: some of it may be under way.
+    fn after(
+        &mut self,
+        stream: &mut D::Stream,
+        submitted: Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
         match self.device.record(stream) {
             Ok(event) => self.busy = Some(event),
             // No point to wait for, so wait here.
@@ -145,6 +186,49 @@ mod tests {
         let back = Direction::FromDevice;
         bay.submit(&mut stream, back, &memory, &plan, &[(7, &[1])]).unwrap();
         assert_eq!(bay.bytes().unwrap()[6..9], [4, 3, 3]);
+    }
+
+    #[test]
+    fn pieces_of_several_memories_come_and_go_and_one_that_leaves_its_memory_stops_them_all() {
+        let device = HostDevice;
+        let memories = [300, 100].map(|bytes| device.allocate(bytes).unwrap());
+        let mut stream = device.stream().unwrap();
+        let mut bay = Bay::new(device, 4096).unwrap();
+        for (at, byte) in bay.bytes_mut().unwrap().iter_mut().enumerate() {
+            *byte = at as u8;
+        }
+        let range =
+            |which: usize, offset, bytes| DeviceRange { memory: &memories[which], offset, bytes };
+        let pieces = [(7, range(0, 290, 10)), (200, range(1, 0, 100)), (0, range(0, 3, 0))];
+        bay.submit_pieces(&mut stream, Direction::ToDevice, pieces.into_iter()).unwrap();
+        assert_eq!(*memories[1].bytes(), [0; 100], "the device is late");
+        assert!(bay.settle_by(Instant::now() + std::time::Duration::from_secs(5)).unwrap());
+        let expected: Vec<u8> = (200..300).map(|at| at as u8).collect();
+        assert_eq!(*memories[1].bytes(), expected);
+        assert_eq!(memories[0].bytes()[289..], [0, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]);
+
+        for wrong in [(0, range(0, 291, 10)), (4090, range(1, 0, 7)), (0, range(1, u64::MAX, 2))] {
+            let pieces = [(0, range(1, 0, 100)), wrong];
+            let result = bay.submit_pieces(&mut stream, Direction::FromDevice, pieces.into_iter());
+            assert!(matches!(result, Err(DeviceError::Bounds { .. })), "{result:?}");
+        }
+        assert_eq!(bay.bytes().unwrap()[..3], [0, 1, 2], "nothing was copied");
+        let pieces = [(1, range(1, 99, 1))];
+        bay.submit_pieces(&mut stream, Direction::FromDevice, pieces.into_iter()).unwrap();
+        assert_eq!(bay.bytes().unwrap()[..3], [0, expected[99], 2]);
+    }
+
+    #[test]
+    fn bay_that_the_device_does_not_give_back_in_time_stays_its() {
+        let device = HostDevice;
+        let mut bay = Bay::new(device, 4096).unwrap();
+        let mut stream = device.stream().unwrap();
+        (0..3).for_each(|_| device.keep(&mut stream, Box::new(())).unwrap());
+        bay.busy = Some(device.record(&mut stream).unwrap());
+        assert!(!bay.settle_by(Instant::now()).unwrap());
+        assert!(bay.busy.is_some());
+        assert!(bay.settle_by(Instant::now() + std::time::Duration::from_secs(5)).unwrap());
+        assert!(bay.busy.is_none());
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod driver;
 mod export;
 mod kernel;
 mod memory;
+mod pinned;
 #[cfg(feature = "product")]
 pub mod product;
 mod stream;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 
 use cudarc::driver::sys;
 
-use crate::device::{Batch, Device, DeviceError, Direction};
+use crate::device::{Batch, Device, DeviceError, Direction, PlacedPiece};
 use crate::host_range::{Access, HostRange};
 use crate::movers::Movers;
 use crate::plan::Plan;
@@ -32,7 +33,8 @@ use stream::Held;
 pub use driver::{Properties, device_count};
 pub use export::IpcHandle;
 pub use kernel::KernelOrigin;
-pub use memory::{CudaMemory, CudaPinned};
+pub use memory::CudaMemory;
+pub use pinned::CudaPinned;
 pub use stream::{CudaEvent, CudaStream};
 
 /// An NVIDIA device. Cheap to clone.
@@ -171,7 +173,8 @@ impl CudaDevice {
         for places in places.chunks(tiles.places_max()) {
             let list = stream.list()?;
             let sms_max = self.movers.sms_max;
-            let launch = Launch { direction: batch.direction, tiles, places, list: &list };
+            let bytes = batch.plan.plan.bytes() * batch.objects.len() as u64;
+            let launch = Launch { direction: batch.direction, bytes, tiles, places, list: &list };
             let launched = kernel.launch(stream, &launch, sms_max);
             stream.keep([Held::List(list)])?;
             launched?;
@@ -212,7 +215,7 @@ impl Device for CudaDevice {
     }
 
     fn pin(&self, range: HostRange) -> Result<CudaPinned, DeviceError> {
-        CudaPinned::new(self.context(), range, self.shared.properties.pins_read_only)
+        CudaPinned::new(self.context(), &range, self.shared.properties.pins_read_only)
     }
 
     fn learn(&self, plan: Plan) -> Result<CudaLearnt, DeviceError> {
@@ -249,14 +252,46 @@ impl Device for CudaDevice {
             }
         };
         // Also after an error: some of it may be under way. The device keeps the kernel's code.
-        let mut pinned: Vec<CudaPinned> = Vec::new();
-        for object in batch.objects {
-            if !pinned.last().is_some_and(|last| last.is_same(object.pinned)) {
-                pinned.push(object.pinned.clone());
-            }
-        }
+        let pinned =
+            once_each(batch.objects.iter().map(|object| object.pinned), CudaPinned::is_same);
         let used = (self.clone(), batch.memory.clone(), batch.plan.clone(), pinned);
         stream.keep([Held::Any(Box::new(used))])?;
+        submitted
+    }
+
+    fn submit_pieces(
+        &self,
+        stream: &mut CudaStream,
+        direction: Direction,
+        pieces: &[PlacedPiece<'_, Self>],
+    ) -> Result<(), DeviceError> {
+        let mut copies = Copies::with_capacity(pieces.len());
+        for piece in pieces {
+            let (pinned, device) = (piece.pinned, &piece.device);
+            piece.check(device.memory.bytes(), pinned.bytes())?;
+            if direction == Direction::FromDevice && pinned.access() == Access::ReadOnly {
+                return Err(DeviceError::ReadOnly { bytes: device.bytes });
+            }
+            let host = pinned.host_address() + piece.offset;
+            let device_at = device.memory.address() + device.offset;
+            let (target, source) = match direction {
+                Direction::ToDevice => (device_at, host),
+                Direction::FromDevice => (host, device_at),
+            };
+            // The driver takes no copy of nothing.
+            if device.bytes > 0 {
+                copies.push(target, source, device.bytes)?;
+            }
+        }
+        let submitted = {
+            let _current = self.context().enter()?;
+            self.engines.submit(stream, direction, &mut copies)
+        };
+        // Also after an error: some of it may be under way.
+        let pinned = once_each(pieces.iter().map(|piece| piece.pinned), CudaPinned::is_same);
+        let memories = pieces.iter().map(|piece| piece.device.memory);
+        let memories = once_each(memories, CudaMemory::is_same);
+        stream.keep([Held::Any(Box::new((self.clone(), memories, pinned)))])?;
         submitted
     }
 
@@ -279,6 +314,20 @@ impl Device for CudaDevice {
     fn finish(&self, stream: &mut CudaStream) -> Result<(), DeviceError> {
         stream.finish()
     }
+}
+
+/// Clones of `all`, one of those in a row that are the same.
+fn once_each<'a, T: Clone + 'a>(
+    all: impl Iterator<Item = &'a T>,
+    is_same: fn(&T, &T) -> bool,
+) -> Vec<T> {
+    let mut kept: Vec<T> = Vec::new();
+    for one in all {
+        if !kept.last().is_some_and(|last| is_same(last, one)) {
+            kept.push(one.clone());
+        }
+    }
+    kept
 }
 
 /// Which device has memory at an address; none if it is no device's.

@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::fmt::Debug;
+use std::time::{Duration, Instant};
 
 use crate::host_range::HostRange;
 use crate::layout::LayoutError;
@@ -51,6 +52,17 @@ pub trait Device: Clone + Debug + Send + Sync + 'static {
     fn submit(&self, stream: &mut Self::Stream, batch: &Batch<'_, Self>)
     -> Result<(), DeviceError>;
 
+    /// As [`Device::submit`], for pieces that no plan describes. The copy engines move them.
+    ///
+    /// # Errors
+    /// As [`Device::submit`].
+    fn submit_pieces(
+        &self,
+        stream: &mut Self::Stream,
+        direction: Direction,
+        pieces: &[PlacedPiece<'_, Self>],
+    ) -> Result<(), DeviceError>;
+
     /// Holds on to something until all that was submitted so far has happened: a lease on what is
     /// being read, for one. It is dropped by a later call with this stream or one of its events.
     fn keep(&self, stream: &mut Self::Stream, what: Box<dyn Any + Send>)
@@ -62,6 +74,27 @@ pub trait Device: Clone + Debug + Send + Sync + 'static {
     /// Whether the stream has come past the point. Never waits. What went wrong before the point is
     /// an error here.
     fn has_happened(&self, event: &Self::Event) -> Result<bool, DeviceError>;
+
+    /// Waits until the stream has come past the point, no longer than `until`. Whether it has: if
+    /// not, nothing has changed hands.
+    ///
+    /// # Errors
+    /// What went wrong before the point.
+    fn wait_until(&self, event: &Self::Event, until: Instant) -> Result<bool, DeviceError> {
+        let mut looks = 0_u32;
+        while !self.has_happened(event)? {
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+            looks = looks.saturating_add(1);
+            if looks > LOOKS_MAX {
+                std::thread::sleep(LOOK_PAUSE);
+            } else {
+                std::thread::yield_now();
+            }
+        }
+        Ok(true)
+    }
 
     /// Waits until the stream has come past the point.
     fn wait(&self, event: &Self::Event) -> Result<(), DeviceError>;
@@ -105,6 +138,63 @@ pub struct Placed<'a, D: Device> {
     pub pages: &'a [u32],
 }
 
+/// A range of device memory.
+#[derive(Debug)]
+pub struct DeviceRange<'a, D: Device> {
+    /// What it is in.
+    pub memory: &'a D::Memory,
+    /// Where in there it begins, in bytes.
+    pub offset: u64,
+    /// Its length.
+    pub bytes: u64,
+}
+
+impl<D: Device> Clone for DeviceRange<'_, D> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<D: Device> Copy for DeviceRange<'_, D> {}
+
+impl<'a, D: Device> DeviceRange<'a, D> {
+    /// With its host side.
+    pub const fn placed(self, pinned: &'a D::Pinned, offset: u64) -> PlacedPiece<'a, D> {
+        PlacedPiece { pinned, offset, device: self }
+    }
+}
+
+/// One piece, by its place on either side.
+#[derive(Debug)]
+pub struct PlacedPiece<'a, D: Device> {
+    /// The host's side.
+    pub pinned: &'a D::Pinned,
+    /// Where in there it begins.
+    pub offset: u64,
+    /// The device's side, as long as the host's.
+    pub device: DeviceRange<'a, D>,
+}
+
+impl<D: Device> Clone for PlacedPiece<'_, D> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<D: Device> Copy for PlacedPiece<'_, D> {}
+
+impl<D: Device> PlacedPiece<'_, D> {
+    /// Checks both sides against the length of their memories, in bytes.
+    ///
+    /// # Errors
+    /// [`DeviceError::Bounds`].
+    pub fn check(&self, memory_bytes: u64, pinned_bytes: u64) -> Result<(), DeviceError> {
+        let DeviceRange { offset, bytes, .. } = self.device;
+        within("pinned memory", self.offset, bytes, pinned_bytes)?;
+        within("device memory", offset, bytes, memory_bytes)
+    }
+}
+
 impl<D: Device> Clone for Placed<'_, D> {
     fn clone(&self) -> Self {
         *self
@@ -125,16 +215,17 @@ impl<D: Device> Placed<'_, D> {
         pinned_bytes: u64,
     ) -> Result<(), DeviceError> {
         plan.check(self.pages)?;
-        let within = |memory, offset: u64, bytes: u64, limit: u64| {
-            let fits = offset.checked_add(bytes).is_some_and(|end| end <= limit);
-            fits.then_some(()).ok_or(DeviceError::Bounds { memory, offset, bytes, limit })
-        };
         within("pinned memory", self.offset, plan.object_span(), pinned_bytes)?;
         self.pages.iter().try_for_each(|&page| {
             let range = plan.device_range(page);
             within("device memory", range.start, range.end - range.start, memory_bytes)
         })
     }
+}
+
+fn within(memory: &'static str, offset: u64, bytes: u64, limit: u64) -> Result<(), DeviceError> {
+    let fits = offset.checked_add(bytes).is_some_and(|end| end <= limit);
+    fits.then_some(()).ok_or(DeviceError::Bounds { memory, offset, bytes, limit })
 }
 
 /// Which operation of a device failed, and for how many bytes.
@@ -169,7 +260,7 @@ pub enum DeviceError {
         what: &'static str,
     },
     /// A call of the device's library failed.
-    #[error("{call} of {bytes} bytes: {reason}")]
+    #[error("{call}{}: {reason}", of(*.bytes))]
     Call {
         /// Name of the call.
         call: &'static str,
@@ -179,3 +270,13 @@ pub enum DeviceError {
         reason: String,
     },
 }
+
+/// How much a call was about, in the words of its error.
+fn of(bytes: u64) -> String {
+    if bytes == 0 { String::new() } else { format!(" of {bytes} bytes") }
+}
+
+/// How often a point is looked at before the thread sleeps in between: some ten microseconds. A
+/// guess, as is the pause: copies of a bay take ten times as long.
+const LOOKS_MAX: u32 = 16;
+const LOOK_PAUSE: Duration = Duration::from_micros(50);

@@ -7,7 +7,7 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::device::{Batch, Device, DeviceError, Direction};
+use crate::device::{Batch, Device, DeviceError, DeviceRange, Direction, PlacedPiece};
 use crate::host_range::{Access, HostRange};
 use crate::pieces::Piece;
 use crate::plan::Plan;
@@ -50,7 +50,7 @@ struct Queue {
 
 #[derive(Debug)]
 enum Step {
-    Copies { direction: Direction, memory: HostMemory, moves: Vec<Move> },
+    Copies { direction: Direction, moves: Vec<Move> },
     LetGo(#[expect(dead_code, reason = "it is here to be dropped")] Box<dyn Any + Send>),
 }
 
@@ -59,6 +59,7 @@ enum Step {
 struct Move {
     pinned: HostRange,
     pinned_offset: u64,
+    memory: HostMemory,
     device_offset: usize,
     bytes: usize,
 }
@@ -96,7 +97,7 @@ impl Device for HostDevice {
     }
 
     fn submit(&self, stream: &mut HostStream, batch: &Batch<'_, Self>) -> Result<(), DeviceError> {
-        let (memory, plan, direction) = (batch.memory.clone(), batch.plan, batch.direction);
+        let (memory, plan, direction) = (batch.memory, batch.plan, batch.direction);
         let memory_bytes = memory.bytes().len() as u64;
         let mut moves = Vec::new();
         for object in batch.objects {
@@ -108,11 +109,37 @@ impl Device for HostDevice {
             moves.extend(plan.pieces(object.pages).map(|piece: Piece| Move {
                 pinned: pinned.clone(),
                 pinned_offset: object.offset + piece.object_offset - plan.object_range().start,
+                memory: memory.clone(),
                 device_offset: piece.device_offset as usize,
                 bytes: piece.bytes as usize,
             }));
         }
-        stream.push(Step::Copies { direction, memory, moves });
+        stream.push(Step::Copies { direction, moves });
+        Ok(())
+    }
+
+    fn submit_pieces(
+        &self,
+        stream: &mut HostStream,
+        direction: Direction,
+        pieces: &[PlacedPiece<'_, Self>],
+    ) -> Result<(), DeviceError> {
+        let mut moves = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            let DeviceRange { memory, offset, bytes } = piece.device;
+            piece.check(memory.bytes().len() as u64, piece.pinned.bytes())?;
+            if direction == Direction::FromDevice && piece.pinned.access() == Access::ReadOnly {
+                return Err(DeviceError::ReadOnly { bytes });
+            }
+            moves.push(Move {
+                pinned: piece.pinned.clone(),
+                pinned_offset: piece.offset,
+                memory: memory.clone(),
+                device_offset: offset as usize,
+                bytes: bytes as usize,
+            });
+        }
+        stream.push(Step::Copies { direction, moves });
         Ok(())
     }
 
@@ -168,9 +195,9 @@ impl Drop for HostStream {
 impl Queue {
     fn advance(&mut self) -> bool {
         let Some(step) = self.waiting.pop_front() else { return false };
-        if let Step::Copies { direction, memory, moves } = step {
-            let mut memory = memory.bytes();
-            for Move { pinned, pinned_offset, device_offset, bytes } in moves {
+        if let Step::Copies { direction, moves } = step {
+            for Move { pinned, pinned_offset, memory, device_offset, bytes } in moves {
+                let mut memory = memory.bytes();
                 let device = &mut memory[device_offset..device_offset + bytes];
                 match direction {
                     Direction::ToDevice => pinned.copy_to(pinned_offset, device),

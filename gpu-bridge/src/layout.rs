@@ -163,10 +163,11 @@ impl Layout {
     }
 
     /// Length in bytes of an object of `page_count` pages; divide by the layers for that of one.
+    /// The longest there is if it fits no number, which no object has that the cache has pages for.
     pub fn object_bytes(&self, page_count: u32) -> u64 {
         let shape = &self.cache.shape;
         let extents = extents(shape, page_count).into_iter().map(u64::from);
-        extents.product::<u64>() * u64::from(shape.head_bytes)
+        extents.fold(u64::from(shape.head_bytes), u64::saturating_mul)
     }
 
     /// What to copy for `layers` of the object made of `pages`, in the object's order.

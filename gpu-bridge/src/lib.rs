@@ -22,7 +22,7 @@ pub mod plan;
 pub mod runtimes;
 
 pub use bay::Bay;
-pub use device::{Batch, Device, DeviceError, Direction, Placed};
+pub use device::{Batch, Device, DeviceError, DeviceRange, Direction, Placed, PlacedPiece};
 pub use host::HostDevice;
 pub use host_range::{Access, HostRange};
 pub use layered::Layered;

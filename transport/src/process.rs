@@ -89,7 +89,12 @@ pub fn rss_bytes(pid: Option<u32>) -> io::Result<u64> {
     let path = pid.map_or_else(|| "/proc/self/statm".into(), |pid| format!("/proc/{pid}/statm"));
     let statm = fs::read_to_string(path)?;
     let pages: u64 = nth_number(&statm, 1).ok_or_else(|| odd("/proc/PID/statm"))?;
-    Ok(pages * rustix::param::page_size() as u64)
+    Ok(pages * page_bytes())
+}
+
+/// How long a page of the host's memory is, in bytes: 4,096 on most, 65,536 on some ARM.
+pub fn page_bytes() -> u64 {
+    rustix::param::page_size() as u64
 }
 
 /// How many descriptors this process may have open: `(now, at most)`, the second being what it may

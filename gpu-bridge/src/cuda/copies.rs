@@ -7,7 +7,7 @@ use std::ffi::{c_int, c_void};
 
 use cudarc::driver::sys;
 
-use crate::cuda::driver::{Context, check};
+use crate::cuda::driver::{Context, check, driver_version};
 use crate::cuda::memory::length;
 use crate::cuda::stream::CudaStream;
 use crate::device::{DeviceError, Direction};
@@ -75,13 +75,15 @@ impl Engines {
         direction: Direction,
         copies: &mut Copies,
     ) -> Result<(), DeviceError> {
-        match self.batch {
-            // The call refuses the default streams, which an adopted one may be.
-            Some(call) if copies.sizes.len() > 1 && !is_default(stream.raw()) => {
-                batched(call, stream, copies)
-            }
-            _ => one_by_one(stream, direction, copies),
+        // The call refuses the default streams, which an adopted one may be.
+        if let Some(call) = self.batch
+            && copies.sizes.len() > 1
+            && !is_default(stream.raw())
+            && batched(call, stream, copies)?
+        {
+            return Ok(());
         }
+        one_by_one(stream, direction, copies)
     }
 }
 
@@ -90,7 +92,8 @@ fn is_default(stream: sys::CUstream) -> bool {
     stream.addr() <= 2
 }
 
-fn batched(call: BatchCall, stream: &CudaStream, copies: &mut Copies) -> Result<(), DeviceError> {
+/// Queues all of them; `false`, and nothing, if the driver has the call but not for this device.
+fn batched(call: BatchCall, stream: &CudaStream, copies: &mut Copies) -> Result<bool, DeviceError> {
     let nowhere =
         sys::CUmemLocation { type_: sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_INVALID, id: 0 };
     let mut attributes = sys::CUmemcpyAttributes {
@@ -116,8 +119,17 @@ fn batched(call: BatchCall, stream: &CudaStream, copies: &mut Copies) -> Result<
             stream.raw(),
         )
     };
-    check("cuMemcpyBatchAsync", bytes, code).inspect_err(|_| {
-        tracing::debug!(failed, count = copies.sizes.len(), "a batch of copies was refused");
+    if code == sys::CUresult::CUDA_ERROR_NOT_SUPPORTED {
+        return Ok(false);
+    }
+    check("cuMemcpyBatchAsync", bytes, code).map(|()| true).map_err(|error| match error {
+        // Which one, if it says so, and how long that is.
+        DeviceError::Call { call, bytes, reason } if failed < copies.sizes.len() => {
+            let (count, length) = (copies.sizes.len(), copies.sizes[failed]);
+            let reason = format!("{reason}; copy {failed} of {count}, {length} bytes");
+            DeviceError::Call { call, bytes, reason }
+        }
+        error => error,
     })
 }
 
@@ -149,6 +161,10 @@ fn one_by_one(
 
 /// The call, if the driver has it.
 fn batch_call(context: &Context) -> Result<Option<BatchCall>, DeviceError> {
+    // Before CUDA 12 a driver cannot even be asked.
+    if driver_version()? < BATCH_VERSION.unsigned_abs() {
+        return Ok(None);
+    }
     let _current = context.enter()?;
     let mut found: *mut c_void = std::ptr::null_mut();
     let mut status = sys::CUdriverProcAddressQueryResult::CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;

@@ -56,7 +56,9 @@ pub struct Properties {
 impl Context {
     /// The primary context of the device of this number.
     pub(crate) fn open(ordinal: u32) -> Result<Self, DeviceError> {
-        init()?;
+        if !init()? {
+            return Err(NO_DEVICE);
+        }
         let ordinal = c_int::try_from(ordinal).map_err(|_| NO_DEVICE)?;
         let mut device = 0;
         // SAFETY: the place to write is ours.
@@ -103,6 +105,10 @@ impl Context {
         let mut value = 0;
         // SAFETY: the device exists, and the place to write is ours.
         let code = unsafe { sys::cuDeviceGetAttribute(&raw mut value, attribute, self.device) };
+        if code == sys::CUresult::CUDA_ERROR_INVALID_VALUE {
+            // A driver that is older than the question: what it does not know it cannot do.
+            return Ok(0);
+        }
         check("cuDeviceGetAttribute", 0, code)?;
         Ok(u32::try_from(value).unwrap_or(0))
     }
@@ -152,7 +158,9 @@ impl Drop for Current {
 /// [`DeviceError::Unsupported`] where no driver is installed, [`DeviceError::Call`] where it does
 /// not work.
 pub fn device_count() -> Result<u32, DeviceError> {
-    init()?;
+    if !init()? {
+        return Ok(0);
+    }
     let mut count = 0;
     // SAFETY: the place to write is ours.
     let code = unsafe { sys::cuDeviceGetCount(&raw mut count) };
@@ -196,9 +204,10 @@ fn words(code: sys::CUresult, ask: Explain) -> &'static str {
 /// A call that names an error.
 type Explain = unsafe fn(sys::CUresult, *mut *const c_char) -> sys::CUresult;
 
-/// Loads the driver, once for the process.
-fn init() -> Result<(), DeviceError> {
-    static LOADED: OnceLock<Result<(), DeviceError>> = OnceLock::new();
+/// Loads the driver, once for the process. Whether it has a device: one that has none refuses all
+/// other calls.
+fn init() -> Result<bool, DeviceError> {
+    static LOADED: OnceLock<Result<bool, DeviceError>> = OnceLock::new();
     let load = || {
         // SAFETY: runs what the driver does when it is loaded, which any CUDA program trusts.
         if !unsafe { sys::is_culib_present() } {
@@ -206,12 +215,18 @@ fn init() -> Result<(), DeviceError> {
         }
         // SAFETY: the library is there, and 0 is the only value that is allowed.
         let code = unsafe { sys::cuInit(0) };
-        check("cuInit", 0, code)
+        match code {
+            sys::CUresult::CUDA_ERROR_NO_DEVICE => Ok(false),
+            // What CUDA is linked against where there is no driver.
+            sys::CUresult::CUDA_ERROR_STUB_LIBRARY => Err(NO_DRIVER),
+            code => check("cuInit", 0, code).map(|()| true),
+        }
     };
     LOADED.get_or_init(load).clone()
 }
 
-fn driver_version() -> Result<u32, DeviceError> {
+/// What the driver implements: 13000 is CUDA 13.0.
+pub(crate) fn driver_version() -> Result<u32, DeviceError> {
     let mut version = 0;
     // SAFETY: the place to write is ours.
     let code = unsafe { sys::cuDriverGetVersion(&raw mut version) };

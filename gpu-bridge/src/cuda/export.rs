@@ -24,8 +24,8 @@ pub struct IpcHandle {
 }
 
 impl CudaMemory {
-    /// A dma-buf of the memory, for a network card to register. It must begin and end at whole
-    /// 4,096 bytes.
+    /// A dma-buf of the memory, for a network card to register. It must begin and end where pages
+    /// of the host's memory do.
     ///
     /// # Errors
     /// [`DeviceError::Unsupported`] where device or driver have none, or the ends are off.
@@ -34,8 +34,9 @@ impl CudaMemory {
             return Err(DeviceError::Unsupported { what: "this device exports no dma-buf" });
         }
         let (address, bytes) = (self.address(), self.bytes());
-        if !address.is_multiple_of(HOST_PAGE_BYTES) || !bytes.is_multiple_of(HOST_PAGE_BYTES) {
-            let what = "a dma-buf must begin and end at whole 4,096 bytes";
+        let page_bytes = larder_transport::process::page_bytes();
+        if !address.is_multiple_of(page_bytes) || !bytes.is_multiple_of(page_bytes) {
+            let what = "a dma-buf must begin and end where pages of the host's memory do";
             return Err(DeviceError::Unsupported { what });
         }
         let _current = self.context().enter()?;
@@ -99,5 +100,3 @@ impl CudaDevice {
         Ok(opened.part(offset, bytes))
     }
 }
-
-const HOST_PAGE_BYTES: u64 = 4096;

@@ -58,6 +58,8 @@ pub(crate) struct List {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Launch<'a> {
     pub(crate) direction: Direction,
+    /// How much it moves, for the words of an error.
+    pub(crate) bytes: u64,
     pub(crate) tiles: &'a Tiles,
     /// At most as many as the tiles allow.
     pub(crate) places: &'a [Place],
@@ -119,7 +121,7 @@ impl Kernel {
         launch: &Launch<'_>,
         sms_max: u32,
     ) -> Result<(), DeviceError> {
-        let Launch { direction, tiles, places, list } = *launch;
+        let Launch { direction, bytes, tiles, places, list } = *launch;
         assert!(places.len() <= tiles.places_max(), "the caller splits what is longer");
         list.send(stream, places)?;
         let place_count = places.len() as u32;
@@ -154,7 +156,7 @@ impl Kernel {
                 extra,
             )
         };
-        check("cuLaunchKernel", 0, code)
+        check("cuLaunchKernel", bytes, code)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Device memory, and host memory that is pinned for the device.
+//! Device memory, and what host and device share for the lists of a kernel.
 //!
 //! What a reader would get wrong: neither waits for copies when it is dropped. Streams keep clones
 //! of all that is under way, so the last one goes when nothing uses it.
@@ -10,7 +10,6 @@ use cudarc::driver::sys;
 
 use crate::cuda::driver::{Context, check, log};
 use crate::device::DeviceError;
-use crate::host_range::{Access, HostRange};
 
 /// Memory of a device: allocated here, or somebody else's that was adopted.
 #[derive(Debug, Clone)]
@@ -70,6 +69,11 @@ impl CudaMemory {
         &self.owned.context
     }
 
+    /// Whether both are of one allocation.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.owned, &other.owned)
+    }
+
     /// The `bytes` bytes from `offset` on of the allocation, which the caller knows to be there.
     pub(crate) fn part(&self, offset: u64, bytes: u64) -> Self {
         Self { owned: Arc::clone(&self.owned), address: self.address + offset, bytes }
@@ -103,84 +107,6 @@ impl Drop for Owned {
             let code = unsafe { sys::cuMemFree_v2(self.address) };
             log("cuMemFree", code);
         }
-    }
-}
-
-/// Host memory that the device reads and writes by itself.
-#[derive(Debug, Clone)]
-pub struct CudaPinned {
-    shared: Arc<Registration>,
-}
-
-#[derive(Debug)]
-struct Registration {
-    address: u64,
-    range: HostRange,
-    context: Arc<Context>,
-}
-
-impl CudaPinned {
-    pub(crate) fn new(
-        context: &Arc<Context>,
-        range: HostRange,
-        pins_read_only: bool,
-    ) -> Result<Self, DeviceError> {
-        let _current = context.enter()?;
-        let mut flags = sys::CU_MEMHOSTREGISTER_PORTABLE | sys::CU_MEMHOSTREGISTER_DEVICEMAP;
-        if range.access() == Access::ReadOnly {
-            if !pins_read_only {
-                return Err(DeviceError::Unsupported {
-                    what: "this device or driver pins no memory that is mapped for reading only; \
-                           bytes go through a bay instead",
-                });
-            }
-            flags |= sys::CU_MEMHOSTREGISTER_READ_ONLY;
-        }
-        let base: *mut c_void = range.base().as_ptr().cast();
-        // SAFETY: the range is memory, and stays that: the registration keeps what keeps it.
-        let code = unsafe { sys::cuMemHostRegister_v2(base, length(range.bytes())?, flags) };
-        check("cuMemHostRegister", range.bytes(), code)?;
-        // From here on a drop undoes it.
-        let mut registration = Registration { address: 0, range, context: Arc::clone(context) };
-        // SAFETY: the memory is registered with DEVICEMAP, and the place to write is ours.
-        let code =
-            unsafe { sys::cuMemHostGetDevicePointer_v2(&raw mut registration.address, base, 0) };
-        check("cuMemHostGetDevicePointer", registration.range.bytes(), code)?;
-        Ok(Self { shared: Arc::new(registration) })
-    }
-
-    /// Whether both are the same registration.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.shared, &other.shared)
-    }
-
-    /// Where the device finds it.
-    pub fn device_address(&self) -> u64 {
-        self.shared.address
-    }
-
-    /// Where this process finds it.
-    pub fn host_address(&self) -> u64 {
-        self.shared.range.base().addr().get() as u64
-    }
-
-    /// How long it is.
-    pub fn bytes(&self) -> u64 {
-        self.shared.range.bytes()
-    }
-
-    /// What the device may do with it.
-    pub fn access(&self) -> Access {
-        self.shared.range.access()
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        let Ok(_current) = self.context.enter() else { return };
-        // SAFETY: it was registered once, here, and nothing uses it any more: copies hold a clone.
-        let code = unsafe { sys::cuMemHostUnregister(self.range.base().as_ptr().cast()) };
-        log("cuMemHostUnregister", code);
     }
 }
 

@@ -1,5 +1,6 @@
 //! What only a device can show. Each makes its own data and poisons what it writes to.
 
+use std::process::Command;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use larder_transport::{HugePages, MappedRegion, Region};
 
 use super::*;
 use crate::bay::Bay;
-use crate::device::Placed;
+use crate::device::{DeviceRange, Placed};
 use crate::layout::{Layout, Order, PagedCache, Shape};
 use crate::runtimes::{VLLM_NAMES, vllm_order};
 
@@ -92,6 +93,42 @@ fn every_layout_and_mover_puts_every_byte_in_its_place_both_ways() {
             }
             assert!(bay.bytes().unwrap() == expected, "from the device, {name}, {movers:?}");
         }
+    }
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn pieces_without_a_plan_reach_memory_that_others_allocated_and_come_back() {
+    for movers in all_movers() {
+        let device = device(movers);
+        let memories = [1 << 20, 3 << 20].map(|bytes| device.allocate(bytes).unwrap());
+        // SAFETY: the memories outlive what is adopted, and only this test uses them.
+        let adopted = memories
+            .each_ref()
+            .map(|memory| unsafe { device.adopt(memory.address(), memory.bytes()) }.unwrap());
+        let mut stream = device.stream().unwrap();
+        let mut bay = Bay::new(device.clone(), 4 << 20).unwrap();
+        let source = random(21, 4 << 20);
+        bay.bytes_mut().unwrap().copy_from_slice(&source);
+        // Odd lengths, at odd places, in an order of their own.
+        let pieces: Vec<(u64, usize, u64, u64)> = (0..60)
+            .map(|at| (at * 50_001 + 3, (at % 2) as usize, at / 2 * 30_000 + 1, 29_000 + at))
+            .collect();
+        let placed = |&(offset, which, at, bytes): &(u64, usize, u64, u64)| {
+            (offset, DeviceRange { memory: &adopted[which], offset: at, bytes })
+        };
+        bay.submit_pieces(&mut stream, Direction::ToDevice, pieces.iter().map(placed)).unwrap();
+        bay.bytes_mut().unwrap().fill(0xee);
+        bay.submit_pieces(&mut stream, Direction::FromDevice, pieces.iter().map(placed)).unwrap();
+        let mut expected = vec![0xee; source.len()];
+        for &(offset, _, _, bytes) in &pieces {
+            let range = offset as usize..(offset + bytes) as usize;
+            expected[range.clone()].copy_from_slice(&source[range]);
+        }
+        assert!(bay.bytes().unwrap() == expected, "{movers:?}");
+        let long = DeviceRange { memory: &adopted[0], offset: (1 << 20) - 1, bytes: 2 };
+        let refused = bay.submit_pieces(&mut stream, Direction::ToDevice, [(0, long)].into_iter());
+        assert!(matches!(refused, Err(DeviceError::Bounds { .. })), "{refused:?}");
     }
 }
 
@@ -189,17 +226,41 @@ fn region_of_a_node_is_read_by_the_device_and_never_written() {
 
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
-fn memory_that_is_pinned_twice_is_refused_and_stays_pinned() {
+fn memory_that_is_pinned_twice_is_pinned_once() {
     let device = device(Movers::default());
+    // As another ferry of the process has it.
+    let other = CudaDevice::open(0).unwrap();
     let memory = Arc::new(std::sync::Mutex::new(vec![0_u8; 1 << 20]));
     let base = NonNull::new(memory.lock().unwrap().as_mut_ptr()).unwrap();
     // SAFETY: the vector is kept, never grows, and nothing is copied.
     let range = unsafe { HostRange::from_raw(base, 1 << 20, Access::ReadWrite, memory) };
     let first = device.pin(range.clone()).unwrap();
-    let error = device.pin(range.clone()).unwrap_err().to_string();
-    assert!(error.contains("cuMemHostRegister of 1048576 bytes"), "{error}");
+    let second = other.pin(range).unwrap();
+    assert!(first.is_same(&second));
     drop(first);
-    device.pin(range).unwrap();
+    // It is still pinned, and the driver takes no part of it again.
+    let kept = Arc::new(());
+    // SAFETY: as above.
+    let part = unsafe { HostRange::from_raw(base, 4096, Access::ReadWrite, kept) };
+    let error = device.pin(part.clone()).unwrap_err().to_string();
+    assert!(error.contains("cuMemHostRegister of 4096 bytes"), "{error}");
+    drop(second);
+    device.pin(part).unwrap();
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn memory_that_many_pin_and_unpin_at_once_is_pinned_for_each() {
+    let device = device(Movers::default());
+    let memory = Arc::new(std::sync::Mutex::new(vec![0_u8; 1 << 20]));
+    let base = NonNull::new(memory.lock().unwrap().as_mut_ptr()).unwrap();
+    // SAFETY: the vector is kept, never grows, and nothing is copied.
+    let range = unsafe { HostRange::from_raw(base, 1 << 20, Access::ReadWrite, memory) };
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..100).for_each(|_| drop(device.pin(range.clone()).unwrap())));
+        }
+    });
 }
 
 #[test]
@@ -224,6 +285,43 @@ fn memory_is_exported_where_the_device_can() {
 fn text_that_came_with_us_loads_too() {
     let device = device(Movers::default());
     Kernel::load_text(device.context(), kernel::TEXT, KernelOrigin::Text).unwrap();
+}
+
+/// Where a GPU is, the driver is the one that is first in the path all the same.
+#[test]
+fn stand_in_driver_shows_what_a_device_would() {
+    let folder = std::env::temp_dir().join(format!("larder-stand-in-{}", std::process::id()));
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let built = Command::new(here.join("stand_in/build.sh")).arg(&folder).status();
+    assert!(built.expect("a shell").success(), "a C compiler is needed");
+    let run = |settings: &[(&str, &str)], arguments: &[&str]| {
+        let program = std::env::current_exe().unwrap();
+        let mut command = Command::new(program);
+        command.env("LD_LIBRARY_PATH", &folder).envs(settings.iter().copied());
+        let output = command.args(arguments).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{settings:?}: {told}{error}");
+        assert!(!told.contains(" 0 passed"), "nothing was run: {told}");
+    };
+    let all = ["--ignored", "--skip", "text_is_what", "--test-threads", "1"];
+    run(&[], &all);
+    let lesser = ["--ignored", "every_layout", "region_of", "refuses", "--test-threads", "1"];
+    run(&[("STAND_IN_NO_BATCHES", "1"), ("STAND_IN_NO_READ_ONLY", "1")], &lesser);
+    run(&[("STAND_IN_VERSION", "11000")], &lesser);
+    run(&[("STAND_IN_DEVICES", "0")], &["--ignored", "--exact", "cuda::tests::no_device"]);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+#[ignore = "needs a driver without a device"]
+fn no_device() {
+    if std::env::var_os("STAND_IN_DEVICES").is_none() {
+        return;
+    }
+    assert_eq!(device_count(), Ok(0), "which is no failure");
+    let error = CudaDevice::open(0).unwrap_err();
+    assert!(error.to_string().contains("no device of this number"), "{error}");
 }
 
 #[test]

@@ -129,6 +129,9 @@ fn impossible_caches_and_requests_are_refused() {
     assert!(PagedCache { token_stride: 255, ..good() }.bytes().is_err());
     assert!(PagedCache { starts: vec![0; 5], ..good() }.bytes().is_err());
     assert!(PagedCache { starts: vec![u64::MAX; 6], ..good() }.bytes().is_err());
+    let long = Shape { layers: 1, planes: 1, page_tokens: 1, heads: 1 << 24, head_bytes: 1 << 24 };
+    let layout = Layout::new(PagedCache::dense(long, 1, order).unwrap(), order).unwrap();
+    assert_eq!(layout.object_bytes(u32::MAX), u64::MAX, "no object is shorter than it is");
     let layout = Layout::new(good(), order).unwrap();
     assert_eq!(layout.pieces(&[10], 0..1).err(), Some(LayoutError::Pages));
     assert_eq!(layout.pieces(&[0; 11], 0..1).err(), Some(LayoutError::Pages));
