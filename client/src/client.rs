@@ -378,8 +378,9 @@ impl Client {
         Ok(Call::new(outcome, until, namespace, self.shared.remote.clone()))
     }
 
-    /// When a call that begins now is over.
-    pub(crate) fn until(&self, deadline: Option<Duration>) -> Instant {
+    /// When a call that begins now is over at the latest, if it has so long; `None` for as long as
+    /// this client's calls have.
+    pub fn until(&self, deadline: Option<Duration>) -> Instant {
         Instant::now() + deadline.unwrap_or(self.shared.deadline).min(DEADLINE_MAX)
     }
 

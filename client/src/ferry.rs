@@ -8,21 +8,22 @@
 //! there yet. They are when the event has happened that it answers, and nothing is written to the
 //! pages of a key that was answered with an error after that either; what they hold is unspecified.
 
+mod cargo;
+mod leg;
+mod load;
 mod pins;
 mod quay;
+mod unload;
 
-use std::time::Instant;
-
-use larder_gpu_bridge::{Batch, Device, DeviceError, Direction, Placed};
-use larder_protocol::limits::INLINE_BYTES_MAX;
-use larder_protocol::{Key, Status};
+use larder_gpu_bridge::{Device, DeviceError, DeviceRange};
+use larder_protocol::Key;
 
 use crate::client::Client;
 use crate::config::{GetOptions, PutOptions};
-use crate::error::{Error, KeyError, KeyResult};
-use crate::lease::Lease;
+use crate::error::{Error, KeyResult};
 use crate::namespace::Namespace;
-use crate::object::{Pieces, PutObject};
+use crate::object::PutObject;
+use cargo::{Paged, Ranged};
 use pins::Pins;
 use quay::Quay;
 
@@ -112,9 +113,9 @@ pub struct Berth<'a, D: Device> {
 
 /// What a get began.
 #[derive(Debug)]
-pub struct Crossing<D: Device> {
+pub struct Crossing<D: Device, T = ()> {
     /// An answer for each key.
-    pub keys: Vec<KeyResult<()>>,
+    pub keys: Vec<KeyResult<T>>,
     /// When all the bytes are there.
     pub event: D::Event,
 }
@@ -139,15 +140,6 @@ pub enum FerryError {
     /// The device refused, or failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
-}
-
-/// One part of a call: as many objects as a bay has room for.
-struct Leg<'a, D: Device> {
-    namespace: &'a Namespace,
-    berth: &'a Berth<'a, D>,
-    objects: &'a [(Key, &'a [u32])],
-    options: GetOptions,
-    span: u64,
 }
 
 impl<D: Device> Ferry<D> {
@@ -204,136 +196,38 @@ impl<D: Device> Ferry<D> {
         objects: &[(Key, &[u32])],
         options: &GetOptions,
     ) -> Result<Crossing<D>, FerryError> {
-        let begun = self.begin_get(namespace, berth, objects, options);
+        let cargo = Paged { berth, objects: objects.to_vec() };
+        let begun = check(berth).and_then(|()| self.load(namespace, &cargo, options));
+        let begun = begun.map(|keys| keys.into_iter().map(|key| key.map(drop)).collect());
+        self.crossing(begun)
+    }
+
+    /// As [`Ferry::get`], for objects that lie in ranges of device memory which no plan describes:
+    /// each in its own, one behind the other, and as long as they are together or shorter. Answers
+    /// how many bytes each has.
+    ///
+    /// # Errors
+    /// As [`Ferry::get`].
+    pub fn get_ranges(
+        &mut self,
+        namespace: &Namespace,
+        objects: &[(Key, &[DeviceRange<'_, D>])],
+        options: &GetOptions,
+    ) -> Result<Crossing<D, u32>, FerryError> {
+        let cargo = Ranged { objects: objects.to_vec() };
+        let begun = self.load(namespace, &cargo, options);
+        self.crossing(begun)
+    }
+
+    fn crossing<T>(
+        &mut self,
+        begun: Result<Vec<KeyResult<T>>, FerryError>,
+    ) -> Result<Crossing<D, T>, FerryError> {
         let event = begun.and_then(|keys| {
             let event = self.device.record(&mut self.stream)?;
             Ok(Crossing { keys, event })
         });
         event.or_else(|error| self.end(error))
-    }
-
-    fn begin_get(
-        &mut self,
-        namespace: &Namespace,
-        berth: &Berth<'_, D>,
-        objects: &[(Key, &[u32])],
-        options: &GetOptions,
-    ) -> Result<Vec<KeyResult<()>>, FerryError> {
-        let (span, count) = self.leg_of(berth)?;
-        let until = self.client.until(options.deadline);
-        let mut keys = Vec::with_capacity(objects.len());
-        for objects in objects.chunks(count) {
-            let left = until.saturating_duration_since(Instant::now());
-            let options = GetOptions { deadline: Some(left), ..options.clone() };
-            let leg = Leg { namespace, berth, objects, options, span };
-            keys.extend(if self.far_legs > 0 { self.receive(&leg) } else { self.lease(&leg) }?);
-        }
-        Ok(keys)
-    }
-
-    /// Asks for leases, and has the device read what is pinned. The rest goes through a bay.
-    fn lease(&mut self, leg: &Leg<'_, D>) -> Result<Vec<KeyResult<()>>, FerryError> {
-        let keys: Vec<Key> = leg.objects.iter().map(|(key, _)| *key).collect();
-        let busy = KeyError::Status(Status::Busy);
-        let mut leases = self.client.lease(leg.namespace, &keys, &leg.options)?;
-        if leases.iter().any(|lease| lease.as_ref().err() == Some(&busy)) {
-            // A node lends only so much at a time, and we may be who has it all.
-            self.device.finish(&mut self.stream)?;
-            for (lease, key) in leases.iter_mut().zip(&keys) {
-                if lease.as_ref().err() == Some(&busy) {
-                    *lease = self.client.lease(leg.namespace, &[*key], &leg.options)?.remove(0);
-                }
-            }
-        }
-        let (mut direct, mut staged) = (Vec::new(), Vec::new());
-        let mut answers = Vec::with_capacity(keys.len());
-        for (lease, (_, pages)) in leases.into_iter().zip(leg.objects) {
-            let checked = lease.and_then(|lease| self.check(lease, leg.span));
-            answers.push(checked.as_ref().map(|_| ()).map_err(Clone::clone));
-            let Ok(lease) = checked else { continue };
-            let place = lease.place().and_then(|(region, offset)| {
-                let pinned = self.pins.pinned(region)?;
-                Some((pinned, offset))
-            });
-            match place {
-                Some((pinned, offset)) => direct.push((pinned, offset, *pages, lease)),
-                None => staged.push((lease, *pages)),
-            }
-        }
-        let is_far = direct.is_empty() && staged.iter().all(|(lease, _)| lease.place().is_none());
-        if is_far && !staged.is_empty() && leg.span > u64::from(INLINE_BYTES_MAX) {
-            self.far_legs = FAR_LEGS;
-        }
-        self.crossed.direct += direct.len() as u64;
-        self.crossed.staged += staged.len() as u64;
-        self.stage(leg, &staged)?;
-        if direct.is_empty() {
-            return Ok(answers);
-        }
-        let placed = direct.iter().map(|(pinned, offset, pages, _)| Placed {
-            pinned,
-            offset: *offset,
-            pages,
-        });
-        let placed: Vec<_> = placed.collect();
-        let Berth { memory, plan } = *leg.berth;
-        let batch = Batch { direction: Direction::ToDevice, memory, plan, objects: &placed };
-        let submitted = self.device.submit(&mut self.stream, &batch);
-        // The leases end when the device has read what they are on, also after an error.
-        let leases: Vec<Lease> = direct.into_iter().map(|(.., lease)| lease).collect();
-        self.device.keep(&mut self.stream, Box::new(leases))?;
-        submitted?;
-        Ok(answers)
-    }
-
-    /// Copies objects into a bay, and has the device read them there.
-    fn stage(&mut self, leg: &Leg<'_, D>, objects: &[(Lease, &[u32])]) -> Result<(), FerryError> {
-        if objects.is_empty() {
-            return Ok(());
-        }
-        self.legs += 1;
-        let bay = &mut self.bays[self.legs % 2];
-        let stride = stride(leg.span);
-        let bytes = bay.bytes_mut()?;
-        for (room, (lease, _)) in bytes.chunks_mut(stride as usize).zip(objects) {
-            room[..lease.len()].copy_from_slice(lease);
-        }
-        let placed = objects.iter().zip(0..).map(|((_, pages), at)| (at * stride, *pages));
-        let placed: Vec<_> = placed.collect();
-        let Berth { memory, plan } = *leg.berth;
-        bay.submit(&mut self.stream, Direction::ToDevice, memory, plan, &placed)?;
-        Ok(())
-    }
-
-    /// Receives objects in a bay, and has the device read them there.
-    fn receive(&mut self, leg: &Leg<'_, D>) -> Result<Vec<KeyResult<()>>, FerryError> {
-        self.far_legs -= 1;
-        self.legs += 1;
-        let bay = &mut self.bays[self.legs % 2];
-        let stride = stride(leg.span);
-        let rooms = bay.bytes_mut()?.chunks_mut(stride as usize);
-        let mut places: Vec<_> = leg
-            .objects
-            .iter()
-            .zip(rooms)
-            .map(|((key, _), room)| (*key, &mut room[..leg.span as usize]))
-            .collect();
-        let landed = self.client.get_into(leg.namespace, &mut places, &leg.options)?;
-        let right = |landed: KeyResult<crate::Landed>| match landed {
-            Ok(landed) if u64::from(landed.bytes) == leg.span => Ok(()),
-            Ok(_) => Err(KeyError::Status(Status::MissSize)),
-            Err(error) => Err(error),
-        };
-        let answers: Vec<KeyResult<()>> = landed.into_iter().map(right).collect();
-        let arrived = answers.iter().zip(leg.objects).zip(0..);
-        let placed = arrived
-            .filter(|((answer, _), _)| answer.is_ok())
-            .map(|((_, (_, pages)), at)| (at * stride, *pages));
-        let placed: Vec<_> = placed.collect();
-        self.crossed.received += placed.len() as u64;
-        let Berth { memory, plan } = *leg.berth;
-        bay.submit(&mut self.stream, Direction::ToDevice, memory, plan, &placed)?;
-        Ok(answers)
     }
 
     /// Stores pages: what each object has of the device's memory, in its plan's order. Waits until
@@ -351,78 +245,27 @@ impl<D: Device> Ferry<D> {
         objects: &[PutObject<&[u32]>],
         options: &PutOptions,
     ) -> Result<Vec<KeyResult<()>>, FerryError> {
-        let stored = self.put_legs(namespace, berth, objects, options);
+        let named = objects.iter().map(|object| (object.key, object.bytes));
+        let cargo = Paged { berth, objects: named.collect() };
+        let stored = check(berth).and_then(|()| self.unload(namespace, &cargo, objects, options));
         stored.or_else(|error| self.end(error))
     }
 
-    fn put_legs(
+    /// As [`Ferry::put`], for objects that lie in ranges of device memory which no plan describes,
+    /// one behind the other.
+    ///
+    /// # Errors
+    /// As [`Ferry::put`].
+    pub fn put_ranges(
         &mut self,
         namespace: &Namespace,
-        berth: &Berth<'_, D>,
-        objects: &[PutObject<&[u32]>],
+        objects: &[PutObject<&[DeviceRange<'_, D>]>],
         options: &PutOptions,
     ) -> Result<Vec<KeyResult<()>>, FerryError> {
-        let (span, count) = self.leg_of(berth)?;
-        let (stride, until) = (stride(span), self.client.until(options.deadline));
-        let mut stored = Vec::with_capacity(objects.len());
-        let mut legs = objects.chunks(count).peekable();
-        if let Some(first) = legs.peek() {
-            self.fetch(berth, first, stride)?;
-        }
-        while let Some(leg) = legs.next() {
-            let fetched = self.legs % 2;
-            // The device fills the other bay while this one is stored.
-            if let Some(next) = legs.peek() {
-                self.fetch(berth, next, stride)?;
-            }
-            let rooms = self.bays[fetched].bytes()?.chunks(stride as usize);
-            let whole: Vec<PutObject<Pieces<'_>>> = leg
-                .iter()
-                .zip(rooms)
-                .map(|(object, room)| object.with_bytes(Pieces::One(&room[..span as usize])))
-                .collect();
-            stored.extend(self.client.put(namespace, &whole, &options.until(until))?);
-        }
-        Ok(stored)
-    }
-
-    /// Has the device write pages into the next bay.
-    fn fetch(
-        &mut self,
-        berth: &Berth<'_, D>,
-        objects: &[PutObject<&[u32]>],
-        stride: u64,
-    ) -> Result<(), FerryError> {
-        self.legs += 1;
-        let bay = &mut self.bays[self.legs % 2];
-        let placed = objects.iter().zip(0..).map(|(object, at)| (at * stride, object.bytes));
-        let placed: Vec<_> = placed.collect();
-        let Berth { memory, plan } = *berth;
-        bay.submit(&mut self.stream, Direction::FromDevice, memory, plan, &placed)?;
-        Ok(())
-    }
-
-    /// Whether an object is as long as its place, and right if that is to be looked at.
-    fn check(&self, lease: Lease, span: u64) -> KeyResult<Lease> {
-        if lease.len() as u64 != span {
-            return Err(KeyError::Status(Status::MissSize));
-        }
-        // What has no place in a region was checked as it came.
-        if self.verify && lease.place().is_some() && !lease.verify() {
-            return Err(KeyError::Status(Status::MissCorrupt));
-        }
-        Ok(lease)
-    }
-
-    /// How long an object is in host memory, and how many a leg has.
-    fn leg_of(&self, berth: &Berth<'_, D>) -> Result<(u64, usize), FerryError> {
-        let span = D::plan(berth.plan).object_span();
-        let count = self.bay_bytes.checked_div(stride(span)).unwrap_or(0);
-        if span == 0 || count == 0 {
-            let what = "a plan of nothing, or of objects that a bay has no room for";
-            return Err(Error::InvalidArgument { what }.into());
-        }
-        Ok((span, usize::try_from(count).unwrap_or(usize::MAX)))
+        let named = objects.iter().map(|object| (object.key, object.bytes));
+        let cargo = Ranged { objects: named.collect() };
+        let stored = self.unload(namespace, &cargo, objects, options);
+        stored.or_else(|error| self.end(error))
     }
 
     /// Ends what is under way: after an error is answered nothing touches the pages any more.
@@ -434,11 +277,10 @@ impl<D: Device> Ferry<D> {
     }
 }
 
-/// From an object to the next in a bay: the kernel reads 16 bytes at a time.
-const fn stride(span: u64) -> u64 {
-    span.next_multiple_of(256)
+/// Whether there is anything to carry.
+fn check<D: Device>(berth: &Berth<'_, D>) -> Result<(), FerryError> {
+    if D::plan(berth.plan).object_span() == 0 {
+        return Err(Error::InvalidArgument { what: "a plan of nothing" }.into());
+    }
+    Ok(())
 }
-
-/// How many legs objects are taken to be on other hosts, once a whole leg was. A guess: asking for
-/// a lease in vain costs a copy of the leg.
-const FAR_LEGS: u32 = 64;

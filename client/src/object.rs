@@ -49,8 +49,7 @@ impl<B> PutObject<B> {
     }
 
     /// The same, with other bytes.
-    #[cfg(feature = "gpu")]
-    pub(crate) fn with_bytes<C>(&self, bytes: C) -> PutObject<C> {
+    pub fn with_bytes<C>(&self, bytes: C) -> PutObject<C> {
         let (tags, user_meta) = (self.tags.clone(), self.user_meta.clone());
         let Self { key, depth, class_hint, cost_hint, ttl, version, .. } = *self;
         PutObject { key, bytes, depth, class_hint, cost_hint, ttl, version, tags, user_meta }

@@ -1,5 +1,5 @@
-// A driver made of host memory: the calls of `libcuda.so.1` that this crate makes, for machines
-// without a GPU. It is as late and as strict as a real one may be.
+// A driver made of host memory: the calls of `libcuda.so.1` that this crate and its tests make, for
+// machines without a GPU. It is as late and as strict as a real one may be.
 //
 // Copies and kernels happen no sooner than somebody asks for an event or a stream. Device memory
 // cannot be touched but by them. What a real driver would let pass, or answer with a fault an hour
@@ -305,6 +305,15 @@ CALL(cuMemcpyHtoD_v2, address to, const void *from, size_t bytes)
     check("cuMemcpyHtoD", to, bytes, 1, 1);
     protect(PROT_READ | PROT_WRITE);
     memcpy((void *)to, from, bytes);
+    protect(PROT_NONE);
+    LEAVE(OK);
+}
+CALL(cuMemcpyDtoH_v2, void *to, address from, size_t bytes)
+{
+    ENTER;
+    check("cuMemcpyDtoH", from, bytes, 1, 0);
+    protect(PROT_READ | PROT_WRITE);
+    memcpy(to, (void *)from, bytes);
     protect(PROT_NONE);
     LEAVE(OK);
 }

@@ -6,6 +6,8 @@ mod fake;
 mod faults;
 #[cfg(feature = "gpu")]
 mod ferry;
+#[cfg(feature = "gpu")]
+mod ferry_ranges;
 mod helm;
 mod host;
 mod jobs;
