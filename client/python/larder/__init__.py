@@ -19,6 +19,7 @@ from ._native import (
     Closed,
     Completion,
     Denied,
+    DeviceMemory,
     Error,
     Forked,
     InvalidArgument,
@@ -30,6 +31,7 @@ from ._native import (
     Unavailable,
     __version__,
     connect,
+    device_count,
 )
 
 
@@ -76,6 +78,7 @@ __all__ = [
     "Closed",
     "Completion",
     "Denied",
+    "DeviceMemory",
     "Error",
     "Forked",
     "InvalidArgument",
@@ -88,4 +91,5 @@ __all__ = [
     "Unavailable",
     "__version__",
     "connect",
+    "device_count",
 ]

@@ -13,6 +13,7 @@ __all__ = [
     "Closed",
     "Completion",
     "Denied",
+    "DeviceMemory",
     "Error",
     "Forked",
     "InvalidArgument",
@@ -24,12 +25,14 @@ __all__ = [
     "Unavailable",
     "__version__",
     "connect",
+    "device_count",
 ]
 
 __version__: str
 
 class _Tensor(Protocol):
-    """As torch has it: contiguous, and in the memory of the CPU."""
+    """As torch has it: contiguous, and in the memory of the CPU, or of a device for calls that end
+    in ``_device``."""
 
     def data_ptr(self) -> int: ...
     def is_contiguous(self) -> bool: ...
@@ -38,12 +41,24 @@ class _Array(Protocol):
     @property
     def __array_interface__(self) -> dict[str, Any]: ...
 
+class _DeviceArray(Protocol):
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]: ...
+
+class _Stream(Protocol):
+    """As torch has it."""
+
+    @property
+    def cuda_stream(self) -> int: ...
+
 _Name: TypeAlias = bytes | str
 # An array has bytes in two dimensions: one key in each row.
 _Names: TypeAlias = Iterable[_Name] | memoryview | _Array
 # An array has one integer for each key, or a row of them.
 _Numbers: TypeAlias = Iterable[int | Sequence[int]] | array[int] | memoryview | _Array
 _Memory: TypeAlias = Buffer | _Tensor | _Array
+_Aboard: TypeAlias = _Tensor | _DeviceArray
+_AboardPiece: TypeAlias = _Aboard | list[Any] | tuple[Any, ...]
 _Piece: TypeAlias = _Memory | list[Any] | tuple[Any, ...]
 _Path: TypeAlias = Literal["auto", "tcp", "shm", "rdma"]
 
@@ -110,6 +125,7 @@ def connect(
     spin: Literal["auto", "off"] | float | None = None,
     rdma_device: str | None = None,
 ) -> Client: ...
+def device_count() -> int: ...
 @final
 class Client:
     def namespace(
@@ -128,6 +144,14 @@ class Client:
     def register(
         self, memory: _Memory | int, length: int | None = None, *, keep: object = None
     ) -> Memory: ...
+    def register_device(
+        self,
+        memory: _Aboard | int,
+        length: int | None = None,
+        *,
+        device: int | None = None,
+        keep: object = None,
+    ) -> DeviceMemory: ...
     def shared_memory(self, length: int) -> Memory: ...
     def stats(self, *, timeout: float | None = None) -> list[_ShardStats]: ...
     def close(self) -> None: ...
@@ -212,6 +236,42 @@ class Store:
         **options: Unpack[_Puts],
     ) -> list[int]: ...
 
+    # In memory of a device.
+    def get_device(
+        self,
+        keys: _Names,
+        tensors: Iterable[_AboardPiece],
+        *,
+        stream: int | _Stream | None = None,
+        timeout: float | None = None,
+    ) -> list[int]: ...
+    def put_device(
+        self,
+        keys: _Names,
+        tensors: Iterable[_AboardPiece],
+        *,
+        stream: int | _Stream | None = None,
+        **options: Unpack[_Puts],
+    ) -> list[int]: ...
+    def batch_get_device(
+        self,
+        keys: _Names,
+        ptrs: _Numbers,
+        sizes: _Numbers | int,
+        *,
+        stream: int | _Stream | None = None,
+        timeout: float | None = None,
+    ) -> list[int]: ...
+    def batch_put_device(
+        self,
+        keys: _Names,
+        ptrs: _Numbers,
+        sizes: _Numbers | int,
+        *,
+        stream: int | _Stream | None = None,
+        **options: Unpack[_Puts],
+    ) -> list[int]: ...
+
     # Jobs.
     def event_fd(self) -> int: ...
     def submit_batch_get(
@@ -258,6 +318,25 @@ class Memory:
     def exposed(self) -> bool: ...
     def unregister(self, timeout: float | None = None) -> bool: ...
     def view(self) -> memoryview: ...
+    def __len__(self) -> int: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+        /,
+    ) -> None: ...
+
+@final
+class DeviceMemory:
+    @property
+    def address(self) -> int: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def device(self) -> int: ...
+    def unregister(self, timeout: float | None = None) -> bool: ...
     def __len__(self) -> int: ...
     def __enter__(self) -> Self: ...
     def __exit__(

@@ -12,6 +12,7 @@ use pyo3::types::{PyDict, PyList, PyString};
 
 use crate::arguments::{duration, items};
 use crate::connection::Connection;
+use crate::device_memory::DeviceMemory;
 use crate::errors::{invalid, raise};
 use crate::memory::Memory;
 use crate::store::Store;
@@ -170,6 +171,31 @@ impl PyClient {
     ) -> PyResult<Memory> {
         self.connection.check_process()?;
         Memory::register(&self.connection, memory, length, keep)
+    }
+
+    /// Registers memory of a device, for the calls of ``Store`` that end in ``_device``.
+    ///
+    /// Args:
+    ///     memory: a contiguous tensor of a device, as torch has it, or an array with
+    ///         ``__cuda_array_interface__``; or an address of a device.
+    ///     length: bytes from its start; needed for an address.
+    ///     device: which device, as the driver numbers them; what a tensor says, else 0.
+    ///     keep: an object to be kept for as long as the memory is registered.
+    ///
+    /// The first of a device opens it: the driver is loaded, and 128 MiB of the host's memory are
+    /// pinned, through which bytes go that the device cannot reach by itself. Raises
+    /// InvalidArgument, also in a package that was built without the feature ``cuda``; OsError
+    /// where there is no driver, or it refuses; Closed, Forked.
+    #[pyo3(signature = (memory, length = None, *, device = None, keep = None))]
+    fn register_device(
+        &self,
+        memory: &Bound<'_, PyAny>,
+        length: Option<usize>,
+        device: Option<u32>,
+        keep: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<DeviceMemory> {
+        self.connection.check_process()?;
+        DeviceMemory::register(&self.connection, memory, length, device, keep)
     }
 
     /// New memory of ``length`` bytes, zeroed and registered, from which puts to nodes on this host

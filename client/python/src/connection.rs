@@ -10,6 +10,7 @@ use larder_transport::process_id;
 use pyo3::prelude::*;
 
 use crate::desk::Desk;
+use crate::devices::Devices;
 use crate::errors::{Closed, forked, raise};
 use crate::memory::Memories;
 
@@ -17,6 +18,7 @@ use crate::memory::Memories;
 pub(crate) struct Connection {
     client: RwLock<Option<Client>>,
     memories: Memories,
+    devices: Devices,
     desks: Mutex<Vec<Weak<Desk>>>,
     pid: u32,
 }
@@ -24,7 +26,8 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn new(client: Client) -> Self {
         let (memories, desks) = (Memories::default(), Mutex::default());
-        Self { client: RwLock::new(Some(client)), memories, desks, pid: process_id() }
+        let (client, devices) = (RwLock::new(Some(client)), Devices::default());
+        Self { client, memories, devices, desks, pid: process_id() }
     }
 
     /// # Errors
@@ -53,6 +56,11 @@ impl Connection {
             return Err(Closed::new_err("the client is closed"));
         }
         Ok(&self.memories)
+    }
+
+    /// For who has checked that this is the process.
+    pub(crate) const fn devices(&self) -> &Devices {
+        &self.devices
     }
 
     /// For who has checked that this is the process.
@@ -92,6 +100,7 @@ impl Connection {
             py.detach(|| drop(client));
         }
         self.memories.clear(py);
+        self.devices.clear(py);
         Ok(())
     }
 }
@@ -101,6 +110,7 @@ impl Drop for Connection {
         if self.pid != process_id() {
             // No lock of the parent's is taken on the way out.
             std::mem::forget(std::mem::take(&mut self.memories));
+            self.devices.abandon();
         }
     }
 }

@@ -15,6 +15,14 @@ mod client;
 mod completion;
 mod connection;
 mod desk;
+mod device_calls;
+mod device_memory;
+#[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "addresses and streams of a device become memory and order")]
+mod devices;
+#[cfg(not(feature = "cuda"))]
+#[path = "no_devices.rs"]
+mod devices;
 mod errors;
 mod given;
 mod jobs;
@@ -37,6 +45,8 @@ mod _native {
     use crate::client::{PyClient, connect};
     #[pymodule_export]
     use crate::completion::Completion;
+    #[pymodule_export]
+    use crate::device_memory::{DeviceMemory, device_count};
     #[pymodule_export]
     use crate::errors::{
         Busy, Closed, Denied, Error, Forked, InvalidArgument, OsError, Unavailable,

@@ -37,20 +37,30 @@ pub(crate) fn from_buffers(
     count: usize,
     access: Access,
 ) -> PyResult<Loan> {
+    from_objects(buffers, count, access, "buffers", find)
+}
+
+fn from_objects(
+    objects: &Bound<'_, PyAny>,
+    count: usize,
+    access: Access,
+    what: &str,
+    find: fn(&Bound<'_, PyAny>, Access) -> Result<Found, String>,
+) -> PyResult<Loan> {
     let mut loan = Loan::default();
-    for (at, object) in items_of(buffers, count, "buffers")?.iter().enumerate() {
+    for (at, object) in items_of(objects, count, what)?.iter().enumerate() {
         if is_many(object) {
-            for (piece, object) in items(object, "buffers")?.iter().enumerate() {
-                let named = |why| invalid(format_args!("buffers[{at}][{piece}]: {why}"));
+            for (piece, object) in items(object, what)?.iter().enumerate() {
+                let named = |why| invalid(format_args!("{what}[{at}][{piece}]: {why}"));
                 loan.add(find(object, access).map_err(named)?);
             }
         } else {
-            let named = |why| invalid(format_args!("buffers[{at}]: {why}"));
+            let named = |why| invalid(format_args!("{what}[{at}]: {why}"));
             loan.add(find(object, access).map_err(named)?);
         }
-        loan.end_place(at, "buffers")?;
+        loan.end_place(at, what)?;
     }
-    loan.checked(access, "buffers")
+    loan.checked(access, what)
 }
 
 /// One address and one length for each of `count` keys, or as many addresses as lengths, or one
@@ -65,6 +75,25 @@ pub(crate) fn from_addresses(
     access: Access,
     memories: &Memories,
 ) -> PyResult<Loan> {
+    let mut loan = ranges(addresses, sizes, count)?;
+    loan.registered = memories.guard(&loan)?;
+    loan.checked(access, "ptrs")
+}
+
+/// As [`from_addresses`], of a device: whether they are registered is for who knows devices.
+///
+/// # Errors
+/// `InvalidArgument`, saying which range.
+pub(crate) fn from_device_addresses(
+    addresses: &Bound<'_, PyAny>,
+    sizes: &Bound<'_, PyAny>,
+    count: usize,
+    access: Access,
+) -> PyResult<Loan> {
+    ranges(addresses, sizes, count)?.checked(access, "ptrs")
+}
+
+fn ranges(addresses: &Bound<'_, PyAny>, sizes: &Bound<'_, PyAny>, count: usize) -> PyResult<Loan> {
     let addresses = Numbers::of(addresses, count, "ptrs")?;
     let sizes = match sizes.cast::<PyInt>().map(|size| size.extract()) {
         Ok(size) => Numbers::like(&addresses, size.map_err(|_| invalid("sizes: no length"))?),
@@ -83,8 +112,19 @@ pub(crate) fn from_addresses(
     let mut loan = Loan::default();
     loan.ranges = addresses.values.into_iter().zip(sizes.values).collect();
     loan.ends = addresses.ends;
-    loan.registered = memories.guard(&loan)?;
-    loan.checked(access, "ptrs")
+    Ok(loan)
+}
+
+/// One tensor or array in a device's memory for each of `count` keys, or a list or tuple of them.
+///
+/// # Errors
+/// `InvalidArgument`, saying which one.
+pub(crate) fn from_tensors(
+    tensors: &Bound<'_, PyAny>,
+    count: usize,
+    access: Access,
+) -> PyResult<Loan> {
+    from_objects(tensors, count, access, "tensors", find_aboard)
 }
 
 /// The memory of a buffer, a tensor or an array.
@@ -97,11 +137,26 @@ pub(crate) fn find(object: &Bound<'_, PyAny>, access: Access) -> Result<Found, S
     let (found, is_read_only) = match export {
         Ok(export) => of_export(object.py(), export)?,
         // Some types of items have no letter in the buffer protocol, such as bfloat16.
-        Err(error) => match of_tensor(object).or_else(|| of_array(object)) {
+        Err(error) => match of_tensor(object, HOST).or_else(|| of_array(object, HOST)) {
             Some(found) => found?,
             None => return Err(error.map_or_else(|| not_memory(object), |e| e.to_string())),
         },
     };
+    checked(found, is_read_only, access)
+}
+
+/// The memory of a tensor or an array in a device's memory.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn find_aboard(object: &Bound<'_, PyAny>, access: Access) -> Result<Found, String> {
+    match of_tensor(object, DEVICE).or_else(|| of_array(object, DEVICE)) {
+        Some(found) => found.and_then(|(found, is_read_only)| checked(found, is_read_only, access)),
+        None => Err(format!("no tensor or array of a device, but {}", object.get_type())),
+    }
+}
+
+fn checked(found: Found, is_read_only: bool, access: Access) -> Result<Found, String> {
     if access == Access::Write && is_read_only {
         return Err("is read-only".into());
     }
@@ -113,6 +168,16 @@ pub(crate) fn find(object: &Bound<'_, PyAny>, access: Access) -> Result<Found, S
     }
     Ok(found)
 }
+
+/// Whose memory is looked for: what tensors call it, and arrays.
+#[derive(Debug, Clone, Copy)]
+struct Side {
+    device: &'static str,
+    interface: &'static str,
+}
+
+const HOST: Side = Side { device: "cpu", interface: "__array_interface__" };
+const DEVICE: Side = Side { device: "cuda", interface: "__cuda_array_interface__" };
 
 fn of_export(py: Python<'_>, export: Export) -> Result<(Found, bool), String> {
     if !export.is_contiguous(py) {
@@ -126,14 +191,15 @@ fn of_export(py: Python<'_>, export: Export) -> Result<(Found, bool), String> {
 }
 
 /// A tensor, as torch has it: known by the names of its methods.
-fn of_tensor(object: &Bound<'_, PyAny>) -> Option<Result<(Found, bool), String>> {
+fn of_tensor(object: &Bound<'_, PyAny>, side: Side) -> Option<Result<(Found, bool), String>> {
     let data_ptr = object.getattr_opt(intern!(object.py(), "data_ptr")).ok()??;
     let said = || -> PyResult<Result<(Found, bool), String>> {
         let py = object.py();
         let device = object.getattr(intern!(py, "device"))?.getattr(intern!(py, "type"))?;
         let device: String = device.extract()?;
-        if device != "cpu" {
-            return Ok(Err(format!("is in the memory of a device ({device})")));
+        if device != side.device {
+            let whose = if device == "cpu" { "the host" } else { "a device" };
+            return Ok(Err(format!("is in the memory of {whose} ({device})")));
         }
         if !object.call_method0(intern!(py, "is_contiguous"))?.is_truthy()? {
             return Ok(Err("is not contiguous".into()));
@@ -163,8 +229,8 @@ fn of_tensor(object: &Bound<'_, PyAny>) -> Option<Result<(Found, bool), String>>
 }
 
 /// An array, as numpy and others describe theirs.
-fn of_array(object: &Bound<'_, PyAny>) -> Option<Result<(Found, bool), String>> {
-    let told = object.getattr_opt(intern!(object.py(), "__array_interface__")).ok()??;
+fn of_array(object: &Bound<'_, PyAny>, side: Side) -> Option<Result<(Found, bool), String>> {
+    let told = object.getattr_opt(side.interface).ok()??;
     let said = || -> PyResult<Result<(Found, bool), String>> {
         let told = told.cast::<PyDict>()?;
         let entry = |name: &str| Ok::<_, PyErr>(told.get_item(name)?.filter(|v| !v.is_none()));
