@@ -153,7 +153,7 @@ impl<D: Device> Ferry<D> {
         stream: D::Stream,
         config: &FerryConfig,
     ) -> Result<Self, FerryError> {
-        let bay = || Quay::new(client, device.clone(), config.bay_bytes);
+        let bay = || Quay::new(&client.shared.memories, device.clone(), config.bay_bytes);
         Ok(Self {
             client: client.clone(),
             bays: [bay()?, bay()?],

@@ -32,6 +32,14 @@ impl<D: Device> Bay<D> {
             bytes,
             reason: error.to_string(),
         })?;
+        Self::over(device, memory)
+    }
+
+    /// Pins memory that others were told of before: a network card, for one.
+    ///
+    /// # Errors
+    /// [`DeviceError::Call`] if the device refuses it.
+    pub fn over(device: D, memory: SharedMemory) -> Result<Self, DeviceError> {
         // SAFETY: references to the bytes are given out by `bytes` and `bytes_mut` alone, which
         // borrow the bay and wait first, and copies are made by `submit` alone, for which the bay
         // is borrowed mutably, so that no reference is left.
