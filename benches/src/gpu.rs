@@ -4,6 +4,7 @@
 //! run, never alone, and nothing is told of what was not verified first.
 
 pub mod aboard;
+pub mod aims;
 pub mod beside;
 pub mod cases;
 pub mod pace;

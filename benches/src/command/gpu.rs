@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use larder_benches::gpu::aboard::{Voyage, Voyager};
+use larder_benches::gpu::aims::{Aim, aims};
 use larder_benches::gpu::beside::{Beside, Loss};
 use larder_benches::gpu::cases::Case;
 use larder_benches::gpu::pace::{Pace, Plain, Race};
@@ -71,6 +72,8 @@ struct Results {
     losses: Vec<Loss>,
     /// Why there are none, if there are none.
     no_losses: Option<String>,
+    /// What is aimed at on a device, and what was found of it.
+    aims: Vec<Aim>,
     errors: Errors,
     /// What was left out for want of time.
     skipped: usize,
@@ -124,6 +127,8 @@ impl Gpu {
                     Err(DeviceError::Unsupported { what }) => results.no_losses = Some(what.into()),
                     Err(error) => results.errors.0.push(format!("product: {error}")),
                 }
+                let Results { paces, voyages, losses, .. } = &results;
+                results.aims = aims(paces, voyages, losses, SWEPT);
                 results
             }
             Err(error @ DeviceError::Call { .. }) => return Err(error.into()),
@@ -139,6 +144,7 @@ impl Gpu {
             }
         };
         self.output.emit("gpu", &results, &results.table())?;
+        results.aims.iter().for_each(|aim| println!("{aim}"));
         println!("{}", results.verdict());
         let is_right = results.is_right();
         Ok(if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
