@@ -284,3 +284,19 @@ fn check<D: Device>(berth: &Berth<'_, D>) -> Result<(), FerryError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    /// It is compiled as an example of [`super::Ferry`], where device support is built.
+    #[test]
+    fn readme_shows_what_is_compiled() {
+        let example = include_str!("ferry.rs").split("/// ```no_run\n").nth(1).unwrap();
+        let example = example.split("/// ```\n").next().unwrap();
+        let shown = example.lines().map(|line| line.trim_start_matches("///"));
+        let shown = shown.map(|line| line.strip_prefix(' ').unwrap_or(line));
+        let shown: Vec<&str> = shown.filter(|line| !line.starts_with("# ")).collect();
+        assert!(shown.len() > 20, "{shown:?}");
+        let readme = include_str!("../../README.md");
+        assert!(readme.contains(&shown.join("\n")), "{}", shown.join("\n"));
+    }
+}
