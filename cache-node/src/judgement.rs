@@ -76,7 +76,7 @@ impl Reader {
     }
 }
 
-/// Once a second: a copy of some 50 kB.
+/// Once a second: a copy of some 60 kB.
 const TICKS_PER_PUBLISH: u64 = 10;
 
 #[cfg(test)]
@@ -84,7 +84,7 @@ mod tests {
     use larder_transport::{Arena, Region};
 
     use super::*;
-    use crate::store::{KeyHash, Policy, StoreConfig, Use};
+    use crate::store::{KeyHash, Policy, StoreConfig, Told, Use};
 
     #[test]
     fn shards_judge_by_what_another_one_saw() {
@@ -93,7 +93,7 @@ mod tests {
         let namespace = crate::namespace::NamespaceId(0);
         for second in 0..100 {
             let place = stores[0].place_of(namespace, b"key");
-            stores[0].used(&[Use::of(place, None)], 0, 2000 * second);
+            stores[0].used(&[Use::of(place, None)], Told::default(), 2000 * second);
         }
         let mut before = Evidence::new();
         stores[1].add_evidence_to(&mut before);

@@ -36,7 +36,9 @@ use crate::lease::{Leases, Totals};
 use crate::namespace::{Handles, NamespaceId};
 use crate::outbox::Outbox;
 use crate::places::Places;
-use crate::store::{Ask, GROUP_KEYS, KeyHash, Policy, RECORD_BYTES_MAX, Store, StoreConfig, Use};
+use crate::store::{
+    Ask, GROUP_KEYS, KeyHash, Policy, RECORD_BYTES_MAX, Store, StoreConfig, Told, Use,
+};
 
 use clients::Client;
 pub(crate) use put::{Lent, PutJob};
@@ -337,7 +339,7 @@ impl Shard {
         self.count(Stat::MatchedKeys, request.keys.len() as u64);
         self.count(Stat::MatchHits, hits);
         if request.touch {
-            self.store.used(&uses, 0, self.now_ms);
+            self.store.used(&uses, Told::default(), self.now_ms);
         }
         uses.clear();
         self.scratch.uses = uses;

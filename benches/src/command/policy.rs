@@ -45,10 +45,10 @@ pub(super) struct PolicyArgs {
     /// What clients said of each request: a file with one small number a line, for `hazard`
     #[arg(long, value_name = "FILE")]
     hints: Option<PathBuf>,
-    /// After how many requests the shards of `hazard` learn what all of them saw
-    #[arg(long, value_name = "REQUESTS", default_value_t = 64,
+    /// How often the shards of `hazard` learn what all of them saw, in seconds of the trace
+    #[arg(long, value_name = "SECONDS", default_value_t = 10,
         value_parser = clap::value_parser!(u32).range(1..))]
-    refit_requests: u32,
+    refit_seconds: u32,
     /// Replay several policies with several capacities, and draw them
     #[arg(long, conflicts_with_all = ["capacity", "policy"])]
     sweep: bool,
@@ -166,8 +166,8 @@ impl PolicyArgs {
     fn replay(&self, whole: &Whole, name: Name, capacity: Capacity) -> Result<Results, Failure> {
         let (capacity, shards) = (capacity.of(whole.object_count()), self.shards);
         let admission = self.admission == Switch::On;
-        let refit_requests = self.refit_requests as usize;
-        let rules = |policy| Rules { policy, capacity, shards, admission, refit_requests };
+        let refit_ms = 1000 * u64::from(self.refit_seconds);
+        let rules = |policy| Rules { policy, capacity, shards, admission, refit_ms };
         let hazard = |by_cost| Policy::Hazard { by_cost, small_bytes_end: 0 };
         let score = match name {
             Name::Lru => replay(whole, &rules(Policy::Lru))?,

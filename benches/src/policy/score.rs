@@ -56,7 +56,7 @@ fn work(tokens: f64) -> f64 {
 }
 
 /// What one id of a trace stands for.
-const TOKENS_PER_OBJECT: u64 = 512;
+pub(super) const TOKENS_PER_OBJECT: u64 = 512;
 /// Context at which attention costs as much as the rest: 1.396e10 / (4 · 4096 · 32).
 const CONTEXT_TOKENS: f64 = 26_624.0;
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use larder_node::namespace::NamespaceId;
 use larder_node::store::{
-    Ask, Evidence, GROUP_KEYS, KeyHash, Policy, RecordSpec, Store, StoreConfig, Use, Worth,
+    Ask, Evidence, GROUP_KEYS, KeyHash, Policy, RecordSpec, Store, StoreConfig, Told, Use, Worth,
 };
 use larder_protocol::checksum::{crc64, encode_parts};
 use larder_protocol::message::Freshness;
@@ -30,8 +30,8 @@ pub struct Rules {
     pub shards: u16,
     /// Whether what is worth less than whoever would go for it is not written.
     pub admission: bool,
-    /// After how many requests shards learn what all of them saw.
-    pub refit_requests: usize,
+    /// How often shards learn what all of them saw, in the trace's milliseconds.
+    pub refit_ms: u64,
 }
 
 /// What the policy makes of the trace.
@@ -56,7 +56,8 @@ pub fn replay(whole: &Whole, rules: &Rules) -> Result<Score, larder_transport::R
     let is_by_request = matches!(rules.policy, Policy::Hazard { .. });
     let mut score = Score::default();
     let mut hits = Vec::new();
-    for (number, asked) in (1..).zip(whole.requests()) {
+    let mut learned_ms = 0;
+    for asked in whole.requests() {
         shards.iter_mut().for_each(|shard| shard.keys.clear());
         for (place, &id) in asked.ids.iter().enumerate() {
             let Name { key, shard } = names[id as usize];
@@ -77,8 +78,9 @@ pub fn replay(whole: &Whole, rules: &Rules) -> Result<Score, larder_transport::R
                 shard.use_one_by_one(&asked)
             };
         }
-        if is_by_request && number % rules.refit_requests.max(1) == 0 {
+        if is_by_request && asked.t_ms >= learned_ms + rules.refit_ms {
             learn(&mut shards);
+            learned_ms = asked.t_ms;
         }
         score.policy_time += begun.elapsed();
     }
@@ -153,7 +155,8 @@ impl Shard {
     /// Uses all keys as one request, and then writes what is missing, head first, until something
     /// is not wanted: what is behind a hole is of no use. How many were written.
     fn use_at_once(&mut self, asked: &Asked<'_>, admission: bool) -> u64 {
-        self.store.used(&self.uses, asked.hint, asked.t_ms);
+        let told = self.told(asked);
+        self.store.used(&self.uses, told, asked.t_ms);
         let mut written = 0;
         let is_hit = |a_use: &Use| a_use.is_hit();
         let first = self.uses.iter().take_while(|a_use| is_hit(a_use)).count();
@@ -185,7 +188,8 @@ impl Shard {
             let place = self.store.place_of(self.namespace, key.as_bytes());
             match self.store.peek_at(&ask, key.as_bytes(), place).ok().map(|seen| seen.entry) {
                 Some(entry) => {
-                    self.store.used(&[Use::of(place, Some(entry))], asked.hint, asked.t_ms);
+                    let told = Told::default();
+                    self.store.used(&[Use::of(place, Some(entry))], told, asked.t_ms);
                 }
                 None => {
                     self.write(&key, depth, asked);
@@ -220,6 +224,12 @@ impl Shard {
         assert_eq!(status, Status::Stored, "nothing is there that could refuse it");
     }
 
+    /// What the request says of itself: whether the end of its chain is here, and not whole.
+    fn told(&self, asked: &Asked<'_>) -> Told {
+        let has_end = self.keys.last().is_some_and(|(_, depth)| depth + 1 == asked.ids.len());
+        Told { hint: asked.hint, ends_partly: asked.ends_partly && has_end }
+    }
+
     fn ask(&self, now_ms: u64) -> Ask {
         let generation: Generation = self.store.generation(self.namespace);
         Ask { namespace: self.namespace, generation, freshness: Freshness::Any, now_ms }
@@ -230,9 +240,10 @@ impl Shard {
 const RECORD_BYTES: u64 = 64;
 /// Less than this leaves no room for the arena's own order.
 const REGION_BYTES_MIN: u64 = 1 << 20;
-/// How many objects a shard remembers: as many as a node pays for whose objects have 320 KiB.
+/// How many objects a shard knows that are not there: as many as a node pays for whose objects
+/// have 96 KiB.
 fn ghosts_max(capacity: u64) -> u32 {
     u32::try_from(GHOSTS_PER_OBJECT * capacity).unwrap_or(u32::MAX)
 }
 
-const GHOSTS_PER_OBJECT: u64 = 32;
+const GHOSTS_PER_OBJECT: u64 = 16;

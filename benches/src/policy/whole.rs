@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use ahash::AHashMap;
 
+use super::score::TOKENS_PER_OBJECT;
 use crate::trace::{Request, TraceError};
 
 /// A trace that was read to its end.
@@ -36,6 +37,8 @@ pub struct Asked<'a> {
     pub input_tokens: u32,
     /// What kind of request it was; 0 if nobody said.
     pub hint: u8,
+    /// Whether the last of its objects stands for fewer tokens than an object has.
+    pub ends_partly: bool,
     /// Its objects, the head of the chain first.
     pub ids: &'a [u32],
 }
@@ -123,7 +126,9 @@ impl Whole {
         self.requests.iter().enumerate().map(|(index, head)| {
             let start = index.checked_sub(1).map_or(0, |before| self.requests[before].end);
             let Head { t_ms, input_tokens, hint, end } = *head;
-            Asked { t_ms, input_tokens, hint, ids: &self.ids[start..end] }
+            let ids = &self.ids[start..end];
+            let ends_partly = u64::from(input_tokens) < TOKENS_PER_OBJECT * ids.len() as u64;
+            Asked { t_ms, input_tokens, hint, ends_partly, ids }
         })
     }
 

@@ -14,7 +14,7 @@ use super::Shard;
 use super::shared::{Leasing, Shared};
 use crate::namespace::NamespaceId;
 use crate::outbox::Outbox;
-use crate::store::{Dead, GROUP_KEYS, Record, Seen, Use};
+use crate::store::{Dead, GROUP_KEYS, Record, Seen, Told, Use};
 
 /// Lists that one request fills and the next uses again.
 #[derive(Debug, Default)]
@@ -104,7 +104,7 @@ impl Shard {
         reply.finish(way.sent_bytes(), at, &mut out.bytes);
         self.send(&mut scratch.slots, out);
         if get.touch {
-            self.store.used(&scratch.uses, 0, self.now_ms);
+            self.store.used(&scratch.uses, Told::default(), self.now_ms);
         }
         scratch.uses.clear();
         self.scratch = scratch;
@@ -155,7 +155,7 @@ impl Shard {
                 let place = (start + range.start) as usize..(start + range.end) as usize;
                 out.bytes.extend_from_slice(&slot[place]);
                 if get.touch {
-                    self.store.used(&[Use::of(located, Some(entry))], 0, self.now_ms);
+                    self.store.used(&[Use::of(located, Some(entry))], Told::default(), self.now_ms);
                 }
                 self.count(Stat::Hits, 1);
                 self.count(Stat::SentBytes, bytes);

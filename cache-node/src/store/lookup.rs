@@ -12,7 +12,7 @@ use larder_transport::{Arena, Slot, prefetch};
 
 use super::entries::{Entry, EntryId};
 use super::record::{RECORD_UNIT_BYTES, Record};
-use super::{Evidence, Store, Why, Worth};
+use super::{Evidence, Store, Told, Why, Worth};
 use crate::namespace::NamespaceId;
 
 /// What all lookups of one request have in common.
@@ -231,11 +231,11 @@ impl Store {
     /// too. What was there is touched last to first, so that the head of a chain ends youngest.
     /// What is gone by now is passed over.
     ///
-    /// `hint` is what the client says of the request, 0 if nothing.
-    pub fn used(&mut self, uses: &[Use], hint: u8, now_ms: u64) {
+    /// `told` is what the request says of itself.
+    pub fn used(&mut self, uses: &[Use], told: Told, now_ms: u64) {
         let running = self.events + 1;
         uses.iter().rev().filter_map(|a_use| a_use.entry).for_each(|entry| self.touch(entry.0));
-        self.order.used(uses, hint, now_ms, running);
+        self.order.used(uses, told, now_ms, running);
     }
 
     /// Whether an object of so many bytes should be stored, that a request named just now and that

@@ -27,7 +27,7 @@ use larder_transport::{Arena, Slot, SlotMut, UNTAGGED};
 pub use entries::EntryId;
 pub use hash::KeyHash;
 pub use lookup::{Ask, Dead, Found, GROUP_KEYS, Place, Seen, Use};
-pub use policy::{Evidence, Policy, Worth};
+pub use policy::{Evidence, Policy, Told, Worth};
 pub use record::{RECORD_BYTES_MAX, RECORD_UNIT_BYTES, Record, RecordSpec};
 pub use stats::StoreStats;
 pub use tags::REMOVED_TAGS_MAX;

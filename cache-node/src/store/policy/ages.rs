@@ -24,10 +24,19 @@ pub(super) fn width_ms(bucket: Bucket) -> u32 {
     STARTS_MS.get(bucket + 1).map_or(start, |end| end - start)
 }
 
+/// The moment from which on something that was used at `last_ms` is in a later step than this;
+/// `None` if there is none.
+pub(super) fn end_ms(last_ms: u64, bucket: Bucket) -> Option<u64> {
+    STARTS_MS.get(bucket + 1).map(|&end| last_ms + u64::from(end))
+}
+
 /// How long ago something was.
 pub(super) fn age_ms(last_ms: u32, now_ms: u32) -> u32 {
     now_ms.wrapping_sub(last_ms)
 }
+
+/// The policy's clock goes in steps of this, so that a moment fits 24 bits for three weeks.
+pub(super) const TICK_MS: u32 = 128;
 
 /// Where each step begins.
 pub(super) const STARTS_MS: [u32; BUCKETS] = {
@@ -72,5 +81,6 @@ mod tests {
         assert_eq!(STARTS_MS[47] / 3_600_000, 48);
         assert_eq!((width_ms(0), width_ms(1), width_ms(47)), (1000, 300, STARTS_MS[47]));
         assert_eq!(age_ms(u32::MAX, 9), 10);
+        assert_eq!((end_ms(7, 1), end_ms(7, 47)), (Some(1307), None));
     }
 }

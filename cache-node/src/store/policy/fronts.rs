@@ -1,58 +1,200 @@
 //! The oldest objects of all class lists, and which of them is worth least.
 //!
-//! What a reader would get wrong: indices change with time, so they hold for one moment. Within it
-//! an eviction changes the front of one class alone, and the next victim is one pass over a row of
-//! numbers away.
+//! What a reader would get wrong: indices change with time, but in steps, so each holds until its
+//! object is a step older. Most victims are found by looking at one number of each group of
+//! classes; what changed since is looked at again first, class by class.
 
-use std::cmp::Reverse;
-
-use super::ages::age_ms;
 use super::class::{CLASSES, Class};
-use super::notes::Notes;
 
-/// The oldest object of each class, and its index.
-#[derive(Debug, Clone)]
+/// The oldest object of each class, and how little it is worth.
+#[derive(Debug)]
 pub(super) struct Fronts {
-    /// Infinite where a class has nobody.
-    indices: [f32; CLASSES],
+    keys: [Key; CLASSES],
+    /// The lowest key of each group of [`GROUP`] classes.
+    lows: [Key; GROUPS],
     numbers: [u32; CLASSES],
-    /// The moment of the indices.
-    pub(super) now_ms: u32,
-    /// Whether indices and numbers are those of this moment.
-    pub(super) is_valid: bool,
+    /// When a key stops being true.
+    ends_ms: [u64; CLASSES],
+    /// Not after the first of them.
+    next_end_ms: u64,
+    /// Classes whose front is not known any more, a bit each.
+    changed: [u64; CLASSES.div_ceil(64)],
+}
+
+/// What a search for the lowest compares: the index, then the age, then the depth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key(u128);
+
+impl Key {
+    /// Behind everybody.
+    const NOBODY: Self = Self(u128::MAX);
+
+    /// Lower is to go sooner: worth less, of equals used longer ago, of these deeper in its chain.
+    pub(super) fn of(index: f32, last_ms: u32, depth: u16) -> Self {
+        // Numbers that are not negative are in the order of their bits.
+        let index = u128::from(index.max(0.0).to_bits());
+        Self(index << 48 | u128::from(last_ms) << 16 | u128::from(u16::MAX - depth))
+    }
+}
+
+/// The oldest object of a class.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Front {
+    pub(super) number: u32,
+    pub(super) key: Key,
+    /// When the key stops being true.
+    pub(super) end_ms: u64,
 }
 
 impl Fronts {
     /// Nobody was looked at.
-    pub(super) fn none() -> Self {
-        Self {
-            indices: [f32::INFINITY; CLASSES],
+    pub(super) fn unknown() -> Self {
+        let mut fronts = Self {
+            keys: [Key::NOBODY; CLASSES],
+            lows: [Key::NOBODY; GROUPS],
             numbers: [0; CLASSES],
-            now_ms: 0,
-            is_valid: false,
+            ends_ms: [u64::MAX; CLASSES],
+            next_end_ms: u64::MAX,
+            changed: [0; CLASSES.div_ceil(64)],
+        };
+        fronts.forget();
+        fronts
+    }
+
+    /// A class may have another front.
+    pub(super) fn change(&mut self, class: Class) {
+        self.changed[class.row() / 64] |= 1 << (class.row() % 64);
+    }
+
+    /// All classes may.
+    pub(super) fn forget(&mut self) {
+        Class::all().for_each(|class| self.change(class));
+    }
+
+    /// Looks again at the classes that changed, and at those whose keys are not true any more.
+    pub(super) fn look(&mut self, now_ms: u64, mut front: impl FnMut(Class) -> Option<Front>) {
+        if now_ms >= self.next_end_ms {
+            let is_over = |&class: &Class| self.ends_ms[class.row()] <= now_ms;
+            let over = Class::all().filter(is_over);
+            over.for_each(|class| self.changed[class.row() / 64] |= 1 << (class.row() % 64));
+            let left = self.ends_ms.iter().filter(|&&end_ms| end_ms > now_ms);
+            self.next_end_ms = left.copied().min().unwrap_or(u64::MAX);
+        }
+        for word in 0..self.changed.len() {
+            let mut changed = std::mem::take(&mut self.changed[word]);
+            while changed != 0 {
+                let row = word * 64 + changed.trailing_zeros() as usize;
+                changed &= changed - 1;
+                let class = Class::numbered(row as u8);
+                self.set(class, front(class));
+            }
         }
     }
 
-    /// The oldest of a class, and its index; `None` if it has nobody.
-    pub(super) fn set(&mut self, class: Class, front: Option<(u32, f32)>) {
-        let (number, index) = front.unwrap_or((0, f32::INFINITY));
+    /// The lowest of all fronts that are known.
+    pub(super) fn least(&self) -> Option<(Class, u32)> {
+        let group = lowest(&self.lows);
+        let low = self.lows[group];
+        let keys = &self.keys[group * GROUP..CLASSES.min((group + 1) * GROUP)];
+        let row = group * GROUP + lowest(keys);
+        (low != Key::NOBODY).then(|| (Class::numbered(row as u8), self.numbers[row]))
+    }
+
+    /// Lets another object stand for its class, or nobody, until the next look.
+    pub(super) fn pass(&mut self, class: Class, next: Option<Front>) {
+        self.set(class, next);
+        self.change(class);
+    }
+
+    fn set(&mut self, class: Class, front: Option<Front>) {
+        let nobody = Front { number: 0, key: Key::NOBODY, end_ms: u64::MAX };
+        let Front { number, key, end_ms } = front.unwrap_or(nobody);
         self.numbers[class.row()] = number;
-        self.indices[class.row()] = index;
+        self.keys[class.row()] = key;
+        self.ends_ms[class.row()] = end_ms;
+        self.next_end_ms = self.next_end_ms.min(end_ms);
+        let group = class.row() / GROUP;
+        let keys = &self.keys[group * GROUP..CLASSES.min((group + 1) * GROUP)];
+        self.lows[group] = keys[lowest(keys)];
+    }
+}
+
+/// The first of the lowest.
+fn lowest(keys: &[Key]) -> usize {
+    let mut lowest = 0;
+    for (at, key) in keys.iter().enumerate() {
+        if *key < keys[lowest] {
+            lowest = at;
+        }
+    }
+    lowest
+}
+
+/// About the root of the number of classes: as many looks at groups as in one.
+const GROUP: usize = 16;
+const GROUPS: usize = CLASSES.div_ceil(GROUP);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_least_is_that_of_all_fronts_as_they_are(
+            steps in prop::collection::vec(
+                (0..CLASSES, 0u32..9, 0u64..50, 0u64..9, any::<bool>()),
+                1..200,
+            ),
+        ) {
+            let mut fronts = Fronts::unknown();
+            // What is true of each class: worth, and from when on it is worth nothing.
+            let mut naive = [None; CLASSES];
+            let mut now_ms = 0;
+            for (row, worth, lasts_ms, passes_ms, is_there) in steps {
+                now_ms += passes_ms;
+                naive[row] = is_there.then_some((worth, now_ms + 1 + lasts_ms));
+                fronts.change(Class::numbered(row as u8));
+                let key = |row: usize| -> Option<(Key, u64)> {
+                    let (worth, end_ms) = naive[row]?;
+                    let is_over = end_ms <= now_ms;
+                    let worth = if is_over { 0 } else { worth };
+                    let end_ms = if is_over { u64::MAX } else { end_ms };
+                    // The row in place of an age: no two are equal.
+                    Some((Key::of(worth as f32, row as u32, 0), end_ms))
+                };
+                fronts.look(now_ms, |class| {
+                    let (key, end_ms) = key(class.row())?;
+                    Some(Front { number: class.row() as u32, key, end_ms })
+                });
+                let expected = (0..CLASSES).filter_map(|row| Some((key(row)?.0, row))).min();
+                let least = fronts.least().map(|(class, number)| (class.row(), number as usize));
+                prop_assert_eq!(least, expected.map(|(_, row)| (row, row)));
+            }
+        }
     }
 
-    /// Leaves a class out.
-    pub(super) fn clear(&mut self, class: Class) {
-        self.set(class, None);
+    #[test]
+    fn who_is_passed_comes_back_with_the_next_look() {
+        let mut fronts = Fronts::unknown();
+        let front = |class: Class| {
+            let key = Key::of(class.row() as f32, 0, 0);
+            Some(Front { number: 7, key, end_ms: u64::MAX })
+        };
+        fronts.look(0, front);
+        let [first, second] = [0, 1].map(Class::numbered);
+        assert_eq!(fronts.least(), Some((first, 7)));
+        fronts.pass(first, None);
+        assert_eq!(fronts.least(), Some((second, 7)));
+        fronts.look(0, front);
+        assert_eq!(fronts.least(), Some((first, 7)));
     }
 
-    /// The one with the lowest index; of equals the older one, and then the deeper one.
-    pub(super) fn least(&self, notes: &Notes) -> Option<(Class, u32)> {
-        let lowest = self.indices.iter().copied().fold(f32::INFINITY, f32::min);
-        let rows = (0..CLASSES).filter(|&row| self.indices[row] == lowest);
-        let least = rows.filter(|_| lowest.is_finite()).min_by_key(|&row| {
-            let note = &notes[self.numbers[row]];
-            (Reverse(age_ms(note.last_ms, self.now_ms)), Reverse(note.depth))
-        })?;
-        Some((Class::numbered(least as u8), self.numbers[least]))
+    #[test]
+    fn worth_goes_before_age_and_age_before_depth() {
+        let keys = [(0.1, 9, 0), (0.2, 3, 5), (0.2, 3, 4), (0.2, 4, 9), (1e9, 0, 0)];
+        let keys = keys.map(|(index, last_ms, depth)| Key::of(index, last_ms, depth));
+        assert!(keys.is_sorted() && keys[4] < Key::NOBODY);
     }
 }

@@ -1,4 +1,4 @@
-//! Objects that are not there and yet known: what was evicted, and what was asked for in vain.
+//! Who left the small queue of S3-FIFO not long ago, by hash.
 //!
 //! A ring in the order in which they became ghosts, and a table that finds them by hash; both are
 //! as large as they may ever be from the start, in memory that the kernel hands out with use. What
@@ -6,27 +6,12 @@
 //! million is taken for another, which costs a little of the policy's judgement and never a wrong
 //! byte.
 
-/// What is remembered of an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ghost {
-    /// What the index filed it under.
-    pub(super) hash: u32,
-    /// When it was last used, the low bits of milliseconds.
-    pub(super) last_ms: u32,
-    /// Its place in its chain, 0 if it is not known.
-    pub(super) depth: u16,
-    /// What its policy classed it as.
-    pub(super) class: u8,
-    /// How often it was used, as its policy counts.
-    pub(super) uses: u8,
-}
-
 /// The ghosts of a shard.
 #[derive(Debug)]
 pub(super) struct Ghosts {
-    /// `next, hash, last_ms, depth and class and uses` of each place; arrays, so that they begin as
-    /// zeroed memory which nobody has touched.
-    ring: Vec<[u32; 4]>,
+    /// `next, hash` of each place; arrays, so that they begin as zeroed memory which nobody has
+    /// touched.
+    ring: Vec<[u32; 2]>,
     /// For each low part of a hash one more than the place of the latest ghost; 0 for none.
     heads: Vec<u32>,
     /// The place of the oldest, which may be vacant, and how many places from there are in use.
@@ -39,46 +24,43 @@ impl Ghosts {
     /// Room for `ghosts_max`, rounded up to a power of two.
     pub(super) fn new(ghosts_max: u32) -> Self {
         let places = (ghosts_max.clamp(1, GHOSTS_MAX) as usize).next_power_of_two();
-        let (ring, heads) = (vec![[0; 4]; places], vec![0; places]);
+        let (ring, heads) = (vec![[0; 2]; places], vec![0; places]);
         Self { ring, heads, first: 0, used: 0, len: 0 }
     }
 
-    /// Remembers one that is not known yet, as the youngest; answers the oldest if it had to go.
-    pub(super) fn push(&mut self, ghost: Ghost) -> Option<Ghost> {
-        let mut gone = None;
+    /// Remembers one that is not known yet, as the youngest; the oldest goes if it must.
+    pub(super) fn push(&mut self, hash: u32) {
         if self.used == self.ring.len() {
             // Vacant places in front are given up for nothing.
-            gone = self.vacate_first();
+            self.vacate_first();
         }
         let place = (self.first + self.used) & self.mask();
-        let head = &mut self.heads[ghost.hash as usize & (self.ring.len() - 1)];
-        self.ring[place] = [*head, ghost.hash, ghost.last_ms, pack(&ghost)];
+        let head = &mut self.heads[hash as usize & (self.ring.len() - 1)];
+        self.ring[place] = [*head, hash];
         *head = place as u32 + 1;
         self.used += 1;
         self.len += 1;
-        gone
     }
 
-    /// Forgets the one with this hash, and answers it.
-    pub(super) fn take(&mut self, hash: u32) -> Option<Ghost> {
-        let place = self.place_of(hash)?;
-        let ghost = self.at(place);
-        self.vacate(place);
-        Some(ghost)
+    /// Forgets the one with this hash; whether it was there.
+    pub(super) fn take(&mut self, hash: u32) -> bool {
+        let place = self.place_of(hash);
+        place.inspect(|&place| self.vacate(place)).is_some()
     }
 
-    /// The one with this hash.
-    pub(super) fn find(&self, hash: u32) -> Option<Ghost> {
-        self.place_of(hash).map(|place| self.at(place))
+    /// Whether one with this hash is there.
+    pub(super) fn has(&self, hash: u32) -> bool {
+        self.place_of(hash).is_some()
     }
 
-    /// Forgets the oldest if `is_over` says so, and answers it.
-    pub(super) fn pop_if(&mut self, is_over: impl FnOnce(&Ghost) -> bool) -> Option<Ghost> {
-        while self.used > 0 && self.ring[self.first][3] == VACANT {
+    /// Forgets the oldest.
+    pub(super) fn pop(&mut self) {
+        while self.used > 0 && self.ring[self.first][0] == VACANT {
             self.step();
         }
-        let oldest = (self.used > 0).then(|| self.at(self.first))?;
-        is_over(&oldest).then(|| self.vacate_first()).flatten()
+        if self.used > 0 {
+            self.vacate_first();
+        }
     }
 
     /// How many there are.
@@ -86,19 +68,14 @@ impl Ghosts {
         self.len
     }
 
-    /// Memory that they take, in bytes: what was ever used of the ring, and its table.
+    /// Memory that they take, in bytes: what is in use of the ring, and its table once it is used.
     pub(super) fn bytes(&self) -> u64 {
-        (self.used * size_of::<[u32; 4]>() + self.heads.len() * size_of::<u32>()) as u64
+        let heads = if self.used > 0 { self.heads.len() } else { 0 };
+        (self.used * size_of::<[u32; 2]>() + heads * size_of::<u32>()) as u64
     }
 
     fn mask(&self) -> usize {
         self.ring.len() - 1
-    }
-
-    fn at(&self, place: usize) -> Ghost {
-        let [_, hash, last_ms, packed] = self.ring[place];
-        let [uses, class, low, high] = packed.to_le_bytes();
-        Ghost { hash, last_ms, depth: u16::from_le_bytes([low, high]), class, uses }
     }
 
     fn place_of(&self, hash: u32) -> Option<usize> {
@@ -113,13 +90,11 @@ impl Ghosts {
         None
     }
 
-    fn vacate_first(&mut self) -> Option<Ghost> {
-        let oldest = (self.ring[self.first][3] != VACANT).then(|| self.at(self.first));
-        if oldest.is_some() {
+    fn vacate_first(&mut self) {
+        if self.ring[self.first][0] != VACANT {
             self.vacate(self.first);
         }
         self.step();
-        oldest
     }
 
     fn step(&mut self) {
@@ -129,7 +104,7 @@ impl Ghosts {
 
     /// Takes a ghost out of the table; its place in the ring stays, vacant.
     fn vacate(&mut self, place: usize) {
-        let [after, hash, ..] = self.ring[place];
+        let [after, hash] = self.ring[place];
         let head = hash as usize & self.mask();
         let wanted = place as u32 + 1;
         if self.heads[head] == wanted {
@@ -141,22 +116,16 @@ impl Ghosts {
             }
             self.ring[next][0] = after;
         }
-        self.ring[place][3] = VACANT;
+        self.ring[place][0] = VACANT;
         self.len -= 1;
     }
 }
 
-fn pack(ghost: &Ghost) -> u32 {
-    let [low, high] = ghost.depth.to_le_bytes();
-    u32::from_le_bytes([ghost.uses, ghost.class.min(CLASS_MAX), low, high])
-}
-
 /// Most ghosts of a shard: places are numbered by less than 32 bits.
-pub(super) const GHOSTS_MAX: u32 = 1 << 26;
+const GHOSTS_MAX: u32 = 1 << 26;
 /// What a ghost costs, its share of the table included.
-pub(in super::super) const GHOST_BYTES: u64 = 20;
-/// The class that no ghost has, so that this word is none's.
-const CLASS_MAX: u8 = u8::MAX - 1;
+pub(in super::super) const GHOST_BYTES: u64 = 12;
+/// What no ghost has as its next.
 const VACANT: u32 = u32::MAX;
 
 #[cfg(test)]
@@ -167,22 +136,18 @@ mod tests {
 
     use super::*;
 
-    fn ghost(hash: u32, serial: u32) -> Ghost {
-        Ghost { hash, last_ms: serial, depth: serial as u16, class: 3, uses: 9 }
-    }
-
     #[derive(Debug, Clone)]
     enum Step {
         Push(u32),
         Take(u32),
-        PopBefore(u32),
+        Pop,
     }
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             6 => (0u32..40).prop_map(Step::Push),
             2 => (0u32..40).prop_map(Step::Take),
-            1 => (0u32..400).prop_map(Step::PopBefore),
+            1 => Just(Step::Pop),
         ]
     }
 
@@ -191,35 +156,32 @@ mod tests {
         fn ghosts_agree_with_a_queue(steps in prop::collection::vec(step(), 1..400)) {
             let mut ghosts = Ghosts::new(8);
             // Vacant places count as used until they come to the front, as in the ring.
-            let mut naive: VecDeque<Option<Ghost>> = VecDeque::new();
-            for (serial, step) in (0..).zip(steps) {
+            let mut naive: VecDeque<Option<u32>> = VecDeque::new();
+            for step in steps {
                 match step {
+                    Step::Push(hash) if naive.contains(&Some(hash)) => {}
                     Step::Push(hash) => {
-                        if naive.iter().flatten().any(|ghost| ghost.hash == hash) {
-                            continue;
+                        if naive.len() == 8 {
+                            naive.pop_front();
                         }
-                        let gone = if naive.len() == 8 { naive.pop_front() } else { None };
-                        naive.push_back(Some(ghost(hash, serial)));
-                        prop_assert_eq!(ghosts.push(ghost(hash, serial)), gone.flatten());
+                        naive.push_back(Some(hash));
+                        ghosts.push(hash);
                     }
                     Step::Take(hash) => {
-                        let found = naive.iter_mut().find(|g| g.is_some_and(|g| g.hash == hash));
-                        prop_assert_eq!(ghosts.take(hash), found.and_then(Option::take));
+                        let found = naive.iter_mut().find(|ghost| **ghost == Some(hash));
+                        prop_assert_eq!(ghosts.take(hash), found.and_then(Option::take).is_some());
                     }
-                    Step::PopBefore(serial) => {
+                    Step::Pop => {
                         while naive.front().is_some_and(Option::is_none) {
                             naive.pop_front();
                         }
-                        let is_over = |ghost: &Ghost| ghost.last_ms < serial;
-                        let is_due = naive.front().is_some_and(|g| g.as_ref().is_some_and(is_over));
-                        let expected = if is_due { naive.pop_front().flatten() } else { None };
-                        prop_assert_eq!(ghosts.pop_if(is_over), expected);
+                        naive.pop_front();
+                        ghosts.pop();
                     }
                 }
                 prop_assert_eq!(ghosts.len(), naive.iter().flatten().count());
                 for hash in 0..40 {
-                    let expected = naive.iter().flatten().find(|ghost| ghost.hash == hash);
-                    prop_assert_eq!(ghosts.find(hash), expected.copied());
+                    prop_assert_eq!(ghosts.has(hash), naive.contains(&Some(hash)));
                 }
             }
         }

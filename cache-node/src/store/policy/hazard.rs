@@ -1,50 +1,81 @@
 //! Reuse hazard: evicts what is worth least to keep, as past requests of its class tell.
 //!
-//! Each class of objects has a list in order of last use. The victim is the oldest object of the
-//! class whose index at that object's age is lowest; of equals the older one. Who is evicted, or
-//! was asked for in vain, is remembered for a while, so that its next use counts too. There is no
+//! Each class of objects has a list in order of last use. What one request used last in one class,
+//! its cohort, stands together there, the deepest in its chain oldest. The victim is the oldest
+//! object of the class whose index at that object's age is lowest; of equals the older one. Who is
+//! evicted, or was asked for in vain, stays known, so that its next use counts too. There is no
 //! sample and no tree: shards that see parts of the same chains and judge by one [`Worth`] drop the
 //! same chains.
 //!
 //! What a reader would get wrong: which list an object is in, and how old it is, change when a
 //! request uses it, not when it is stored. The put of an object that a request has named before
-//! finds the request's judgement waiting, as a ghost.
+//! finds the request's judgement waiting, in the table of what is absent.
 
 use std::sync::Arc;
 
-use super::ages::{age_ms, bucket_of};
-use super::class::{CLASSES, Class, Gap};
+use super::Told;
+use super::absent::Absent;
+use super::ages::{TICK_MS, age_ms, bucket_of, end_ms};
+use super::class::{CLASSES, Class, Gap, Uses};
 use super::evidence::Evidence;
-use super::fronts::Fronts;
-use super::ghosts::{Ghost, Ghosts};
+use super::floor::Floor;
+use super::fronts::{Front, Fronts, Key};
 use super::notes::{At, Note, Notes};
 use super::past::Past;
 use super::waiting::Waiting;
+use super::weight::Weight;
 use super::worth::Worth;
 
 /// The class lists of a shard, and what they are ordered by.
 #[derive(Debug)]
 pub(super) struct Hazard {
     by_cost: bool,
-    ghosts: Ghosts,
+    absent: Absent,
     evidence: Evidence,
+    /// Whether LRU would find more.
+    floor: Floor,
     waiting: Waiting,
     worth: Arc<Worth>,
-    /// By class: the object that was last put beside others of its request. It may be gone by now,
-    /// or of another class.
-    beside: [Option<u32>; CLASSES],
+    /// By class: the ends of what the last request used in it. They may be gone by now, or of
+    /// another class.
+    ends: [Option<Ends>; CLASSES],
     /// What is known of the keys of the request at hand.
     known: Vec<Known>,
+    /// How many of them are in each class.
+    cohorts: [u32; CLASSES],
     fronts: Fronts,
+    /// How many objects are in these lists.
+    objects: u32,
+    /// The time, in whole ticks.
     now_ms: u64,
+    /// When what was seen counts half next.
+    halving_ms: u64,
+}
+
+/// The ends of a cohort in its list: all between them are of it.
+#[derive(Debug, Clone, Copy)]
+struct Ends {
+    /// The oldest in the list.
+    deepest: u32,
+    /// The youngest in the list.
+    shallowest: u32,
 }
 
 /// One key of a request.
 #[derive(Debug, Clone, Copy)]
-enum Known {
-    No { hash: u32 },
-    Ghost(Ghost),
-    Resident { number: u32, note: Note },
+struct Known {
+    hash: u32,
+    /// Its object, if that is here.
+    number: Option<u32>,
+    /// What was known of it, if anything was.
+    past: Option<Past>,
+}
+
+/// By what objects are judged at one moment.
+struct Judge<'a> {
+    worth: &'a Worth,
+    now_ms: u64,
+    by_cost: bool,
 }
 
 /// A new object, as far as the policy looks at it.
@@ -63,30 +94,24 @@ pub(super) struct Gone {
     pub(super) note: Note,
 }
 
-impl Known {
-    fn past(&self) -> Option<Past> {
-        match *self {
-            Self::No { .. } => None,
-            Self::Ghost(ghost) => Some(Past::of_ghost(&ghost)),
-            Self::Resident { note, .. } => Some(Past::of_note(&note)),
-        }
-    }
-}
-
 impl Hazard {
     /// Empty lists; `by_cost` weighs objects by what it would cost to make them again.
-    pub(super) fn new(ghosts_max: u32, by_cost: bool) -> Self {
+    pub(super) fn new(absent_max: u32, by_cost: bool) -> Self {
         let evidence = Evidence::new();
         Self {
             by_cost,
-            ghosts: Ghosts::new(ghosts_max),
+            absent: Absent::new(absent_max),
             worth: Arc::new(Worth::of(&evidence)),
             evidence,
+            floor: Floor::new(),
+            objects: 0,
             waiting: Waiting::new(),
-            beside: [None; CLASSES],
+            ends: [None; CLASSES],
             known: Vec::new(),
-            fronts: Fronts::none(),
+            cohorts: [0; CLASSES],
+            fronts: Fronts::unknown(),
             now_ms: 0,
+            halving_ms: HALF_LIFE_MS,
         }
     }
 
@@ -100,94 +125,117 @@ impl Hazard {
         &mut self,
         notes: &mut Notes,
         keys: impl Iterator<Item = (u32, Option<u32>)>,
-        hint: u8,
+        told: Told,
         now_ms: u64,
     ) {
         self.move_on(now_ms);
         let mut known = std::mem::take(&mut self.known);
         known.clear();
         known.extend(keys.filter_map(|(hash, number)| {
-            let note = number.and_then(|number| Some((number, notes.find(number)?)));
+            let note = number.and_then(|number| notes.find(number));
             match note {
-                Some((number, note)) if Self::has(&note) => Some(Known::Resident { number, note }),
+                Some(note) if Self::has(&note) => {
+                    Some(Known { hash, number, past: Some(Past::of_note(&note)) })
+                }
                 // It is there, and has another policy.
                 Some(_) => None,
-                None => Some(self.recall(hash)),
+                None => {
+                    let past = self.absent.find(hash, self.now_ms as u32);
+                    Some(Known { hash, number: None, past })
+                }
             }
         }));
+        if known.is_empty() {
+            self.known = known;
+            return;
+        }
         let gap = self.gap(&known);
-        // A key that is not here may stand deeper, and need not be the head of its chain.
-        let depth = |index: usize| u16::try_from(index + 1).unwrap_or(u16::MAX);
-        let mut is_placed = [false; CLASSES];
+        let last = known.len().saturating_sub(1);
+        self.cohorts = [0; CLASSES];
+        for (index, key) in known.iter().enumerate() {
+            let is_partial = told.ends_partly && index == last;
+            let (class, _) = self.class_of(key.past.as_ref(), gap, told.hint, is_partial);
+            self.cohorts[class.row()] += 1;
+            // Who stands there, if anybody does, is of another request.
+            self.ends[class.row()] = None;
+        }
         for (index, key) in known.iter().enumerate().rev() {
+            let is_partial = told.ends_partly && index == last;
+            // A key that is not here may stand deeper, and need not be the head of its chain.
+            let depth = u16::try_from(index + 1).unwrap_or(u16::MAX);
             // A request may name a key twice: what was found first may have changed.
-            let past = match *key {
-                Known::Resident { number, .. } => Some(Past::of_note(&notes[number])),
-                _ => key.past(),
+            let past = match key.number {
+                Some(number) => Some(Past::of_note(&notes[number])),
+                None => self.absent.find(key.hash, self.now_ms as u32),
             };
-            let past = match past {
-                Some(past) => self.used_again(past, gap, hint),
-                None => self.begin(gap, hint, depth(index)),
-            };
-            match *key {
-                Known::Resident { number, .. } => {
+            self.watch(key, past.as_ref());
+            let (class, uses) = self.class_of(past.as_ref(), gap, told.hint, is_partial);
+            let weight = Weight::of_one_of(self.cohorts[class.row()]);
+            let now = Past { last_ms: self.now_ms as u32, class, uses, weight, depth };
+            let past = self.next(past, now);
+            match key.number {
+                Some(number) => {
+                    self.fronts.change(Past::of_note(&notes[number]).class);
                     notes.refile(number, past.class.list());
                     notes[number].last_ms = past.last_ms;
-                    notes[number].uses = past.uses;
-                    // The first of a class is the deepest, and the oldest from now on.
-                    if !std::mem::replace(&mut is_placed[past.class.row()], true) {
-                        self.beside[past.class.row()] = Some(number);
-                    }
+                    notes[number].tally = past.tally();
+                    self.fronts.change(past.class);
+                    let ends = &mut self.ends[past.class.row()];
+                    let deepest = ends.map_or(number, |ends| ends.deepest);
+                    *ends = Some(Ends { deepest, shallowest: number });
                 }
-                Known::Ghost(Ghost { hash, .. }) | Known::No { hash } => {
-                    self.remember(past.ghost(hash));
-                }
+                None => self.remember(key.hash, &past),
             }
         }
         self.known = known;
-        self.fronts.is_valid = false;
     }
 
     /// A new object, listed nowhere yet.
     pub(super) fn inserted(&mut self, notes: &mut Notes, new: &Newcomer, now_ms: u64) {
         self.move_on(now_ms);
-        let past = match self.recall(new.hash) {
-            Known::Ghost(ghost) => {
-                let past = Past::of_ghost(&ghost);
-                let is_announced = self.age_ms(past.last_ms) < ANNOUNCED_MS;
-                let past =
-                    if is_announced { past } else { self.used_again(past, Gap::UNTOLD, new.hint) };
-                Past { depth: new.depth, ..past }
+        let known = self.absent.take(new.hash, self.now_ms as u32);
+        let past = match known {
+            Some(past) if self.age_ms(past.last_ms) < ANNOUNCED_MS => past,
+            known => {
+                let (class, uses) = self.class_of(known.as_ref(), Gap::UNTOLD, new.hint, false);
+                let (weight, depth) = (Weight::of_one_of(1), new.depth);
+                let now = Past { last_ms: self.now_ms as u32, class, uses, weight, depth };
+                self.next(known, now)
             }
-            _ => self.begin(Gap::UNTOLD, new.hint, new.depth),
         };
-        let is_peer = |number: &u32| {
-            let note = notes.find(*number);
-            note.is_some_and(|n| (n.list, n.last_ms) == (past.class.list(), past.last_ms))
+        let past = Past { depth: new.depth, ..past };
+        let ends = self.ends[past.class.row()].filter(|ends| ends.are_of_request(notes, &past));
+        let (at, ends) = match ends {
+            Some(ends) => ends.widen(notes, new),
+            None => (At::Young, Ends { deepest: new.number, shallowest: new.number }),
         };
-        let peer = self.beside[past.class.row()].replace(new.number).filter(is_peer);
-        let at = peer.map_or(At::Young, |peer| place_beside(notes, peer, &past));
+        self.ends[past.class.row()] = Some(ends);
         notes.add(new.number, past.note(), past.class.list(), at);
-        self.refresh(notes, past.class);
+        self.objects += 1;
+        self.fronts.change(past.class);
     }
 
-    /// An object with this note went; it is remembered if it was evicted.
-    pub(super) fn removed(&mut self, notes: &Notes, gone: &Gone, is_evicted: bool) {
-        let Gone { hash, note } = gone;
-        let past = Past::of_note(note);
-        self.refresh(notes, past.class);
-        if is_evicted && self.ghosts.find(*hash).is_none() {
-            self.remember(past.ghost(*hash));
+    /// An object with this note went; it stays known if it was evicted.
+    pub(super) fn removed(&mut self, gone: &Gone, is_evicted: bool) {
+        let past = Past::of_note(&gone.note);
+        self.objects -= 1;
+        self.fronts.change(past.class);
+        if is_evicted && self.absent.find(gone.hash, self.now_ms as u32).is_none() {
+            self.remember(gone.hash, &past);
         } else {
             self.forget(&past);
         }
     }
 
+    /// An object that was looked at as a victim is in use.
+    pub(super) fn held(&mut self, note: &Note) {
+        self.fronts.change(Past::of_note(note).class);
+    }
+
     /// A key that was asked for in vain turns out to be none of ours.
     pub(super) fn dismiss(&mut self, hash: u32) {
-        if let Some(ghost) = self.ghosts.take(hash) {
-            let past = Past::of_ghost(&ghost);
-            self.waiting.remove(past.class, self.moment_ms(past.last_ms));
+        if let Some(past) = self.absent.take(hash, self.now_ms as u32) {
+            self.no_longer_waits(&past);
         }
     }
 
@@ -199,24 +247,22 @@ impl Hazard {
         is_running: impl Fn(u32) -> bool,
         mut accept: impl FnMut(u32) -> bool,
     ) -> Option<u32> {
-        if !self.fronts.is_valid {
-            (0..CLASSES as u8).for_each(|number| self.refresh(notes, Class::numbered(number)));
-            self.fronts.is_valid = true;
-            self.fronts.now_ms = self.now_ms as u32;
-        }
-        let mut fronts = self.fronts.clone();
+        let judge = Judge { worth: &self.worth, now_ms: self.now_ms, by_cost: self.by_cost };
+        self.fronts.look(judge.now_ms, |class| {
+            notes.oldest(class.list()).map(|number| judge.front(number, &notes[number]))
+        });
         for _ in 0..LOOKS_MAX {
-            let (class, number) = fronts.least(notes)?;
-            let is_spared =
-                is_running(number) && self.age_ms(notes[number].last_ms) < ONE_REQUEST_MS;
-            if is_spared {
+            let (class, number) = self.fronts.least()?;
+            let age_ms = age_ms(notes[number].last_ms, judge.now_ms as u32);
+            if is_running(number) && age_ms < ONE_REQUEST_MS {
                 // The oldest of its list: all others are of the request, too.
-                fronts.clear(class);
+                self.fronts.pass(class, None);
             } else if accept(number) {
                 return Some(number);
             } else {
                 let younger = notes.younger(number);
-                fronts.set(class, younger.map(|number| (number, self.index(&notes[number]))));
+                let next = younger.map(|number| judge.front(number, &notes[number]));
+                self.fronts.pass(class, next);
             }
         }
         None
@@ -225,57 +271,36 @@ impl Hazard {
     /// Whether a key that a request just named is worth more than `victim`, which would have to go
     /// for it. Cost is left out: it would keep out the cheap heads of new chains.
     pub(super) fn is_worth_more(&self, notes: &Notes, hash: u32, victim: u32) -> bool {
-        let Some(ghost) = self.ghosts.find(hash) else { return true };
+        let Some(past) = self.absent.find(hash, self.now_ms as u32) else { return true };
         let worth = |past: &Past| self.worth.at(past.class, bucket_of(self.age_ms(past.last_ms)));
-        worth(&Past::of_ghost(&ghost)) > worth(&Past::of_note(&notes[victim]))
+        worth(&past) > worth(&Past::of_note(&notes[victim]))
     }
 
     /// Adds what was seen here.
     pub(super) fn add_to(&self, sum: &mut Evidence) {
         sum.add(&self.evidence);
-        self.waiting.each(self.now_ms, |row, bucket, count| sum.waited(row, bucket, count));
+        self.waiting.each(self.now_ms, |bucket, units| sum.wait(bucket, units));
+    }
+
+    /// Whether LRU does better at this time.
+    pub(super) fn is_outdone(&self) -> bool {
+        self.worth.is_outdone()
     }
 
     /// Judges by what all shards saw.
     pub(super) fn judge_by(&mut self, worth: Arc<Worth>) {
         self.worth = worth;
-        self.fronts.is_valid = false;
+        self.fronts.forget();
     }
 
     /// Memory beside the notes, in bytes.
     pub(super) fn bytes(&self) -> u64 {
-        self.ghosts.bytes()
-    }
-
-    /// Looks again who is the oldest of a class.
-    fn refresh(&mut self, notes: &Notes, class: Class) {
-        let oldest = notes.oldest(class.list());
-        let front = oldest.map(|number| (number, self.index(&notes[number])));
-        self.fronts.set(class, front);
-    }
-
-    /// What keeping an object is worth now.
-    fn index(&self, note: &Note) -> f32 {
-        let past = Past::of_note(note);
-        let index = self.worth.at(past.class, bucket_of(self.age_ms(past.last_ms)));
-        if self.by_cost { index * cost(note.depth) } else { index }
-    }
-
-    /// Takes what is known of a key out of the ghosts, and forgets what is too old.
-    fn recall(&mut self, hash: u32) -> Known {
-        match self.ghosts.take(hash) {
-            Some(ghost) if self.age_ms(ghost.last_ms) <= HORIZON_MS => Known::Ghost(ghost),
-            Some(ghost) => {
-                self.forget(&Past::of_ghost(&ghost));
-                Known::No { hash }
-            }
-            None => Known::No { hash },
-        }
+        self.absent.bytes()
     }
 
     /// How long the session was silent: since the deepest key of its known beginning was used.
     fn gap(&self, known: &[Known]) -> Gap {
-        let beginning = known.iter().map_while(Known::past);
+        let beginning = known.iter().map_while(|key| key.past);
         // What was stored a moment ago, and not used yet, is of this same request.
         let is_settled =
             |past: &Past| past.class.gap() != Gap::UNTOLD || !self.is_one_request(past);
@@ -293,52 +318,69 @@ impl Hazard {
         self.age_ms(past.last_ms) < ONE_REQUEST_MS
     }
 
-    /// Counts a use of what is known.
-    fn used_again(&mut self, past: Past, gap: Gap, hint: u8) -> Past {
-        if self.is_one_request(&past) {
-            let gap = if past.class.gap() == Gap::UNTOLD { gap } else { past.class.gap() };
-            let class = Class::of(gap, past.uses, past.class.hint());
-            self.waiting.remove(past.class, self.moment_ms(past.last_ms));
-            self.waiting.add(class, self.now_ms);
-            return Past { last_ms: self.now_ms as u32, class, ..past };
-        }
-        self.evidence.hit(past.class, bucket_of(self.age_ms(past.last_ms)));
-        self.waiting.remove(past.class, self.moment_ms(past.last_ms));
-        let uses = past.uses.saturating_add(1);
-        let class = Class::of(gap, uses, hint);
-        self.waiting.add(class, self.now_ms);
-        Past { last_ms: self.now_ms as u32, class, uses, ..past }
-    }
-
-    /// What is known of a key from its first use on.
-    fn begin(&mut self, gap: Gap, hint: u8, depth: u16) -> Past {
-        let class = Class::of(gap, 0, hint);
-        self.waiting.add(class, self.now_ms);
-        Past { last_ms: self.now_ms as u32, class, uses: 0, depth }
-    }
-
-    fn remember(&mut self, ghost: Ghost) {
-        if let Some(gone) = self.ghosts.push(ghost) {
-            self.forget(&Past::of_ghost(&gone));
+    /// Lets LRU try itself at a key that is used.
+    fn watch(&mut self, key: &Known, past: Option<&Past>) {
+        let is_new = past.is_none_or(|past| !self.is_one_request(past));
+        if is_new && !self.by_cost && self.floor.is_watched(key.hash) {
+            let contest = self.floor.used(key.hash, key.number.is_some(), self.objects);
+            self.evidence.compare(contest);
         }
     }
 
+    /// The class of what is known, once a request has used it, and how often it was used then.
+    fn class_of(&self, past: Option<&Past>, gap: Gap, hint: u8, is_partial: bool) -> (Class, Uses) {
+        let begun = if is_partial { Uses::PARTIAL } else { Uses::NONE };
+        match past {
+            None => (Class::of(gap, begun, hint), begun),
+            Some(past) if self.is_one_request(past) => {
+                let gap = if past.class.gap() == Gap::UNTOLD { gap } else { past.class.gap() };
+                let uses = if is_partial { begun } else { past.uses };
+                (Class::of(gap, uses, past.class.hint()), uses)
+            }
+            Some(past) => {
+                let uses = if is_partial { begun } else { past.uses.next() };
+                (Class::of(gap, uses, hint), uses)
+            }
+        }
+    }
+
+    /// Counts a use after which `now` is known, and answers that with what stays as it was.
+    fn next(&mut self, past: Option<Past>, now: Past) -> Past {
+        if let Some(past) = past {
+            if !self.is_one_request(&past) {
+                let bucket = bucket_of(self.age_ms(past.last_ms));
+                self.evidence.hit(past.class, bucket, past.weight.units());
+            }
+            self.no_longer_waits(&past);
+        }
+        self.waiting.add(now.class, now.weight.units(), self.now_ms);
+        Past { depth: past.map_or(now.depth, |past| past.depth), ..now }
+    }
+
+    fn remember(&mut self, hash: u32, past: &Past) {
+        if let Some(gone) = self.absent.put(hash, past, self.now_ms as u32) {
+            self.forget(&gone);
+        }
+    }
+
+    /// What is known of an object is lost: it counts as one that was not used.
     fn forget(&mut self, past: &Past) {
-        self.evidence.waited(past.class.row(), bucket_of(self.age_ms(past.last_ms)), 1);
-        self.waiting.remove(past.class, self.moment_ms(past.last_ms));
+        let bucket = bucket_of(self.age_ms(past.last_ms));
+        self.evidence.waited(past.class, bucket, past.weight.units());
+        self.no_longer_waits(past);
     }
 
-    /// Takes the time, and forgets ghosts that are beyond the horizon.
+    fn no_longer_waits(&mut self, past: &Past) {
+        self.waiting.remove(past.class, past.weight.units(), self.moment_ms(past.last_ms));
+    }
+
+    /// Takes the time.
     fn move_on(&mut self, now_ms: u64) {
-        if now_ms > self.now_ms {
-            self.now_ms = now_ms;
-            self.fronts.is_valid = false;
-        }
-        let now = self.now_ms as u32;
-        let is_over = |ghost: &Ghost| age_ms(ghost.last_ms, now) > HORIZON_MS;
-        for _ in 0..FORGOTTEN_MAX {
-            let Some(ghost) = self.ghosts.pop_if(is_over) else { break };
-            self.forget(&Past::of_ghost(&ghost));
+        let now_ms = now_ms / u64::from(TICK_MS) * u64::from(TICK_MS);
+        self.now_ms = self.now_ms.max(now_ms);
+        if self.now_ms >= self.halving_ms {
+            self.evidence.halve();
+            self.halving_ms = self.now_ms + HALF_LIFE_MS;
         }
     }
 
@@ -352,21 +394,47 @@ impl Hazard {
     }
 }
 
-/// Where an object goes among those that its request used with the same class: deeper ones are
-/// older. Mostly it is the neighbour of `peer`, as requests are stored in order.
-fn place_beside(notes: &Notes, mut peer: u32, past: &Past) -> At {
-    let is_deeper = |other: u32| notes[other].depth > past.depth;
-    let deeper = is_deeper(peer);
-    for _ in 0..STEPS_BESIDE_MAX {
-        let next = if deeper { notes.younger(peer) } else { notes.older(peer) };
-        let is_between =
-            |&next: &u32| notes[next].last_ms == past.last_ms && is_deeper(next) == deeper;
-        match next.filter(is_between) {
-            Some(next) => peer = next,
-            None => break,
-        }
+impl Judge<'_> {
+    fn front(&self, number: u32, note: &Note) -> Front {
+        let past = Past::of_note(note);
+        let age_ms = age_ms(past.last_ms, self.now_ms as u32);
+        let bucket = bucket_of(age_ms);
+        let index = self.worth.at(past.class, bucket);
+        let index = if self.by_cost { index * cost(past.depth) } else { index };
+        let last_ms = self.now_ms - u64::from(age_ms);
+        let end_ms = end_ms(last_ms, bucket).unwrap_or(u64::MAX);
+        Front { number, key: Key::of(index, past.last_ms, past.depth), end_ms }
     }
-    if deeper { At::YoungerThan(peer) } else { At::OlderThan(peer) }
+}
+
+impl Ends {
+    /// Whether both are here still, in the class and of the moment of an object.
+    fn are_of_request(&self, notes: &Notes, past: &Past) -> bool {
+        [self.deepest, self.shallowest].into_iter().all(|number| {
+            let note = notes.find(number);
+            note.is_some_and(|note| (note.list, note.last_ms) == (past.class.list(), past.last_ms))
+        })
+    }
+
+    /// Where a new object of the cohort goes, and its ends then: deeper ones are older. Mostly that
+    /// is the old end, as the objects of a request are stored in order.
+    fn widen(self, notes: &Notes, new: &Newcomer) -> (At, Self) {
+        let is_deeper = |other: u32| notes[other].depth > new.depth;
+        if !is_deeper(self.deepest) {
+            return (At::OlderThan(self.deepest), Self { deepest: new.number, ..self });
+        }
+        if is_deeper(self.shallowest) {
+            return (At::YoungerThan(self.shallowest), Self { shallowest: new.number, ..self });
+        }
+        let mut peer = self.deepest;
+        for _ in 0..STEPS_BESIDE_MAX {
+            match notes.younger(peer).filter(|&younger| is_deeper(younger)) {
+                Some(younger) => peer = younger,
+                None => break,
+            }
+        }
+        (At::YoungerThan(peer), self)
+    }
 }
 
 /// What making an object again costs, against making the head of its chain.
@@ -374,15 +442,12 @@ fn cost(depth: u16) -> f32 {
     1.0 + (2.0 * f32::from(depth) + 1.0) / (2.0 * COST_DEPTH)
 }
 
-/// How long something is remembered that is not here: more tells nothing new (measured on two
-/// traces: 180 s is less, 600 s as good as for ever).
-const HORIZON_MS: u32 = 600_000;
 /// Uses within this time are one request's: get, put and touch follow each other (guessed).
 const ONE_REQUEST_MS: u32 = 1000;
 /// So long a put may come after the request that named its key, and be part of it (guessed).
 const ANNOUNCED_MS: u32 = 60_000;
-/// Ghosts that one request forgets at most because of their age.
-const FORGOTTEN_MAX: usize = 1024;
+/// After so long what was seen counts half (guessed: a day has several kinds of traffic).
+const HALF_LIFE_MS: u64 = 2 * 3600 * 1000;
 /// Steps to the right place among the objects of a request: more only where it had many holes.
 const STEPS_BESIDE_MAX: usize = 64;
 /// Most objects that one search looks at: those that are being sent are young, so only long leases

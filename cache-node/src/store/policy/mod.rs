@@ -12,9 +12,12 @@
 //! What a reader would get wrong: a policy frees nothing and counts no bytes. It orders numbers;
 //! the store decides whether evicting one would free memory, and drops it.
 
+mod absent;
 mod ages;
+mod chances;
 mod class;
 mod evidence;
+mod floor;
 mod fronts;
 mod ghosts;
 mod hazard;
@@ -24,6 +27,7 @@ mod past;
 mod ring;
 mod s3fifo;
 mod waiting;
+mod weight;
 mod worth;
 
 use std::sync::Arc;
@@ -69,6 +73,16 @@ impl Policy {
     }
 }
 
+/// What a request says of itself beside its keys. What nobody says is as by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Told {
+    /// What kind of request it is, in the client's own numbers; 0 if that is not known.
+    pub hint: u8,
+    /// Whether its last key is the end of a chain, and names less than a whole object would hold:
+    /// a longer chain will have another key there.
+    pub ends_partly: bool,
+}
+
 /// The order of all objects of a shard.
 #[derive(Debug)]
 pub(super) struct Order {
@@ -84,13 +98,14 @@ pub(super) struct Order {
 impl Order {
     /// No objects yet.
     pub(super) fn new(entries: &mut Entries, policy: Policy, ghosts_max: u32) -> Self {
+        let is_hazard = matches!(policy, Policy::Hazard { .. });
         let by_cost = matches!(policy, Policy::Hazard { by_cost: true, .. });
         Self {
             policy,
             recency: Lru::new(entries),
             notes: Notes::new(u8::MAX),
             small: S3Fifo::new(ghosts_max),
-            chains: Hazard::new(ghosts_max, by_cost),
+            chains: Hazard::new(if is_hazard { ghosts_max } else { 0 }, by_cost),
             running: u64::MAX,
         }
     }
@@ -129,15 +144,18 @@ impl Order {
     pub(super) fn held(&mut self, number: u32) {
         if let Some(note) = self.notes.find(number) {
             self.notes.refile(number, note.list);
+            if Hazard::has(&note) {
+                self.chains.held(&note);
+            }
         }
     }
 
     /// A request used these keys, whose objects were touched; `running` is its first stamp.
-    pub(super) fn used(&mut self, uses: &[Use], hint: u8, now_ms: u64, running: u64) {
+    pub(super) fn used(&mut self, uses: &[Use], told: Told, now_ms: u64, running: u64) {
         if matches!(self.policy, Policy::Hazard { .. }) {
             self.running = running;
             let keys = uses.iter().map(Use::key);
-            self.chains.used(&mut self.notes, keys, hint, now_ms);
+            self.chains.used(&mut self.notes, keys, told, now_ms);
         }
     }
 
@@ -147,7 +165,7 @@ impl Order {
         let Some(note) = self.notes.remove(number) else { return };
         let hash = entries[number].hash;
         if Hazard::has(&note) {
-            self.chains.removed(&self.notes, &Gone { hash, note }, is_evicted);
+            self.chains.removed(&Gone { hash, note }, is_evicted);
         } else if is_evicted {
             self.small.evicted(&self.notes, &note, hash);
         }
@@ -184,6 +202,9 @@ impl Order {
         if let Some(stale) = self.recency.search_stale(entries, &mut accept) {
             return Some(stale);
         }
+        if self.chains.is_outdone() {
+            return self.recency.search(entries, accept);
+        }
         let front = self.front(entries);
         let mut accept_number = |number: u32| accept(&entries[number]);
         let found = match front {
@@ -197,6 +218,9 @@ impl Order {
     /// Whether a key that a request named, and that is not here, is worth the object that would
     /// have to go for it.
     pub(super) fn wants(&mut self, entries: &Entries, hash: u32) -> bool {
+        if self.chains.is_outdone() {
+            return true;
+        }
         match self.front(entries) {
             Some(Front::Chain(victim)) => self.chains.is_worth_more(&self.notes, hash, victim),
             Some(Front::Small) => true,

@@ -24,14 +24,14 @@ pub(super) struct Note {
     pub(super) depth: u16,
     /// Where it is listed.
     pub(super) list: List,
-    /// How often it was used, as its policy counts.
-    pub(super) uses: u8,
+    /// What its policy counts of it.
+    pub(super) tally: u8,
 }
 
 impl Note {
     /// Of an object that is in no list yet.
-    pub(super) const fn new(last_ms: u32, depth: u16, uses: u8) -> Self {
-        Self { younger: NONE, older: NONE, last_ms, depth, list: List::NONE, uses }
+    pub(super) const fn new(last_ms: u32, depth: u16, tally: u8) -> Self {
+        Self { younger: NONE, older: NONE, last_ms, depth, list: List::NONE, tally }
     }
 }
 
@@ -109,11 +109,6 @@ impl Notes {
     /// The next younger object of the same list.
     pub(super) fn younger(&self, number: u32) -> Option<u32> {
         Some(self[number].younger).filter(|&number| number != NONE)
-    }
-
-    /// The next older object of the same list.
-    pub(super) fn older(&self, number: u32) -> Option<u32> {
-        Some(self[number].older).filter(|&number| number != NONE)
     }
 
     /// How many objects a list has.

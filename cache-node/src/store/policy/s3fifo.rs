@@ -7,7 +7,7 @@
 //! What a reader would get wrong: sizes are counted in objects, not in bytes. Objects of this
 //! policy are all small, and the store finds out by itself how many must go to make room.
 
-use super::ghosts::{Ghost, Ghosts};
+use super::ghosts::Ghosts;
 use super::notes::{At, List, Note, Notes};
 
 /// The two queues, and who left the small one.
@@ -24,23 +24,23 @@ impl S3Fifo {
 
     /// A new object, listed nowhere yet.
     pub(super) fn inserted(&mut self, notes: &mut Notes, number: u32, hash: u32, now_ms: u64) {
-        let list = if self.ghosts.take(hash).is_some() { MAIN } else { SMALL };
+        let list = if self.ghosts.take(hash) { MAIN } else { SMALL };
         notes.add(number, Note::new(now_ms as u32, 0, 0), list, At::Young);
     }
 
     /// An object of these queues was used.
     pub(super) fn used(notes: &mut Notes, number: u32) {
         let note = &mut notes[number];
-        note.uses = (note.uses + 1).min(USES_MAX);
+        note.tally = (note.tally + 1).min(USES_MAX);
     }
 
     /// An object was evicted that had this note.
     pub(super) fn evicted(&mut self, notes: &Notes, note: &Note, hash: u32) {
-        if note.list == SMALL && self.ghosts.find(hash).is_none() {
-            self.ghosts.push(Ghost { hash, last_ms: note.last_ms, depth: 0, class: 0, uses: 0 });
+        if note.list == SMALL && !self.ghosts.has(hash) {
+            self.ghosts.push(hash);
         }
         while self.ghosts.len() as u64 > main_max(notes) {
-            self.ghosts.pop_if(|_| true);
+            self.ghosts.pop();
         }
     }
 
@@ -64,15 +64,15 @@ impl S3Fifo {
                 notes.oldest(queue)?;
                 continue;
             };
-            let uses = notes[oldest].uses;
+            let uses = notes[oldest].tally;
             if queue == SMALL && uses >= USES_OF_MAIN {
-                notes[oldest].uses = 0;
+                notes[oldest].tally = 0;
                 notes.refile(oldest, MAIN);
                 if u64::from(notes.len(MAIN)) > main_max(notes) {
                     queue = MAIN;
                 }
             } else if queue == MAIN && uses > 0 {
-                notes[oldest].uses -= 1;
+                notes[oldest].tally -= 1;
                 notes.refile(oldest, MAIN);
             } else if accept(oldest) {
                 return Some(oldest);

@@ -1,11 +1,12 @@
-//! How many known objects of each class wait for their next use, by how long they have waited.
+//! How many known objects of each class wait for their next use, by how long they have waited, each
+//! with its weight.
 //!
 //! What a reader would get wrong: nobody is visited when time passes. Objects are counted by the
 //! moment of their last use, in spans that are joined as they grow old, so that a span is never
 //! much longer than an eighth of its age; an object that is used again is taken out of the span
 //! that has its moment.
 
-use super::ages::{BUCKETS, Bucket, bucket_of};
+use super::ages::{BUCKETS, Bucket, TICK_MS, bucket_of};
 use super::class::{CLASSES, Class};
 
 /// Counts of those who wait.
@@ -13,6 +14,8 @@ use super::class::{CLASSES, Class};
 pub(super) struct Waiting {
     /// Oldest first; each ends where the next begins.
     spans: Vec<Span>,
+    /// Tables of spans that were joined to others, for new ones.
+    spare: Vec<Box<[u32; CLASSES]>>,
 }
 
 #[derive(Debug, Clone)]
@@ -20,42 +23,44 @@ struct Span {
     start_ms: u64,
     /// When the latest of them was used.
     end_ms: u64,
-    counts: [u32; CLASSES],
+    /// In a box, as spans move when they are joined.
+    counts: Box<[u32; CLASSES]>,
 }
 
 impl Waiting {
     /// Nobody waits.
     pub(super) fn new() -> Self {
-        Self { spans: Vec::with_capacity(SPANS_MAX + 1) }
+        Self { spans: Vec::with_capacity(SPANS_MAX + 1), spare: Vec::with_capacity(SPANS_MAX) }
     }
 
-    /// One more, last used now.
-    pub(super) fn add(&mut self, class: Class, now_ms: u64) {
+    /// One more of so many units, last used now.
+    pub(super) fn add(&mut self, class: Class, units: u32, now_ms: u64) {
         let is_over = |span: &Span| now_ms >= span.start_ms + SPAN_MS;
         if self.spans.last().is_none_or(is_over) {
             self.join(now_ms);
-            self.spans.push(Span { start_ms: now_ms, end_ms: now_ms, counts: [0; CLASSES] });
+            let mut counts = self.spare.pop().unwrap_or_else(|| Box::new([0; CLASSES]));
+            counts.fill(0);
+            self.spans.push(Span { start_ms: now_ms, end_ms: now_ms, counts });
         }
         let last = self.spans.len() - 1;
-        self.spans[last].counts[class.row()] += 1;
+        let count = &mut self.spans[last].counts[class.row()];
+        *count = count.saturating_add(units);
         self.spans[last].end_ms = now_ms;
     }
 
-    /// One less, that was last used then.
-    pub(super) fn remove(&mut self, class: Class, last_ms: u64) {
+    /// One less of so many units, that was last used then.
+    pub(super) fn remove(&mut self, class: Class, units: u32, last_ms: u64) {
         let count = self.at(class, last_ms);
         // A moment of 49 days ago is mistaken for a later one, of whose span it never was.
-        *count = count.saturating_sub(1);
+        *count = count.saturating_sub(units);
     }
 
-    /// Tells for each class and age how many wait; spans count with their middle.
-    pub(super) fn each(&self, now_ms: u64, mut tell: impl FnMut(usize, Bucket, u32)) {
+    /// Tells for ages how many units of each class wait; spans count with their middle.
+    pub(super) fn each(&self, now_ms: u64, mut tell: impl FnMut(Bucket, &[u32; CLASSES])) {
         for span in &self.spans {
             let middle_ms = span.start_ms.midpoint(span.end_ms);
             let age_ms = u32::try_from(now_ms - middle_ms).unwrap_or(u32::MAX);
-            let bucket = bucket_of(age_ms);
-            let counts = span.counts.iter().enumerate();
-            counts.filter(|(_, count)| **count > 0).for_each(|(c, count)| tell(c, bucket, *count));
+            tell(bucket_of(age_ms), &span.counts);
         }
     }
 
@@ -75,21 +80,22 @@ impl Waiting {
                 is_full || together_ms * AGE_PART <= now_ms - end_ms
             };
             if is_one {
-                let counts = self.spans[index].counts;
-                let into = &mut self.spans[kept - 1].counts;
-                into.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
-                self.spans[kept - 1].end_ms = end_ms;
+                let (before, from) = self.spans.split_at_mut(index);
+                let into = &mut before[kept - 1];
+                let counts = into.counts.iter_mut().zip(from[0].counts.iter());
+                counts.for_each(|(sum, count)| *sum = sum.saturating_add(*count));
+                into.end_ms = end_ms;
             } else {
                 self.spans.swap(kept, index);
                 kept += 1;
             }
         }
-        self.spans.truncate(kept);
+        self.spare.extend(self.spans.drain(kept..).map(|span| span.counts));
     }
 }
 
-/// The shortest span: a quarter of the first age that is told apart.
-const SPAN_MS: u64 = 250;
+/// The shortest span: about a quarter of the first age that is told apart.
+const SPAN_MS: u64 = 2 * TICK_MS as u64;
 /// Two spans are one when together they are shorter than one of so many parts of their age.
 const AGE_PART: u64 = 8;
 /// Two hundred of them reach back for decades; more is a clock that jumped.
@@ -100,11 +106,11 @@ const _: () = assert!(BUCKETS < SPANS_MAX);
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::class::Gap;
+    use super::super::class::{Gap, Uses};
     use super::*;
 
     fn class(reuses: u8) -> Class {
-        Class::of(Gap::NEW, reuses, 0)
+        Class::of(Gap::NEW, Uses::numbered(reuses), 0)
     }
 
     proptest! {
@@ -123,19 +129,19 @@ mod tests {
                 now_ms += gap_ms * gap_ms / 200_000;
                 match kind {
                     0 | 1 => {
-                        waiting.add(class(kind), now_ms);
+                        waiting.add(class(kind), 1, now_ms);
                         naive.push((class(kind), now_ms));
                     }
                     _ if naive.is_empty() => {}
                     _ => {
                         let (class, last_ms) = naive.swap_remove(which.index(naive.len()));
-                        waiting.remove(class, last_ms);
+                        waiting.remove(class, 1, last_ms);
                     }
                 }
                 for wanted in [class(0), class(1)] {
                     let mut ages = Vec::new();
-                    waiting.each(now_ms, |row, bucket, count| if row == wanted.row() {
-                        ages.extend(std::iter::repeat_n(bucket, count as usize));
+                    waiting.each(now_ms, |bucket, counts| {
+                        ages.extend(std::iter::repeat_n(bucket, counts[wanted.row()] as usize));
                     });
                     let of_class = naive.iter().filter(|(class, _)| *class == wanted);
                     let exact = of_class.map(|(_, last)| bucket_of((now_ms - last) as u32));
@@ -155,10 +161,10 @@ mod tests {
     fn memory_is_bounded_whatever_the_clock_does() {
         let mut waiting = Waiting::new();
         for step in 0..5000 {
-            waiting.add(class(0), step * 300 + step * step);
+            waiting.add(class(0), 1, step * 300 + step * step);
         }
         let mut count = 0;
-        waiting.each(1 << 40, |_, _, some| count += some);
+        waiting.each(1 << 40, |_, counts| count += counts.iter().sum::<u32>());
         assert_eq!(count, 5000);
         assert!(waiting.spans.len() <= SPANS_MAX, "{}", waiting.spans.len());
     }
