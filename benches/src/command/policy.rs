@@ -45,6 +45,10 @@ pub(super) struct PolicyArgs {
     /// What clients said of each request: a file with one small number a line, for `hazard`
     #[arg(long, value_name = "FILE")]
     hints: Option<PathBuf>,
+    /// Whether requests tell `hazard` that their chain ends in part of an object; a node does not
+    /// hear of it yet
+    #[arg(long, value_enum, value_name = "on|off", default_value_t = Switch::On)]
+    ends: Switch,
     /// How often the shards of `hazard` learn what all of them saw, in seconds of the trace
     #[arg(long, value_name = "SECONDS", default_value_t = 10,
         value_parser = clap::value_parser!(u32).range(1..))]
@@ -166,8 +170,9 @@ impl PolicyArgs {
     fn replay(&self, whole: &Whole, name: Name, capacity: Capacity) -> Result<Results, Failure> {
         let (capacity, shards) = (capacity.of(whole.object_count()), self.shards);
         let admission = self.admission == Switch::On;
+        let ends = self.ends == Switch::On;
         let refit_ms = 1000 * u64::from(self.refit_seconds);
-        let rules = |policy| Rules { policy, capacity, shards, admission, refit_ms };
+        let rules = |policy| Rules { policy, capacity, shards, admission, ends, refit_ms };
         let hazard = |by_cost| Policy::Hazard { by_cost, small_bytes_end: 0 };
         let score = match name {
             Name::Lru => replay(whole, &rules(Policy::Lru))?,

@@ -16,7 +16,7 @@ pub struct Score {
     pub work: f64,
     /// See `work`.
     pub work_saved: f64,
-    /// Time spent in the policy and its store, lookups apart.
+    /// CPU time of the policy and its store, lookups apart.
     pub policy_time: Duration,
     /// Memory of the policy beside the index, in bytes.
     pub policy_bytes: u64,

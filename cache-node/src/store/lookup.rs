@@ -234,8 +234,14 @@ impl Store {
     /// `told` is what the request says of itself.
     pub fn used(&mut self, uses: &[Use], told: Told, now_ms: u64) {
         let running = self.events + 1;
-        uses.iter().rev().filter_map(|a_use| a_use.entry).for_each(|entry| self.touch(entry.0));
-        self.order.used(uses, told, now_ms, running);
+        let mut is_of_chains = false;
+        for a_use in uses.iter().rev() {
+            is_of_chains |= a_use.entry.is_none_or(|entry| !self.touch(entry.0));
+        }
+        // Most requests for small objects end here.
+        if is_of_chains {
+            self.order.used(uses, told, now_ms, running);
+        }
     }
 
     /// Whether an object of so many bytes should be stored, that a request named just now and that
@@ -325,13 +331,15 @@ impl Store {
             })
     }
 
-    pub(super) fn touch(&mut self, number: u32) {
-        let Some(entry) = self.entries.object(number) else { return };
+    /// Notes that an object is used. Whether that is all there is to say, as of small objects; of
+    /// others the policy hears with the whole request.
+    pub(super) fn touch(&mut self, number: u32) -> bool {
+        let Some(entry) = self.entries.object(number) else { return false };
         if self.is_stale(entry) || self.is_dead_by_tag(entry) {
-            return;
+            return false;
         }
         self.entries[number].stamp = self.next_stamp();
-        self.order.touched(&mut self.entries, number);
+        self.order.touched(&mut self.entries, number)
     }
 }
 

@@ -2,12 +2,13 @@
 //! for in vain.
 //!
 //! A table of lines of eight, each as large as a cache line; a key has one line, and the newest of
-//! a full line takes the place of the one that was used longest ago. One is eight bytes: part of a
-//! hash, the last use in ticks of 128 ms, class, tally and depth. (A list in order of leaving, with
-//! the whole hash, took 20 bytes each, and gave no more hits.)
+//! a full line takes the place of the one that was used longest ago. One is eight bytes: 23 bits of
+//! a hash, the last use in ticks of 128 ms, class and tally. (A list in order of leaving, with the
+//! whole hash, took 20 bytes each, and gave no more hits.)
 //!
-//! What a reader would get wrong: one in some thousand is taken for another. That costs a little of
-//! the policy's judgement and never a wrong byte.
+//! What a reader would get wrong: of where it stood in its chain only this is kept, that it was the
+//! head or not. And one in some million is taken for another, which costs a little of the policy's
+//! judgement and never a wrong byte.
 
 use super::ages::TICK_MS;
 use super::class::Class;
@@ -62,7 +63,7 @@ impl Absent {
     fn line(&self, hash: u32) -> usize {
         // The high bits choose the line, the low ones tell keys apart in it.
         let lines = (self.places.len() / WAYS) as u64;
-        (u64::from(hash) * lines >> u32::BITS) as usize * WAYS
+        ((u64::from(hash) * lines) >> u32::BITS) as usize * WAYS
     }
 
     fn place_of(&self, hash: u32) -> Option<usize> {
@@ -72,14 +73,14 @@ impl Absent {
 }
 
 fn is_of(place: u64, hash: u32) -> bool {
-    place != 0 && place as u16 == hash as u16
+    place != 0 && (place ^ u64::from(hash)) & TAG_MASK == 0
 }
 
 fn pack(hash: u32, past: &Past) -> u64 {
     let ticks = u64::from(past.last_ms / TICK_MS) & TICKS_MASK;
-    u64::from(hash as u16)
+    (u64::from(hash) & TAG_MASK)
+        | u64::from(past.depth > 0) << DEPTH_SHIFT
         | ticks << TICKS_SHIFT
-        | u64::from(past.depth.min(DEPTH_MAX)) << DEPTH_SHIFT
         | u64::from(past.tally()) << TALLY_SHIFT
         // From 1 on, so that nobody is 0.
         | u64::from(past.class.number() + 1) << CLASS_SHIFT
@@ -89,7 +90,7 @@ fn unpack(place: u64, now_ms: u32) -> Past {
     let (uses, weight) = untallied((place >> TALLY_SHIFT) as u8);
     Past {
         last_ms: (now_ms / TICK_MS * TICK_MS).wrapping_sub(age_ticks(place, now_ms) * TICK_MS),
-        depth: (place >> DEPTH_SHIFT) as u16 & DEPTH_MAX,
+        depth: (place >> DEPTH_SHIFT) as u16 & 1,
         class: Class::numbered((place >> CLASS_SHIFT) as u8 - 1),
         uses,
         weight,
@@ -107,11 +108,10 @@ const WAYS: usize = 8;
 /// Most of a shard: 8 GiB of table.
 const COUNT_MAX: u32 = 1 << 30;
 
-const TICKS_SHIFT: u32 = 16;
+const TAG_MASK: u64 = (1 << DEPTH_SHIFT) - 1;
+const DEPTH_SHIFT: u32 = 23;
+const TICKS_SHIFT: u32 = 24;
 const TICKS_MASK: u64 = (1 << 24) - 1;
-const DEPTH_SHIFT: u32 = 40;
-/// Where in a chain it stood matters near the head only.
-const DEPTH_MAX: u16 = u8::MAX as u16;
 const TALLY_SHIFT: u32 = 48;
 const CLASS_SHIFT: u32 = 56;
 
@@ -128,7 +128,7 @@ mod tests {
     fn past(now_ms: u32, some: u8) -> Past {
         Past {
             last_ms: now_ms / TICK_MS * TICK_MS,
-            depth: u16::from(some),
+            depth: u16::from(some % 2),
             class: Class::of(Gap::NEW, Uses::numbered(some % 8), some % 3),
             uses: Uses::numbered(some % 8),
             weight: Weight::numbered(some % 32),
@@ -143,7 +143,7 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         // Four lines, eight keys and more for each.
-        let hash = (0u32..48).prop_map(|key| key % 4 << 30 | key << 4);
+        let hash = (0u32..48).prop_map(|key| ((key % 4) << 30) | (key << 4));
         prop_oneof![
             3 => (hash.clone(), any::<u8>()).prop_map(|(hash, some)| Step::Put(hash, some)),
             1 => hash.prop_map(Step::Take),
@@ -179,7 +179,7 @@ mod tests {
                     }
                 }
                 for key in 0..48 {
-                    let hash = key % 4 << 30 | key << 4;
+                    let hash = ((key % 4) << 30) | (key << 4);
                     prop_assert_eq!(absent.find(hash, now_ms), naive.get(&hash).copied());
                 }
             }
@@ -187,11 +187,12 @@ mod tests {
     }
 
     #[test]
-    fn who_is_deep_in_a_chain_stays_behind_its_head() {
+    fn of_depth_it_stays_known_who_was_the_head() {
         let mut absent = Absent::new(1);
-        let deep = Past { depth: 256, ..past(0, 1) };
-        absent.put(7, &deep, 0);
-        assert_eq!(absent.take(7, 500).map(|past| past.depth), Some(255));
+        for (depth, kept) in [(0, 0), (1, 1), (256, 1), (u16::MAX, 1)] {
+            absent.put(7, &Past { depth, ..past(0, 1) }, 0);
+            assert_eq!(absent.take(7, 500).map(|past| past.depth), Some(kept));
+        }
         assert_eq!(absent.take(7, 500), None);
     }
 }

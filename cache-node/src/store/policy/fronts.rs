@@ -15,8 +15,8 @@ pub(super) struct Fronts {
     numbers: [u32; CLASSES],
     /// When a key stops being true.
     ends_ms: [u64; CLASSES],
-    /// Not after the first of them.
-    next_end_ms: u64,
+    /// Not after the first of each group.
+    next_ends_ms: [u64; GROUPS],
     /// Classes whose front is not known any more, a bit each.
     changed: [u64; CLASSES.div_ceil(64)],
 }
@@ -54,7 +54,7 @@ impl Fronts {
             lows: [Key::NOBODY; GROUPS],
             numbers: [0; CLASSES],
             ends_ms: [u64::MAX; CLASSES],
-            next_end_ms: u64::MAX,
+            next_ends_ms: [u64::MAX; GROUPS],
             changed: [0; CLASSES.div_ceil(64)],
         };
         fronts.forget();
@@ -73,12 +73,19 @@ impl Fronts {
 
     /// Looks again at the classes that changed, and at those whose keys are not true any more.
     pub(super) fn look(&mut self, now_ms: u64, mut front: impl FnMut(Class) -> Option<Front>) {
-        if now_ms >= self.next_end_ms {
-            let is_over = |&class: &Class| self.ends_ms[class.row()] <= now_ms;
-            let over = Class::all().filter(is_over);
-            over.for_each(|class| self.changed[class.row() / 64] |= 1 << (class.row() % 64));
-            let left = self.ends_ms.iter().filter(|&&end_ms| end_ms > now_ms);
-            self.next_end_ms = left.copied().min().unwrap_or(u64::MAX);
+        for group in 0..GROUPS {
+            if now_ms < self.next_ends_ms[group] {
+                continue;
+            }
+            let mut next_ms = u64::MAX;
+            for row in group * GROUP..CLASSES.min((group + 1) * GROUP) {
+                if self.ends_ms[row] <= now_ms {
+                    self.changed[row / 64] |= 1 << (row % 64);
+                } else {
+                    next_ms = next_ms.min(self.ends_ms[row]);
+                }
+            }
+            self.next_ends_ms[group] = next_ms;
         }
         for word in 0..self.changed.len() {
             let mut changed = std::mem::take(&mut self.changed[word]);
@@ -112,8 +119,8 @@ impl Fronts {
         self.numbers[class.row()] = number;
         self.keys[class.row()] = key;
         self.ends_ms[class.row()] = end_ms;
-        self.next_end_ms = self.next_end_ms.min(end_ms);
         let group = class.row() / GROUP;
+        self.next_ends_ms[group] = self.next_ends_ms[group].min(end_ms);
         let keys = &self.keys[group * GROUP..CLASSES.min((group + 1) * GROUP)];
         self.lows[group] = keys[lowest(keys)];
     }

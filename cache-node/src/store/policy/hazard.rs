@@ -69,6 +69,8 @@ struct Known {
     number: Option<u32>,
     /// What was known of it, if anything was.
     past: Option<Past>,
+    /// Whether that follows from a deeper key, and nothing waits under it any more.
+    is_guess: bool,
 }
 
 /// By what objects are judged at one moment.
@@ -135,13 +137,14 @@ impl Hazard {
             let note = number.and_then(|number| notes.find(number));
             match note {
                 Some(note) if Self::has(&note) => {
-                    Some(Known { hash, number, past: Some(Past::of_note(&note)) })
+                    let past = Some(Past::of_note(&note));
+                    Some(Known { hash, number, past, is_guess: false })
                 }
                 // It is there, and has another policy.
                 Some(_) => None,
                 None => {
                     let past = self.absent.find(hash, self.now_ms as u32);
-                    Some(Known { hash, number: None, past })
+                    Some(Known { hash, number: None, past, is_guess: false })
                 }
             }
         }));
@@ -149,6 +152,7 @@ impl Hazard {
             self.known = known;
             return;
         }
+        guess_gaps(&mut known);
         let gap = self.gap(&known);
         let last = known.len().saturating_sub(1);
         self.cohorts = [0; CLASSES];
@@ -168,8 +172,10 @@ impl Hazard {
                 Some(number) => Some(Past::of_note(&notes[number])),
                 None => self.absent.find(key.hash, self.now_ms as u32),
             };
+            let guess = key.past.filter(|_| key.is_guess && past.is_none());
             self.watch(key, past.as_ref());
-            let (class, uses) = self.class_of(past.as_ref(), gap, told.hint, is_partial);
+            let before = past.or(guess);
+            let (class, uses) = self.class_of(before.as_ref(), gap, told.hint, is_partial);
             let weight = Weight::of_one_of(self.cohorts[class.row()]);
             let now = Past { last_ms: self.now_ms as u32, class, uses, weight, depth };
             let past = self.next(past, now);
@@ -404,6 +410,21 @@ impl Judge<'_> {
         let last_ms = self.now_ms - u64::from(age_ms);
         let end_ms = end_ms(last_ms, bucket).unwrap_or(u64::MAX);
         Front { number, key: Key::of(index, past.last_ms, past.depth), end_ms }
+    }
+}
+
+/// Fills in what is not known any more: whoever used a key used all before it in the chain, so one
+/// that was forgotten is taken for used as the key behind it. Else what the table of the absent
+/// lost here and there would be of other classes than its neighbours, and leave holes in the chain
+/// (conversation trace, 1 % on 32 shards: 0.7 points).
+fn guess_gaps(known: &mut [Known]) {
+    let mut behind = None;
+    for key in known.iter_mut().rev() {
+        if key.past.is_none() {
+            key.past = behind;
+            key.is_guess = behind.is_some();
+        }
+        behind = key.past.filter(|past| past.uses != Uses::PARTIAL);
     }
 }
 

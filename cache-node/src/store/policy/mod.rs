@@ -132,12 +132,11 @@ impl Order {
         }
     }
 
-    /// An object of the present generation of its namespace was used.
-    pub(super) fn touched(&mut self, entries: &mut Entries, number: u32) {
+    /// An object of the present generation of its namespace was used. Whether [`Order::used`] would
+    /// have nothing to add.
+    pub(super) fn touched(&mut self, entries: &mut Entries, number: u32) -> bool {
         self.recency.touched(entries, number);
-        if self.notes.find(number).is_some_and(|note| S3Fifo::has(&note)) {
-            S3Fifo::used(&mut self.notes, number);
-        }
+        self.notes.find_mut(number).is_some_and(S3Fifo::used)
     }
 
     /// An object that was looked at as a victim is in use, and was touched for it.
@@ -205,12 +204,13 @@ impl Order {
         if self.chains.is_outdone() {
             return self.recency.search(entries, accept);
         }
-        let front = self.front(entries);
+        let is_small = S3Fifo::front(&self.notes).is_some()
+            && matches!(self.front(entries), Some(Front::Small));
         let mut accept_number = |number: u32| accept(&entries[number]);
-        let found = match front {
-            None => None,
-            Some(Front::Small) => S3Fifo::search(&mut self.notes, &mut accept_number),
-            Some(Front::Chain(_)) => self.search_chains(entries, &mut accept_number),
+        let found = if is_small {
+            S3Fifo::search(&mut self.notes, &mut accept_number)
+        } else {
+            self.search_chains(entries, &mut accept_number)
         };
         found.or_else(|| self.recency.search(entries, accept))
     }

@@ -101,6 +101,12 @@ impl Notes {
         Some(piece[number as usize % PIECE_NOTES]).filter(|note| note.list != List::NONE)
     }
 
+    /// The note of an object, if it has one, to count in.
+    pub(super) fn find_mut(&mut self, number: u32) -> Option<&mut Note> {
+        let piece = self.pieces.get_mut((number >> PIECE_BITS) as usize)?.as_mut()?;
+        Some(&mut piece[number as usize % PIECE_NOTES]).filter(|note| note.list != List::NONE)
+    }
+
     /// The oldest object of a list, if it has any.
     pub(super) fn oldest(&self, list: List) -> Option<u32> {
         Some(self.lists[usize::from(list.0)].oldest).filter(|&number| number != NONE)

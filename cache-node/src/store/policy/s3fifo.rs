@@ -28,10 +28,13 @@ impl S3Fifo {
         notes.add(number, Note::new(now_ms as u32, 0, 0), list, At::Young);
     }
 
-    /// An object of these queues was used.
-    pub(super) fn used(notes: &mut Notes, number: u32) {
-        let note = &mut notes[number];
-        note.tally = (note.tally + 1).min(USES_MAX);
+    /// An object was used; whether it is of these queues.
+    pub(super) fn used(note: &mut Note) -> bool {
+        let is_ours = Self::has(note);
+        if is_ours {
+            note.tally = (note.tally + 1).min(USES_MAX);
+        }
+        is_ours
     }
 
     /// An object was evicted that had this note.
@@ -187,7 +190,7 @@ mod tests {
             let mut resident = 0;
             for key in keys {
                 if naive.use_it(key) {
-                    S3Fifo::used(&mut notes, key);
+                    S3Fifo::used(&mut notes[key]);
                     continue;
                 }
                 if resident == 24 {

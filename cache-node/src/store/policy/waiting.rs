@@ -14,8 +14,8 @@ use super::class::{CLASSES, Class};
 pub(super) struct Waiting {
     /// Oldest first; each ends where the next begins.
     spans: Vec<Span>,
-    /// Tables of spans that were joined to others, for new ones.
-    spare: Vec<Box<[u32; CLASSES]>>,
+    /// Spans that were joined to others, for new ones.
+    spare: Vec<Span>,
 }
 
 #[derive(Debug, Clone)]
@@ -38,9 +38,9 @@ impl Waiting {
         let is_over = |span: &Span| now_ms >= span.start_ms + SPAN_MS;
         if self.spans.last().is_none_or(is_over) {
             self.join(now_ms);
-            let mut counts = self.spare.pop().unwrap_or_else(|| Box::new([0; CLASSES]));
-            counts.fill(0);
-            self.spans.push(Span { start_ms: now_ms, end_ms: now_ms, counts });
+            let mut span = self.spare.pop().unwrap_or_default();
+            span.counts.fill(0);
+            self.spans.push(Span { start_ms: now_ms, end_ms: now_ms, ..span });
         }
         let last = self.spans.len() - 1;
         let count = &mut self.spans[last].counts[class.row()];
@@ -90,7 +90,13 @@ impl Waiting {
                 kept += 1;
             }
         }
-        self.spare.extend(self.spans.drain(kept..).map(|span| span.counts));
+        self.spare.extend(self.spans.drain(kept..));
+    }
+}
+
+impl Default for Span {
+    fn default() -> Self {
+        Self { start_ms: 0, end_ms: 0, counts: Box::new([0; CLASSES]) }
     }
 }
 

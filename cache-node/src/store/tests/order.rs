@@ -56,8 +56,18 @@ fn key_bytes(key: u16) -> [u8; 2] {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn victims_are_those_of_a_naive_lru(steps in prop::collection::vec(step(), 1..400)) {
+    fn victims_are_those_of_a_naive_lru(
+        steps in prop::collection::vec(step(), 1..400),
+        is_floor in any::<bool>(),
+    ) {
         let mut bench = Bench::new(REGION);
+        if is_floor {
+            // The order that falls back on LRU, when LRU does better.
+            let policy = Policy::Hazard { by_cost: false, small_bytes_end: 0 };
+            let config = StoreConfig { policy, ..StoreConfig::for_region(REGION) };
+            bench = Bench::with(REGION, config, KeyHash::seeded(1));
+            bench.store.judge_by(Arc::new(Worth::outdone()));
+        }
         let namespaces = ["a", "b", "c"].map(|model| bench.open(model));
         let mut naive = NaiveLru::default();
         for step in steps {

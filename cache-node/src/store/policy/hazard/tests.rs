@@ -49,6 +49,15 @@ impl Naive {
     }
 
     fn request(&mut self, keys: &[u32], told: Told) {
+        // What was forgotten before a key that is known.
+        let mut guesses = Vec::new();
+        for pair in keys.windows(2).rev() {
+            let behind = self.past.get(&pair[1]).filter(|past| past.uses != Uses::PARTIAL);
+            if let Some(behind) = behind.filter(|_| !self.past.contains_key(&pair[0])) {
+                guesses.push(pair[0]);
+                self.past.insert(pair[0], *behind);
+            }
+        }
         let known: Vec<u32> =
             keys.iter().copied().take_while(|key| self.past.contains_key(key)).collect();
         let gap = match known.last() {
@@ -68,10 +77,13 @@ impl Naive {
             let peers = classes.iter().filter(|(other, _)| *other == class).count();
             let weight = Weight::of_one_of(peers as u32);
             let past = self.past.get(&key);
-            if let Some(past) = past.filter(|_| self.age(key) >= ONE_REQUEST_MS) {
+            if let Some(past) =
+                past.filter(|_| self.age(key) >= ONE_REQUEST_MS && !guesses.contains(&key))
+            {
                 self.hits += past.weight.units();
             }
-            let depth = past.map_or(index as u16 + 1, |past| past.depth);
+            let known = past.filter(|_| !guesses.contains(&key));
+            let depth = known.map_or(index as u16 + 1, |past| past.depth);
             let last_ms = self.now_ms as u32;
             self.past.insert(key, Past { last_ms, class, uses, weight, depth });
             if self.is_resident(key) {
