@@ -17,6 +17,7 @@ use super::Told;
 use super::absent::Absent;
 use super::ages::{TICK_MS, age_ms, bucket_of, end_ms};
 use super::class::{CLASSES, Class, Gap, Uses};
+use super::cohort::Cohort;
 use super::evidence::Evidence;
 use super::floor::Floor;
 use super::fronts::{Front, Fronts, Key};
@@ -38,11 +39,11 @@ pub(super) struct Hazard {
     worth: Arc<Worth>,
     /// By class: the ends of what the last request used in it. They may be gone by now, or of
     /// another class.
-    ends: [Option<Ends>; CLASSES],
+    cohorts: [Option<Cohort>; CLASSES],
     /// What is known of the keys of the request at hand.
     known: Vec<Known>,
     /// How many of them are in each class.
-    cohorts: [u32; CLASSES],
+    counts: [u32; CLASSES],
     fronts: Fronts,
     /// How many objects are in these lists.
     objects: u32,
@@ -50,15 +51,6 @@ pub(super) struct Hazard {
     now_ms: u64,
     /// When what was seen counts half next.
     halving_ms: u64,
-}
-
-/// The ends of a cohort in its list: all between them are of it.
-#[derive(Debug, Clone, Copy)]
-struct Ends {
-    /// The oldest in the list.
-    deepest: u32,
-    /// The youngest in the list.
-    shallowest: u32,
 }
 
 /// One key of a request.
@@ -108,9 +100,9 @@ impl Hazard {
             floor: Floor::new(),
             objects: 0,
             waiting: Waiting::new(),
-            ends: [None; CLASSES],
+            cohorts: [None; CLASSES],
             known: Vec::new(),
-            cohorts: [0; CLASSES],
+            counts: [0; CLASSES],
             fronts: Fronts::unknown(),
             now_ms: 0,
             halving_ms: HALF_LIFE_MS,
@@ -155,13 +147,13 @@ impl Hazard {
         guess_gaps(&mut known);
         let gap = self.gap(&known);
         let last = known.len().saturating_sub(1);
-        self.cohorts = [0; CLASSES];
+        self.counts = [0; CLASSES];
         for (index, key) in known.iter().enumerate() {
             let is_partial = told.ends_partly && index == last;
             let (class, _) = self.class_of(key.past.as_ref(), gap, told.hint, is_partial);
-            self.cohorts[class.row()] += 1;
+            self.counts[class.row()] += 1;
             // Who stands there, if anybody does, is of another request.
-            self.ends[class.row()] = None;
+            self.cohorts[class.row()] = None;
         }
         for (index, key) in known.iter().enumerate().rev() {
             let is_partial = told.ends_partly && index == last;
@@ -176,7 +168,7 @@ impl Hazard {
             self.watch(key, past.as_ref());
             let before = past.or(guess);
             let (class, uses) = self.class_of(before.as_ref(), gap, told.hint, is_partial);
-            let weight = Weight::of_one_of(self.cohorts[class.row()]);
+            let weight = Weight::of_one_of(self.counts[class.row()]);
             let now = Past { last_ms: self.now_ms as u32, class, uses, weight, depth };
             let past = self.next(past, now);
             match key.number {
@@ -186,9 +178,8 @@ impl Hazard {
                     notes[number].last_ms = past.last_ms;
                     notes[number].tally = past.tally();
                     self.fronts.change(past.class);
-                    let ends = &mut self.ends[past.class.row()];
-                    let deepest = ends.map_or(number, |ends| ends.deepest);
-                    *ends = Some(Ends { deepest, shallowest: number });
+                    let cohort = &mut self.cohorts[past.class.row()];
+                    *cohort = Some(cohort.map_or(Cohort::of(number), |it| it.younger(number)));
                 }
                 None => self.remember(key.hash, &past),
             }
@@ -210,12 +201,12 @@ impl Hazard {
             }
         };
         let past = Past { depth: new.depth, ..past };
-        let ends = self.ends[past.class.row()].filter(|ends| ends.are_of_request(notes, &past));
-        let (at, ends) = match ends {
-            Some(ends) => ends.widen(notes, new),
-            None => (At::Young, Ends { deepest: new.number, shallowest: new.number }),
+        let cohort = self.cohorts[past.class.row()].filter(|it| it.is_of(notes, &past));
+        let (at, cohort) = match cohort {
+            Some(cohort) => cohort.with(notes, new.number, new.depth),
+            None => (At::Young, Cohort::of(new.number)),
         };
-        self.ends[past.class.row()] = Some(ends);
+        self.cohorts[past.class.row()] = Some(cohort);
         notes.add(new.number, past.note(), past.class.list(), at);
         self.objects += 1;
         self.fronts.change(past.class);
@@ -416,7 +407,7 @@ impl Judge<'_> {
 /// Fills in what is not known any more: whoever used a key used all before it in the chain, so one
 /// that was forgotten is taken for used as the key behind it. Else what the table of the absent
 /// lost here and there would be of other classes than its neighbours, and leave holes in the chain
-/// (conversation trace, 1 % on 32 shards: 0.7 points).
+/// (conversation trace, 1 %: 0.4 points).
 fn guess_gaps(known: &mut [Known]) {
     let mut behind = None;
     for key in known.iter_mut().rev() {
@@ -425,36 +416,6 @@ fn guess_gaps(known: &mut [Known]) {
             key.is_guess = behind.is_some();
         }
         behind = key.past.filter(|past| past.uses != Uses::PARTIAL);
-    }
-}
-
-impl Ends {
-    /// Whether both are here still, in the class and of the moment of an object.
-    fn are_of_request(&self, notes: &Notes, past: &Past) -> bool {
-        [self.deepest, self.shallowest].into_iter().all(|number| {
-            let note = notes.find(number);
-            note.is_some_and(|note| (note.list, note.last_ms) == (past.class.list(), past.last_ms))
-        })
-    }
-
-    /// Where a new object of the cohort goes, and its ends then: deeper ones are older. Mostly that
-    /// is the old end, as the objects of a request are stored in order.
-    fn widen(self, notes: &Notes, new: &Newcomer) -> (At, Self) {
-        let is_deeper = |other: u32| notes[other].depth > new.depth;
-        if !is_deeper(self.deepest) {
-            return (At::OlderThan(self.deepest), Self { deepest: new.number, ..self });
-        }
-        if is_deeper(self.shallowest) {
-            return (At::YoungerThan(self.shallowest), Self { shallowest: new.number, ..self });
-        }
-        let mut peer = self.deepest;
-        for _ in 0..STEPS_BESIDE_MAX {
-            match notes.younger(peer).filter(|&younger| is_deeper(younger)) {
-                Some(younger) => peer = younger,
-                None => break,
-            }
-        }
-        (At::YoungerThan(peer), self)
     }
 }
 
@@ -469,8 +430,6 @@ const ONE_REQUEST_MS: u32 = 1000;
 const ANNOUNCED_MS: u32 = 60_000;
 /// After so long what was seen counts half (guessed: a day has several kinds of traffic).
 const HALF_LIFE_MS: u64 = 2 * 3600 * 1000;
-/// Steps to the right place among the objects of a request: more only where it had many holes.
-const STEPS_BESIDE_MAX: usize = 64;
 /// Most objects that one search looks at: those that are being sent are young, so only long leases
 /// are in its way (guessed).
 const LOOKS_MAX: usize = 64;

@@ -16,6 +16,7 @@ mod absent;
 mod ages;
 mod chances;
 mod class;
+mod cohort;
 mod evidence;
 mod floor;
 mod fronts;
