@@ -23,7 +23,9 @@ impl KeyHash {
 
     /// Always the same, for replays and tests.
     pub fn seeded(seed: usize) -> Self {
-        Self { seeds: ahash::RandomState::with_seed(seed), mask: u32::MAX }
+        // All four seeds: with one, the library takes the others at random for each process.
+        let seeds = ahash::RandomState::with_seeds(seed as u64, 1, 2, 3);
+        Self { seeds, mask: u32::MAX }
     }
 
     /// As [`KeyHash::seeded`], with few hashes for many keys.
