@@ -5,6 +5,7 @@
 //! ends in `_max` bounds one shard, but for `lease_bytes_max`, which bounds one connection;
 //! `memory_bytes` is for all shards together.
 
+mod budgets;
 mod cards;
 mod check;
 mod cores;
@@ -30,6 +31,7 @@ pub use larder_transport::Spin;
 use crate::store::Policy;
 use check::{OBJECTS_MAX_MAX, OBJECTS_MAX_MIN, refused};
 
+pub use budgets::Budget;
 pub use cards::RdmaDevices;
 pub use peers::Peer;
 pub use ports::free_port_range;
@@ -61,6 +63,8 @@ pub struct Config {
     pub huge_pages: HugePages,
     /// Who is evicted.
     pub policy: Policy,
+    /// Floors and ceilings of namespaces; a namespace has the first that names it.
+    pub budgets: Vec<Budget>,
     /// Most objects of a shard, `None` for one for each 192 bytes of its memory.
     pub objects_max: Option<u64>,
     /// Most connections of a shard.
@@ -246,6 +250,7 @@ impl Default for Config {
             cores: Vec::new(),
             huge_pages: HugePages::Try,
             policy: Policy::HAZARD,
+            budgets: Vec::new(),
             objects_max: None,
             connections_max: 4096,
             inflight_bytes_max: None,

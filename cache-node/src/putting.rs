@@ -110,6 +110,7 @@ impl AdmittedPut<'_> {
         let mut filling = match core.shard(|s| s.reserve(job, item)) {
             Ok(filling) => filling,
             Err(status) => {
+                core.count(Stat::RefusedBytes, payload_bytes);
                 payload.skip(payload_bytes).await?;
                 return Ok(status);
             }

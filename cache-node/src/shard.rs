@@ -8,6 +8,7 @@ mod clients;
 mod get;
 mod greeting;
 mod landing;
+mod matching;
 mod put;
 mod remote;
 mod shared;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use larder_protocol::header::Opcode;
 use larder_protocol::limits::{GENERATION_MAX, HEADER_BYTES, OBJECT_BYTES_MAX, VERSION_MAX};
 use larder_protocol::message::{
-    Bump, Freshness, Get, Match, MatchReplyWriter, Put, Remove, SocketPath, encode_statuses,
+    Bump, Freshness, Get, Match, Put, Remove, SocketPath, encode_statuses,
 };
 use larder_protocol::placement::{anchor_hash, shard_of};
 use larder_protocol::stats::{STAT_NUMBERS, Stat};
@@ -28,7 +29,7 @@ use larder_protocol::wire::within;
 use larder_protocol::{Code, DecodeError, Generation, Header, Status};
 use larder_transport::{Arena, Region};
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Budget, Config, ConfigError};
 use crate::counters::{NodeState, OPCODE_NUMBERS};
 use crate::gauge::Gauge;
 use crate::judgement;
@@ -36,9 +37,7 @@ use crate::lease::{Leases, Totals};
 use crate::namespace::{Handles, NamespaceId};
 use crate::outbox::Outbox;
 use crate::places::Places;
-use crate::store::{
-    Ask, GROUP_KEYS, KeyHash, Policy, RECORD_BYTES_MAX, Store, StoreConfig, Told, Use,
-};
+use crate::store::{Ask, KeyHash, Policy, RECORD_BYTES_MAX, Store, StoreConfig};
 
 use clients::Client;
 pub(crate) use put::{Lent, PutJob};
@@ -51,6 +50,7 @@ pub(crate) use shared::ShareJob;
 #[derive(Debug)]
 pub(crate) struct Shard {
     store: Store,
+    budgets: Vec<Budget>,
     object_bytes_max: u32,
     identity: Identity,
     filling: Gauge,
@@ -152,18 +152,21 @@ impl Peer {
 impl Shard {
     /// An empty shard over `arena`.
     pub(crate) fn new(arena: Arena, identity: Identity, config: &Config) -> Self {
-        let region_bytes = arena.region().bytes();
+        let region = Arc::clone(arena.region());
+        let region_bytes = region.bytes();
         let bounds = StoreConfig {
             objects_max: config.objects_max(),
             policy: config.policy,
             ..StoreConfig::for_region(region_bytes)
         };
+        let mut store = Store::new(arena, bounds, KeyHash::random());
+        store.keep_to(config.budgets.iter().map(|budget| budget.share(config.shards)).collect());
         let learns = matches!(config.policy, Policy::Hazard { .. });
         let learned = learns.then(judgement::Reader::default);
-        let room = arena.region().bytes().saturating_sub(RECORD_BYTES_MAX as u64);
+        let room = region_bytes.saturating_sub(RECORD_BYTES_MAX as u64);
         let object_bytes_max = room.min(u64::from(OBJECT_BYTES_MAX)) as u32;
         Self {
-            region: Arc::clone(arena.region()),
+            region,
             leased: Totals::default(),
             lease_bytes_max: config.lease_bytes_max(),
             kept: Vec::new(),
@@ -171,7 +174,8 @@ impl Shard {
             card: None,
             card_warning_at_ms: 0,
             pairs: Gauge::default(),
-            store: Store::new(arena, bounds, KeyHash::random()),
+            store,
+            budgets: config.budgets.clone(),
             object_bytes_max,
             identity,
             filling: Gauge::default(),
@@ -289,60 +293,6 @@ impl Shard {
             _ => return Ok(self.refuse(header, Code::UnknownOpcode, out)),
         }
         Ok(Step::Replied)
-    }
-
-    fn matching(
-        &mut self,
-        header: &Header,
-        namespace: NamespaceId,
-        request: &Match<'_>,
-        out: &mut Outbox,
-    ) {
-        let at = Header::begin(&mut out.bytes);
-        let mut writer =
-            MatchReplyWriter::begin(request.keys.len(), request.with_meta, &mut out.bytes);
-        let mut uses = std::mem::take(&mut self.scratch.uses);
-        let mut hits = 0;
-        let ask = self.ask(header, namespace, Freshness::Any);
-        let mut names = request.keys.names();
-        let mut group = [&[][..]; GROUP_KEYS];
-        loop {
-            let mut count = 0;
-            for (place, name) in group.iter_mut().zip(&mut names) {
-                *place = name;
-                count += 1;
-            }
-            if count == 0 {
-                break;
-            }
-            let places = self.store.locate(namespace, &group[..count]);
-            for (name, place) in group[..count].iter().zip(places) {
-                let is_mine = self.identity.owns(name);
-                match self.store.peek_at(&ask, name, place) {
-                    Ok(seen) if is_mine => {
-                        hits += 1;
-                        uses.push(Use::of(place, Some(seen.entry)));
-                        let (bytes, meta) = (seen.record.object_bytes(), seen.record.user_meta());
-                        writer.hit(bytes, meta, &mut out.bytes);
-                    }
-                    Ok(_) => writer.miss(is_mine, &mut out.bytes),
-                    Err(dead) => {
-                        let _ = self.store.bury(dead);
-                        uses.extend(is_mine.then(|| Use::of(place, None)));
-                        writer.miss(is_mine, &mut out.bytes);
-                    }
-                }
-            }
-        }
-        writer.finish(&mut out.bytes);
-        self.answer_in(header, Code::Ok, namespace).finish(0, at, &mut out.bytes);
-        self.count(Stat::MatchedKeys, request.keys.len() as u64);
-        self.count(Stat::MatchHits, hits);
-        if request.touch {
-            self.store.used(&uses, Told::default(), self.now_ms);
-        }
-        uses.clear();
-        self.scratch.uses = uses;
     }
 
     fn remove(

@@ -247,6 +247,7 @@ async fn serve(
             Step::Skip => {
                 // Refused at the door: the answer does not wait for bytes nobody wants.
                 answer_first(wire, core, peer, patience, &header, outbox).await?;
+                core.count(Stat::RefusedBytes, header.payload_bytes);
                 let mut payload = PayloadIn::new(wire, header.payload_bytes, behind);
                 payload.skip(header.payload_bytes).await?;
                 used += payload.taken_behind;

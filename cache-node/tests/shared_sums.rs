@@ -199,7 +199,7 @@ fn put_that_makes_no_sense_ends_its_connection() {
     }
     lie("an unknown flag", "reserved", &|raw, object| {
         let mut body = raw.put_body(std::slice::from_ref(object), false);
-        body[0] |= 4;
+        body[0] |= 16;
         raw.frame(Opcode::Put, &body, 0)
     });
     let mut witness = Raw::open(node.address, "m");

@@ -40,7 +40,8 @@ enum {
   LARDER_REFUSED = -15,         /* refused for another reason */
   LARDER_INVALID_ARGUMENT = -16,
   LARDER_FORKED = -17,          /* called in a forked child */
-  LARDER_SYSTEM = -18           /* the system or a network card refused something */
+  LARDER_SYSTEM = -18,          /* the system or a network card refused something */
+  LARDER_NOT_WANTED = -19       /* not stored: no reader is expected for it; nothing is wrong */
 };
 
 /* The name of such a number, such as "MISS"; "?" for others. Static. */
@@ -163,8 +164,8 @@ typedef struct larder_object {
   int64_t result;
 } larder_object;
 
-/* Flags of a put. */
-enum { LARDER_IF_ABSENT = 1 };
+/* Flags of a put. INSIST: objects of a chain are stored even if the node expects no reader. */
+enum { LARDER_IF_ABSENT = 1, LARDER_INSIST = 2 };
 /* Flags of a match. */
 enum { LARDER_TOUCH = 1 };
 

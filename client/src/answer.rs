@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use larder_protocol::limits::{BATCH_OBJECTS_MAX, MATCH_KEYS_MAX};
 use larder_protocol::message::{
-    CAPABILITY_REMOTE, CAPABILITY_SHARED, HelloReply, MatchReply, decode_stats, decode_statuses,
+    CAPABILITY_REMOTE, CAPABILITY_SHARED, CAPABILITY_WANTS, HelloReply, MatchReply, decode_stats,
+    decode_statuses,
 };
 use larder_protocol::view::View;
 use larder_protocol::{Code, DecodeError, Generation, Header, Opcode, Status};
@@ -18,6 +19,7 @@ use crate::error::{KeyError, KeyResult};
 use crate::flight::What;
 use crate::leg::Leg;
 use crate::session::{Broken, Event, Session};
+use crate::wanting::{note_matched, note_refused};
 
 impl Session {
     /// Handles a reply other than a get's objects.
@@ -36,6 +38,7 @@ impl Session {
                 let is_shared = reply.capabilities & CAPABILITY_SHARED != 0;
                 self.inbound.regions.set_granted(is_shared);
                 self.pairing.set_granted(reply.capabilities & CAPABILITY_REMOTE != 0);
+                self.knows_wants = reply.capabilities & CAPABILITY_WANTS != 0;
                 self.set_up();
                 events.push(Event::Hello(reply));
                 Ok(())
@@ -203,6 +206,9 @@ fn take_statuses(
         let (what, found) = ("key status", odd as u64);
         return Err(Broken::Decode(DecodeError::Value { what, found }));
     }
+    if good == Status::Stored && statuses.iter().any(|status| status == Status::NotWanted) {
+        note_refused(leg, statuses.iter());
+    }
     leg.answered = statuses.len();
     let (again, indices) = (&mut leg.again, &leg.indices);
     leg.call.answer(|outcome| {
@@ -241,6 +247,7 @@ fn take_matches(leg: &mut Leg, body: &[u8]) -> Result<(), Broken> {
     if reply.count != leg.indices.len() {
         return Err(Broken::Desync("other keys"));
     }
+    note_matched(leg, reply.count, |at| (!reply.is_hit(at)).then(|| reply.is_wanted(at)));
     leg.answered = reply.count;
     leg.call.answer(|outcome| {
         let Outcome::Match(result) = outcome else { return };

@@ -6,6 +6,7 @@
 //! What a reader would get wrong: `Ok` says that the call was made, not that a key was found; look
 //! at the keys.
 
+use std::borrow::Borrow;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -33,6 +34,7 @@ use crate::request::{GetHead, Plan};
 use crate::router::Routes;
 use crate::sealing::Seals;
 use crate::shared::{Memories, PutSource};
+use crate::wanting::{Kept, Said};
 
 /// A connection to a cluster of nodes. Cheap to clone; clones share one I/O thread.
 ///
@@ -62,6 +64,13 @@ use crate::shared::{Memories, PutSource};
 #[derive(Debug, Clone)]
 pub struct Client {
     pub(crate) shared: Arc<Shared>,
+}
+
+/// What a put sends: the objects that are kept, sealed, with their bytes.
+pub(crate) struct Sealed<'a> {
+    pub(crate) seals: &'a Seals,
+    pub(crate) sources: Vec<Payload>,
+    pub(crate) kept: &'a Kept,
 }
 
 #[derive(Debug)]
@@ -205,12 +214,19 @@ impl Client {
         // First: in a forked child the lock of the memories may be held for ever.
         self.check_process()?;
         let until = self.until(options.deadline);
+        let mut kept = Kept::all(objects, options);
+        if kept.is_in_doubt(namespace) {
+            let offered = self.offered(objects, |o| o.bytes.as_slices().iter().copied());
+            self.ask_wants(namespace, &offered, until)?;
+            kept = kept.without_refused(namespace, &offered);
+        }
+        let objects = kept.of(objects);
         let shown = objects.iter().map(|object| object.bytes.as_slices().iter().copied());
         let mut seals = self.seals_of(shown);
         let mut total = 0;
-        for object in objects {
+        for object in &objects {
             if Instant::now() >= until {
-                return self.put_late(objects.len())?.wait();
+                return self.put_late(kept.total)?.wait();
             }
             let pieces = object.bytes.as_slices();
             within(pieces.len(), PIECES_MAX, "pieces")?;
@@ -222,13 +238,14 @@ impl Client {
             let copies = objects
                 .iter()
                 .map(|object| Payload::Bytes(object.bytes.as_slices().concat().into()));
-            let sources = copies.collect();
-            return self.put_sealed(namespace, objects, &seals, sources, &options)?.wait();
+            let batch = Sealed { seals: &seals, sources: copies.collect(), kept: &kept };
+            return self.put_sealed(namespace, &objects, batch, &options)?.wait();
         }
         let pieces = objects.iter().map(|object| object.bytes.as_slices().iter().copied());
         lend_sources(pieces, |sources| {
             let sources = sources.into_iter().map(Payload::Source).collect();
-            self.put_sealed(namespace, objects, &seals, sources, &options)?.wait()
+            let batch = Sealed { seals: &seals, sources, kept: &kept };
+            self.put_sealed(namespace, &objects, batch, &options)?.wait()
         })
     }
 
@@ -266,8 +283,11 @@ impl Client {
     ) -> Result<Pending<MatchResult>, Error> {
         let outcome = Outcome::Match(MatchResult::unanswered(keys.len()));
         let call = self.begin(outcome, options.deadline, None)?;
-        let legs = self
-            .legs(&call, namespace, |plan| plan.matching(options.touch, options.with_meta, keys));
+        let legs = self.legs(&call, namespace, |plan| {
+            let mut legs = plan.matching(options.touch, options.with_meta, keys);
+            legs.iter_mut().for_each(|leg| leg.said = Said::of_match(options, keys.len()));
+            legs
+        });
         Ok(Pending::new(call, legs, |_, outcome| match outcome {
             Outcome::Match(result) => Ok(result),
             other => unreachable!("matches have matches' outcomes: {other:?}"),
@@ -346,22 +366,24 @@ impl Client {
     pub(crate) fn put_sealed<B>(
         &self,
         namespace: &Namespace,
-        objects: &[PutObject<B>],
-        seals: &Seals,
-        sources: Vec<Payload>,
+        objects: &[impl Borrow<PutObject<B>>],
+        batch: Sealed<'_>,
         options: &PutOptions,
     ) -> Result<Pending<Vec<KeyResult<()>>>, Error> {
-        let unanswered = (0..objects.len()).map(|_| Err(KeyError::DeadlineExceeded)).collect();
-        let call = self.begin(Outcome::Put(unanswered), options.deadline, None)?;
+        let Sealed { seals, sources, kept } = batch;
+        let call = self.begin(Outcome::Put(kept.unanswered()), options.deadline, None)?;
         if sources.iter().any(|source| matches!(source, Payload::Source(_))) {
             call.hold_memory();
         }
         let sources = sources.into_iter();
         let sources = sources.map(|source| PutSource::new(source, &self.shared.memories)).collect();
-        let items = seals.items(objects);
+        let items = seals.items(objects.iter().map(Borrow::borrow));
         let legs = self.legs(&call, namespace, |plan| {
+            let plan = Plan { base: kept.places.as_deref(), ..*plan };
             let mut legs = plan.put(options.if_absent, &items, sources);
-            legs.iter_mut().for_each(|leg| leg.sums = seals.sums());
+            for leg in &mut legs {
+                (leg.sums, leg.said) = (seals.sums(), kept.said);
+            }
             legs
         });
         Ok(Pending::new(call, legs, put_outcome))

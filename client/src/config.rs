@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use larder_protocol::limits::{CLIENT_NAME_BYTES_MAX, CREDENTIAL_BYTES_MAX, OBJECT_BYTES_MAX};
-use larder_protocol::message::Freshness;
+use larder_protocol::message::{Freshness, Hints};
 use larder_transport::Spin;
 
 use crate::error::Error;
@@ -139,6 +139,14 @@ pub struct PutOptions {
     pub deadline: Option<Duration>,
     /// Keeps what is there already instead of replacing it.
     pub if_absent: bool,
+    /// Has all of a chain stored, also what its node expects no reader for while its memory is
+    /// full. Off by default: then that is [`NotWanted`], and mostly not sent. Objects that all
+    /// stand alone, at depth 0, are stored either way.
+    ///
+    /// [`NotWanted`]: larder_protocol::Status::NotWanted
+    pub insist: bool,
+    /// What is known of the request that the objects come from.
+    pub hints: Hints,
 }
 
 impl PutOptions {
@@ -157,6 +165,9 @@ pub struct MatchOptions {
     pub touch: bool,
     /// Brings the user metadata of each hit along.
     pub with_meta: bool,
+    /// What is known of the request. A chain is taken to have as many objects as there are keys,
+    /// unless this says more.
+    pub hints: Hints,
 }
 
 /// So that a moment so far from now can be told.

@@ -7,11 +7,12 @@
 use std::time::Instant;
 
 use crate::call::Pending;
-use crate::client::Client;
+use crate::client::{Client, Sealed};
 use crate::config::{GetOptions, PutOptions};
 use crate::error::{Error, KeyResult};
 use crate::namespace::Namespace;
 use crate::object::{Landed, OwnedPlace, Payload, PutObject};
+use crate::wanting::Kept;
 
 impl Client {
     /// As [`Client::get_into`], into memory that is given away.
@@ -61,11 +62,20 @@ impl Client {
         objects: Vec<PutObject<Payload>>,
         options: &PutOptions,
     ) -> Result<Vec<KeyResult<()>>, Error> {
-        self.prepare_put(namespace, objects, options)?.wait()
+        // First: in a forked child locks may be held for ever.
+        self.check_process()?;
+        let until = self.until(options.deadline);
+        let mut kept = Kept::all(&objects, options);
+        if kept.is_in_doubt(namespace) {
+            let offered = self.offered(&objects, |o| o.bytes.pieces());
+            self.ask_wants(namespace, &offered, until)?;
+            kept = kept.without_refused(namespace, &offered);
+        }
+        self.prepare_put(namespace, objects, &kept, &options.until(until))?.wait()
     }
 
-    /// As [`Client::put_owned`], without waiting for the answer. Checksums are made first, on the
-    /// calling thread.
+    /// As [`Client::put_owned`], without waiting for the answer, nor for one to what is wanted.
+    /// Checksums are made first, on the calling thread.
     ///
     /// # Errors
     /// Those of [`Client::put`].
@@ -75,23 +85,29 @@ impl Client {
         objects: Vec<PutObject<Payload>>,
         options: &PutOptions,
     ) -> Result<Pending<Vec<KeyResult<()>>>, Error> {
-        self.prepare_put(namespace, objects, options).map(Pending::launch)
+        self.check_process()?;
+        let mut kept = Kept::all(&objects, options);
+        if kept.is_in_doubt(namespace) {
+            let offered = self.offered(&objects, |o| o.bytes.pieces());
+            kept = kept.without_refused(namespace, &offered);
+        }
+        self.prepare_put(namespace, objects, &kept, options).map(Pending::launch)
     }
 
     fn prepare_put(
         &self,
         namespace: &Namespace,
         objects: Vec<PutObject<Payload>>,
+        kept: &Kept,
         options: &PutOptions,
     ) -> Result<Pending<Vec<KeyResult<()>>>, Error> {
-        // First: in a forked child the lock of the memories may be held for ever.
-        self.check_process()?;
         let until = self.until(options.deadline);
+        let objects = kept.take(objects);
         let shown = objects.iter().map(|object| object.bytes.pieces());
         let mut seals = self.seals_of(shown);
         for object in &objects {
             if Instant::now() >= until {
-                return self.put_late(objects.len());
+                return self.put_late(kept.total);
             }
             seals.add(namespace, object, object.bytes.pieces())?;
         }
@@ -111,6 +127,7 @@ impl Client {
             }
         });
         let named: Vec<_> = named.collect();
-        self.put_sealed(namespace, &named, &seals, sources, &options.until(until))
+        let batch = Sealed { seals: &seals, sources, kept };
+        self.put_sealed(namespace, &named, batch, &options.until(until))
     }
 }

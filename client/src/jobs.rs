@@ -279,7 +279,7 @@ impl Jobs {
         let (job, until) = (state.last, self.crew.client.until(deadline));
         state.open.insert(job, Open::default());
         let is_quick = matches!(what, What::Match(..) | What::Remove(_));
-        let ask = Ask { job, until, namespace: namespace.clone(), what };
+        let ask = Ask { job, until, namespace: namespace.clone(), what, is_asked: false };
         if is_quick { &mut state.quick } else { &mut state.bulk }.push_back(ask);
         self.crew.board.wake_mover(state);
         Ok(job)

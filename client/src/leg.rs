@@ -6,9 +6,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use larder_protocol::Opcode;
 use larder_protocol::limits::HEADER_BYTES;
 use larder_protocol::message::{Get, Match, Put, PutItem, Remove};
+use larder_protocol::{Key, Opcode};
 use larder_transport::Landing;
 
 use crate::call::Call;
@@ -19,6 +19,7 @@ use crate::request::{GetHead, Plan};
 use crate::router::{Indices, Route, Routes};
 use crate::shared::PutSource;
 use crate::sums::Sums;
+use crate::wanting::Said;
 
 /// What one shard is asked on behalf of a call.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub(crate) struct Leg {
     pub(crate) sources: Vec<PutSource>,
     /// For puts: how far their checksums are.
     pub(crate) sums: Sums,
+    /// For matches and puts: what they say to nodes that understand it.
+    pub(crate) said: Said,
     /// For gets into landings: one for each key.
     pub(crate) landings: Vec<Landing>,
     /// For gets.
@@ -56,6 +59,26 @@ pub(crate) struct Leg {
 impl Leg {
     pub(crate) fn body(&self) -> &[u8] {
         &self.frame[HEADER_BYTES..]
+    }
+
+    /// The keys of a put.
+    pub(crate) fn put_keys(&self) -> impl Iterator<Item = Key> {
+        let request = Put::decode(self.body(), self.payload_bytes).expect("encoded by this client");
+        request.items.iter().map(|item| item.key)
+    }
+
+    /// Says to a node what it understands, and no more.
+    pub(crate) fn say_wants(&mut self, are_understood: bool) {
+        let Said { if_wanted, hints } = self.said;
+        let hints = hints.as_ref().filter(|_| are_understood);
+        match self.opcode {
+            Opcode::Put => {
+                let if_wanted = if_wanted && are_understood;
+                Put::set_wants(if_wanted, hints, HEADER_BYTES, &mut self.frame);
+            }
+            Opcode::Match => Match::set_hints(hints, HEADER_BYTES, &mut self.frame),
+            _ => {}
+        }
     }
 
     /// Whether it removes by tag.
@@ -108,6 +131,7 @@ impl Leg {
         let base: Vec<u32> = open.iter().map(|&at| self.indices.at(at as usize) as u32).collect();
         let (frame, call) = (std::mem::take(&mut self.frame), Arc::clone(&self.call));
         let body = &frame[HEADER_BYTES..];
+        let said = self.said;
         let plan = Plan {
             call: &call,
             routes,
@@ -115,7 +139,7 @@ impl Leg {
             base: Some(&base),
             attempts: self.attempts,
         };
-        let legs = match self.opcode {
+        let mut legs = match self.opcode {
             Opcode::Get => {
                 let request = Get::decode(body).expect("encoded by this client");
                 let keys = pick(request.items.iter().map(|item| item.key), &open);
@@ -145,6 +169,7 @@ impl Leg {
                 return vec![self];
             }
         };
+        legs.iter_mut().for_each(|leg| leg.said = said);
         // What it had to ask is asked by others now, which count already.
         self.close();
         legs

@@ -62,6 +62,7 @@ mod stream;
 mod sums;
 mod sync;
 mod tcp;
+mod wanting;
 mod wire;
 
 pub use bytes::Bytes;
@@ -75,7 +76,7 @@ pub use error::{Error, KeyError, KeyResult, Reason, Unavailable};
 #[cfg(feature = "gpu")]
 pub use ferry::{Berth, Crossed, Crossing, Ferry, FerryConfig, FerryError};
 pub use jobs::{Finished, Jobs, JobsConfig};
-pub use larder_protocol::message::{ClientPath, Freshness};
+pub use larder_protocol::message::{ClientPath, Freshness, Hints};
 pub use larder_protocol::stats::Stat;
 pub use larder_protocol::view::{Member, MemberState, View};
 pub use larder_protocol::{Code, Generation, Key, NamespaceSpec, Status};

@@ -21,6 +21,7 @@ use crate::jobs::Finished;
 use crate::matched::MatchResult;
 use crate::namespace::Namespace;
 use crate::object::{OwnedPlace, Payload, PutObject};
+use crate::wanting::{Kept, asking};
 
 /// What callers and movers share.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub(crate) struct State {
     /// Answers to be copied.
     pub(crate) landed: VecDeque<(u64, Uncopied)>,
     pub(crate) bulk: VecDeque<Ask>,
+    /// Puts that begin when the nodes have said what they want of them.
+    pub(crate) asked: HashMap<u64, Ask>,
     /// Jobs without an answer.
     pub(crate) open: HashMap<u64, Open>,
     pub(crate) finished: VecDeque<Finished>,
@@ -71,6 +74,8 @@ pub(crate) struct Ask {
     pub(crate) until: Instant,
     pub(crate) namespace: Namespace,
     pub(crate) what: What,
+    /// Whether the nodes were asked what they want of it.
+    pub(crate) is_asked: bool,
 }
 
 #[derive(Debug)]
@@ -132,7 +137,7 @@ impl Board {
 
     /// Makes the call of a job, which others answer.
     fn start(self: &Arc<Self>, client: &Client, ask: Ask) {
-        let Ask { job, until, namespace, what } = ask;
+        let Ask { job, until, namespace, what, is_asked } = ask;
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return self.finish(job, Ok(what.unanswered(&KeyError::DeadlineExceeded)));
@@ -145,6 +150,18 @@ impl Board {
             }
             What::Put(objects, options) => {
                 let options = PutOptions { deadline, ..options };
+                let is_open = !is_asked && Kept::all(&objects, &options).is_in_doubt(&namespace);
+                let offered = is_open.then(|| client.offered(&objects, |o| o.bytes.pieces()));
+                let asking = offered.and_then(|offered| asking(&namespace, &offered));
+                if let Some((keys, asking)) = asking {
+                    let what = What::Put(objects, options);
+                    let put =
+                        Ask { job, until, namespace: namespace.clone(), what, is_asked: true };
+                    self.lock().asked.insert(job, put);
+                    let asking = MatchOptions { deadline, ..asking };
+                    self.watch(job, client.start_match(&namespace, &keys, &asking));
+                    return;
+                }
                 self.watch(job, client.start_put(&namespace, objects, &options));
             }
             What::Match(keys, options) => {
@@ -178,6 +195,7 @@ impl Board {
 
     pub(crate) fn finish(&self, job: u64, outcome: Result<Outcome, Error>) {
         let mut state = self.lock();
+        let put = state.asked.remove(&job);
         if state.open.remove(&job).is_none() {
             return;
         }
@@ -190,6 +208,7 @@ impl Board {
         let is_over = state.is_closed && state.open.is_empty();
         // Whoever is woken wants the lock at once.
         drop(state);
+        drop(put);
         if has_waiters {
             self.finished.notify_all();
         }
@@ -254,6 +273,14 @@ impl Board {
 
 impl Sink for Board {
     fn push(&self, job: u64, outcome: Result<Uncopied, Error>) {
+        let mut state = self.lock();
+        if let Some(put) = state.asked.remove(&job) {
+            // What was said is noted, and if nothing was the put goes on all the same. One that was
+            // cancelled meanwhile is cancelled as soon as it has begun.
+            state.bulk.push_front(put);
+            return self.wake_mover(state);
+        }
+        drop(state);
         match outcome {
             Ok(uncopied) if uncopied.has_copies() => {
                 let mut state = self.lock();
@@ -280,7 +307,8 @@ impl State {
     }
 
     pub(crate) fn take_asks(&mut self) -> Vec<Ask> {
-        self.quick.drain(..).chain(self.bulk.drain(..)).collect()
+        let asked = self.asked.drain().map(|(_, ask)| ask);
+        self.quick.drain(..).chain(self.bulk.drain(..)).chain(asked).collect()
     }
 
     pub(crate) fn calls(&self) -> Vec<Arc<Call>> {
@@ -376,7 +404,8 @@ mod tests {
         // Nobody has begun the second, and another mover has the memory of the third.
         (1..=3).for_each(|job| drop(state.open.insert(job, Open::default())));
         let until = Instant::now() + Duration::from_secs(60);
-        state.quick.push_back(Ask { job: 2, until, namespace, what: What::Remove(Vec::new()) });
+        let what = What::Remove(Vec::new());
+        state.quick.push_back(Ask { job: 2, until, namespace, what, is_asked: false });
         drop(state);
         drop(Rescue { board: &board, job: Some(1), is_armed: true });
         let mut state = board.lock();

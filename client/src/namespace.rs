@@ -9,6 +9,7 @@ use larder_protocol::checksum::{Sealed, seal};
 use larder_protocol::{Generation, NamespaceSpec};
 
 use crate::error::Error;
+use crate::wanting::Wants;
 
 /// A namespace at one generation.
 #[derive(Debug, Clone)]
@@ -22,13 +23,14 @@ struct Description {
     spec: NamespaceSpec,
     encoded: Vec<u8>,
     digest: u64,
+    wants: Wants,
 }
 
 impl Namespace {
     pub(crate) fn describe(spec: NamespaceSpec) -> Result<Self, Error> {
         let encoded = spec.encode().map_err(invalid)?;
         let digest = spec.digest().map_err(invalid)?;
-        let shared = Arc::new(Description { spec, encoded, digest });
+        let shared = Arc::new(Description { spec, encoded, digest, wants: Wants::default() });
         Ok(Self { shared, generation: Generation::FIRST })
     }
 
@@ -76,6 +78,11 @@ impl Namespace {
             user_meta,
         };
         seal(&what, parts)
+    }
+
+    /// What nodes said that they want of it.
+    pub(crate) fn wants(&self) -> &Wants {
+        &self.shared.wants
     }
 
     /// Whether both came from the same handle. If not, they may still be equal.

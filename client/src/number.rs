@@ -46,9 +46,11 @@ pub const INVALID_ARGUMENT: i32 = -16;
 pub const FORKED: i32 = -17;
 /// The operating system refused something, or a network card did.
 pub const SYSTEM: i32 = -18;
+/// Not stored: no reader is expected for it. Nothing is wrong.
+pub const NOT_WANTED: i32 = -19;
 
 /// All of them, by name, from 0 down.
-pub const ALL: [(&str, i32); 19] = [
+pub const ALL: [(&str, i32); 20] = [
     ("OK", OK),
     ("MISS", MISS),
     ("MISS_SIZE", MISS_SIZE),
@@ -68,6 +70,7 @@ pub const ALL: [(&str, i32); 19] = [
     ("INVALID_ARGUMENT", INVALID_ARGUMENT),
     ("FORKED", FORKED),
     ("SYSTEM", SYSTEM),
+    ("NOT_WANTED", NOT_WANTED),
 ];
 
 impl KeyError {
@@ -116,6 +119,7 @@ const fn of_status(status: Status) -> i32 {
         Status::Busy => BUSY,
         Status::OlderVersion => OLDER_VERSION,
         Status::Exists => EXISTS,
+        Status::NotWanted => NOT_WANTED,
         Status::TooLarge => TOO_LARGE,
         Status::DeadlineExceeded => DEADLINE,
         other if other.is_miss() => MISS,
@@ -156,7 +160,8 @@ mod tests {
     fn no_status_or_code_is_good_where_it_is_an_error() {
         for &status in Status::ALL {
             let number = KeyError::Status(status).number();
-            assert!((REFUSED..OK).contains(&number), "{status:?}: {number}");
+            let is_refusal = (REFUSED..OK).contains(&number) || number == NOT_WANTED;
+            assert!(is_refusal, "{status:?}: {number}");
             let is_plain = status.is_miss() && number != MISS_SIZE && number != CORRUPT;
             assert_eq!(is_plain, number == MISS, "{status:?}: {number}");
         }

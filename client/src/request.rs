@@ -21,6 +21,7 @@ use crate::namespace::Namespace;
 use crate::router::{Indices, Route, Routes, Split};
 use crate::shared::PutSource;
 use crate::sums::Sums;
+use crate::wanting::Said;
 
 /// Where legs come from and whom they answer.
 pub(crate) struct Plan<'a> {
@@ -257,6 +258,7 @@ impl Leg {
             is_misplaced: false,
             sources: Vec::new(),
             sums: Sums::Stated,
+            said: Said::default(),
             landings: Vec::new(),
             get: GetHead::default(),
             payload_bytes: 0,

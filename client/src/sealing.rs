@@ -79,8 +79,11 @@ impl Seals {
     }
 
     /// The objects, in the order they were added, as they travel.
-    pub(crate) fn items<'a, B>(&'a self, objects: &'a [PutObject<B>]) -> Vec<PutItem<'a>> {
-        let both = objects.iter().zip(&self.objects);
+    pub(crate) fn items<'a, B: 'a>(
+        &'a self,
+        objects: impl IntoIterator<Item = &'a PutObject<B>>,
+    ) -> Vec<PutItem<'a>> {
+        let both = objects.into_iter().zip(&self.objects);
         let items = both.map(|(object, sealed)| PutItem {
             key: object.key,
             object_bytes: sealed.object_bytes,

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 use larder_protocol::limits::DEADLINE_US_MAX;
-use larder_protocol::message::{CAPABILITY_REMOTE, CAPABILITY_SHARED, Hello, HelloReply};
+use larder_protocol::message::{
+    CAPABILITY_REMOTE, CAPABILITY_SHARED, CAPABILITY_WANTS, Hello, HelloReply,
+};
 use larder_protocol::view::View;
 use larder_protocol::{Code, DecodeError, Generation, Header, Opcode};
 
@@ -49,6 +51,8 @@ pub(crate) struct Session {
     pub(crate) waiting: VecDeque<Box<Leg>>,
     pub(crate) handles: Vec<Handle>,
     pub(crate) inbound: Inbound,
+    /// Whether the node understands what is said of wanting.
+    pub(crate) knows_wants: bool,
     /// What of our memory the node has.
     pub(crate) given: Given,
     /// The queue pair with the node, if there is one.
@@ -125,6 +129,7 @@ impl Session {
             waiting: VecDeque::new(),
             handles: Vec::new(),
             inbound: Inbound::new(),
+            knows_wants: false,
             given: Given::default(),
             earliest: None,
             silent_since: None,
@@ -140,7 +145,7 @@ impl Session {
         let shared = if self.inbound.regions.is_on_host() { CAPABILITY_SHARED } else { 0 };
         let is_remote = shared == 0 && self.pairing.has_card();
         let remote = if is_remote { CAPABILITY_REMOTE } else { 0 };
-        let capabilities = hello.capabilities | shared | remote;
+        let capabilities = hello.capabilities | shared | remote | CAPABILITY_WANTS;
         Hello { capabilities, ..*hello }.encode(&mut frame);
         self.launch(Opcode::Hello, What::Hello, frame, now);
     }
@@ -366,6 +371,7 @@ impl Session {
         // It may have been sent before, and half answered.
         (leg.answered, leg.is_misplaced) = (0, false);
         leg.again.clear();
+        leg.say_wants(self.knows_wants);
         if leg.opcode == Opcode::Put {
             self.choose_forms(&mut leg, now);
         } else if leg.opcode == Opcode::Get {

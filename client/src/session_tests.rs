@@ -12,6 +12,7 @@ mod remote;
 mod sums;
 mod sums_amid;
 mod talk;
+mod wants;
 
 use std::time::Duration;
 

@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Instant;
 
-use larder_protocol::limits::{INLINE_BYTES_MAX, REGION_SHARED_BYTES_MAX, SHARED_REGIONS_MAX};
+use larder_protocol::limits::{
+    HEADER_BYTES, INLINE_BYTES_MAX, REGION_SHARED_BYTES_MAX, SHARED_REGIONS_MAX,
+};
 use larder_protocol::message::{
     Batch, Payload as Form, Put, PutItem, RemotePiece, SharedRegion, Unshare,
 };
@@ -466,6 +468,7 @@ impl Leg {
             };
             PutItem { payload, ..item }.encode(&mut frame);
         }
+        Put::set_wants(request.if_wanted, request.hints.as_ref(), HEADER_BYTES, &mut frame);
         self.payload_bytes = payload_bytes;
         self.frame = frame;
     }

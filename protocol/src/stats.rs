@@ -94,9 +94,20 @@ stats! {
     LeasesHeld = 42, Gauge, "leases_held", "Leases that readers on this host hold.";
     LeasedBytes = 43, Gauge, "leased_bytes", "Bytes of slots under lease.";
     PairsOpen = 44, Gauge, "pairs", "Queue pairs connected.";
+    NotWanted = 45, Counter, "not_wanted_total", "Objects of puts that no reader is expected for.";
+    RefusedBytes = 46, Counter, "refused_bytes_total", "Bytes of puts received and thrown away.";
+    MissesAbsent = 47, Counter, "misses_absent_total", "Misses of what is not there.";
     ProcessId = 48, Gauge, "process_id", "Process id of the node.";
     ProcessCpuUs = 49, Gauge, "process_cpu_us", "CPU time of the node's process, in us.";
     ProcessRssBytes = 50, Gauge, "process_rss_bytes", "Resident memory of the process.";
+    MissesExpired = 51, Counter, "misses_expired_total", "Misses of what outlived its time.";
+    MissesStale = 52, Counter, "misses_stale_total", "Misses of older generations or versions.";
+    MissesOther = 53, Counter, "misses_other_total", "Misses for any other reason.";
+    SampledUses = 54, Counter, "sampled_uses_total", "Uses of keys, told from a sample of them.";
+    SampledHits = 55, Counter, "sampled_hits_total", "Of these, those whose object was there.";
+    HitsAtHalf = 56, Counter, "hits_at_half_total", "Of these, hits of an LRU of half that.";
+    HitsAtSame = 57, Counter, "hits_at_same_total", "Of these, hits of an LRU of the memory.";
+    HitsAtTwice = 58, Counter, "hits_at_twice_total", "Of these, hits of an LRU of twice that.";
 }
 
 impl Stat {

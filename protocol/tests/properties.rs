@@ -10,7 +10,7 @@ use larder_protocol::checksum::crc32c;
 use larder_protocol::key::Key;
 use larder_protocol::limits::OBJECT_BYTES_MAX;
 use larder_protocol::message::{
-    Batch, Bump, ClientPath, ClientReport, Freshness, Get, GetItem, Hello, HelloReply, Hit,
+    Batch, Bump, ClientPath, ClientReport, Freshness, Get, GetItem, Hello, HelloReply, Hints, Hit,
     LeasedPlace, Match, MatchReplyWriter, Open, PairAddress, Payload, Put, PutItem, Release,
     RemotePiece, Remove, SharedRegion, Sharing, Unshare, encode_stats, encode_statuses,
 };
@@ -18,6 +18,7 @@ use larder_protocol::view::{Member, MemberState, View};
 use larder_protocol::wire::{DecodeError, Reader, Write};
 use larder_protocol::{Code, Generation, Header, NamespaceSpec, Opcode, Status};
 use proptest::collection::vec;
+use proptest::option::of;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
@@ -126,9 +127,26 @@ fn opens() -> impl Strategy<Value = Body> {
 }
 
 fn matches() -> impl Strategy<Value = Body> {
-    (any::<(bool, bool)>(), vec(keys(), 0..20)).prop_map(|((touch, with_meta), keys)| {
-        written("match", |out| Match::encode(touch, with_meta, keys.iter(), out))
-    })
+    (any::<(bool, bool)>(), vec(keys(), 0..20), of(hints())).prop_map(
+        |((touch, with_meta), keys, hints)| {
+            written("match", |out| {
+                Match::encode(touch, with_meta, keys.iter(), out);
+                Match::set_hints(hints.as_ref(), 0, out);
+            })
+        },
+    )
+}
+
+fn hints() -> impl Strategy<Value = Hints> {
+    (any::<(u8, bool, u32, u32)>(), 0u32..=2_097_152).prop_map(
+        |((class, is_last_partial, cost_us, object_bytes), chain_objects)| Hints {
+            class,
+            is_last_partial,
+            chain_objects,
+            cost_us,
+            object_bytes,
+        },
+    )
 }
 
 fn match_replies() -> impl Strategy<Value = Body> {
@@ -210,7 +228,8 @@ fn puts() -> impl Strategy<Value = Body> {
     let hints = any::<(u16, u8, u32, u32)>();
     let tags = (0usize..=4).prop_flat_map(|count| vec(any::<u8>(), 8 * count));
     let items = vec((keys(), objects(), payloads(), hints, tags), 0..6);
-    (any::<bool>(), any::<bool>(), items).prop_map(|(if_absent, follow, items)| {
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), of(self::hints()));
+    (flags, items).prop_map(|((if_absent, follow, if_wanted, said), items)| {
         let is_shared = |payload| matches!(payload_of(payload), Payload::Shared { .. });
         let follow = follow && items.iter().all(|(_, _, payload, ..)| is_shared(payload));
         written("put", |out| {
@@ -236,6 +255,7 @@ fn puts() -> impl Strategy<Value = Body> {
                 }
                 .encode(out);
             }
+            Put::set_wants(if_wanted, said.as_ref(), 0, out);
         })
     })
 }

@@ -121,6 +121,12 @@ impl Arena {
         }
     }
 
+    /// Bytes of its live slots, each rounded up to 64: that of [`Arena::stats`] which is cheap
+    /// enough for every request.
+    pub fn live_bytes(&self) -> u64 {
+        self.inner.slabs.borrow().counts.slot_bytes
+    }
+
     /// What a slot for `bytes` bytes costs: the length rounded up to 64.
     pub fn slot_bytes(bytes: u32) -> u64 {
         Size::of(bytes).bytes()

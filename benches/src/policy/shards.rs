@@ -175,7 +175,7 @@ impl Shard {
             if self.store.peek_at(&ask, key.as_bytes(), place).is_ok() {
                 continue;
             }
-            if admission && !self.store.wants(place, 0) {
+            if admission && !self.store.wants(self.namespace, place, 0) {
                 break;
             }
             self.write(&key, depth, asked);

@@ -93,6 +93,11 @@ pub(super) struct Flags {
     /// again), lru or s3fifo [default: hazard]
     #[arg(long, value_name = "hazard|hazard-cost|lru|s3fifo")]
     pub(super) policy: Option<Given>,
+    /// Memory that namespaces are sure of and the most that they get, tenant[/model]=floor..ceiling
+    /// with commas between, `*` for any tenant; of several that name one the first. In the file an
+    /// array of such texts may be given [default: none]
+    #[arg(long, value_name = "LIST")]
+    pub(super) budgets: Option<Given>,
     /// Most objects of a shard [default: one for each 192 bytes of its memory]
     #[arg(long, value_name = "COUNT")]
     pub(super) objects_max: Option<Given>,
@@ -179,6 +184,7 @@ impl Flags {
             pin_cores: self.pin_cores.or(file.pin_cores),
             huge_pages: self.huge_pages.or(file.huge_pages),
             policy: self.policy.or(file.policy),
+            budgets: self.budgets.or(file.budgets),
             objects_max: self.objects_max.or(file.objects_max),
             connections_max: self.connections_max.or(file.connections_max),
             inflight_bytes_max: self.inflight_bytes_max.or(file.inflight_bytes_max),
@@ -244,6 +250,7 @@ mod tests {
         ("pin-cores", "on"),
         ("huge-pages", "off"),
         ("policy", "lru"),
+        ("budgets", "a/b=1MiB..,*=..1MiB"),
         ("objects-max", "5000"),
         ("connections-max", "100"),
         ("inflight-bytes-max", "1MiB"),

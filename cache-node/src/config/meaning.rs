@@ -10,6 +10,7 @@ use std::thread::available_parallelism;
 use larder_protocol::limits::SHARDS_MAX;
 use larder_transport::HugePages;
 
+use super::budgets::{BUDGETS_FORM, budgets};
 use super::cards::{RDMA_FORM, rdma_devices};
 use super::check::{SHARD_MEMORY_BYTES_MIN, refused};
 use super::cores::{cores_for, spare_cores_for};
@@ -58,6 +59,7 @@ impl Flags {
         })?;
         set(&mut c.huge_pages, "huge-pages", self.huge_pages, "try or off", huge_pages)?;
         set(&mut c.policy, "policy", self.policy, POLICY_FORM, policy)?;
+        set(&mut c.budgets, "budgets", self.budgets, BUDGETS_FORM, budgets)?;
         let (given, max) = (self.objects_max, &mut c.objects_max);
         set(max, "objects-max", given, COUNT_FORM, |text| number(text).map(Some))?;
         let (given, max) = (self.connections_max, &mut c.connections_max);
@@ -180,6 +182,7 @@ mod tests {
             ("pin-cores", "yes", "auto, on"),
             ("huge-pages", "always", "try or off"),
             ("policy", "lfu", "hazard-cost"),
+            ("budgets", "acme=4GiB", "floor..ceiling"),
             ("objects-max", "1M", "whole number"),
             ("connections-max", "0", "1 to 65536"),
             ("reply-bytes-max", "1TiB", "a shard's memory"),

@@ -14,12 +14,14 @@ use super::Shard;
 use super::shared::{Leasing, Shared};
 use crate::namespace::NamespaceId;
 use crate::outbox::Outbox;
-use crate::store::{Dead, GROUP_KEYS, Record, Seen, Told, Use};
+use crate::store::{Dead, GROUP_KEYS, Place, Record, Seen, Told, Use};
 
 /// Lists that one request fills and the next uses again.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     pub(super) uses: Vec<Use>,
+    /// Keys of a match that are not there, by their numbers.
+    pub(super) missing: Vec<(usize, Place)>,
     pub(super) keys: Vec<Key>,
     slots: Vec<(Slot, Range<u32>)>,
 }
@@ -95,6 +97,7 @@ impl Shard {
                         if status == Status::Miss {
                             scratch.uses.push(Use::of(located, None));
                         }
+                        self.count_miss(status);
                         out.bytes.u8(status as u8);
                     }
                 }
@@ -162,6 +165,10 @@ impl Shard {
             }
             Err(dead) => {
                 let status = self.store.bury(dead);
+                self.count_miss(status);
+                if get.touch && status == Status::Miss {
+                    self.store.missed(located, self.now_ms);
+                }
                 let at = Header::begin(&mut out.bytes);
                 out.bytes.u32(1);
                 out.bytes.u8(status as u8);

@@ -1,9 +1,9 @@
 //! `Hello` and `Open`: who a connection is, and which namespaces it speaks of.
 
 use larder_protocol::limits::{GENERATION_MAX, VERSION_MAX, VERSION_MIN};
-use larder_protocol::message::{Hello, HelloReply, Open};
+use larder_protocol::message::{CAPABILITY_WANTS, Hello, HelloReply, Open};
 use larder_protocol::wire::within;
-use larder_protocol::{Code, DecodeError, Header};
+use larder_protocol::{Code, DecodeError, Header, NamespaceSpec};
 
 use super::{Peer, Shard};
 use crate::namespace::OpenError;
@@ -22,7 +22,8 @@ impl Shard {
             return Err(DecodeError::Version(hello.version_max));
         }
         let asked = hello.capabilities;
-        let capabilities = self.grant(peer, asked) | self.grant_remote(peer, asked);
+        let capabilities =
+            self.grant(peer, asked) | self.grant_remote(peer, asked) | asked & CAPABILITY_WANTS;
         let me = &self.identity;
         let is_here = hello.shard == me.index && [0, me.count].contains(&hello.shard_count);
         peer.is_greeted |= is_here;
@@ -62,6 +63,11 @@ impl Shard {
                 return Ok(());
             }
         };
+        if !self.budgets.is_empty() {
+            let spec = NamespaceSpec::decode(open.spec)?;
+            let budget = self.budgets.iter().position(|budget| budget.is_of(&spec));
+            self.store.assign(namespace, budget.map(|number| number as u16));
+        }
         within(open.known.0, GENERATION_MAX, "generation")?;
         if open.known > self.store.generation(namespace) {
             self.store.bump(namespace, open.known);

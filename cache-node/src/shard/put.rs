@@ -175,6 +175,7 @@ impl Shard {
             Err(Status::Busy) => self.count(Stat::RefusedBusy, 1),
             Err(Status::NoRoom) => self.count(Stat::RefusedRoom, 1),
             Err(Status::Corrupt) => self.count(Stat::Corrupt, 1),
+            Err(Status::NotWanted) => self.count(Stat::NotWanted, 1),
             _ => {}
         }
         status
@@ -195,6 +196,12 @@ impl Shard {
         }
         if let Some(status) = self.must_stay(job, item) {
             return Err(status);
+        }
+        if job.put.if_wanted {
+            let place = self.store.place_of(job.namespace, item.key.as_bytes());
+            if !self.store.wants(job.namespace, place, item.object_bytes) {
+                return Err(Status::NotWanted);
+            }
         }
         if !self.may_fill(item.object_bytes) {
             return Err(Status::Busy);

@@ -5,7 +5,7 @@
 
 use larder_protocol::message::encode_stats;
 use larder_protocol::stats::{STAT_NUMBERS, Stat};
-use larder_protocol::{Code, Header};
+use larder_protocol::{Code, Header, Status};
 
 use super::{Seen, Shard};
 use crate::counters::NodeState;
@@ -17,6 +17,17 @@ impl Shard {
         let at = Header::begin(&mut out.bytes);
         encode_stats(|stat| values[stat as usize], &mut out.bytes);
         self.answer(header, Code::Ok).finish(0, at, &mut out.bytes);
+    }
+
+    /// Counts a key that a get did not find, by its reason.
+    pub(super) fn count_miss(&mut self, status: Status) {
+        let reason = match status {
+            Status::Miss => Stat::MissesAbsent,
+            Status::MissExpired => Stat::MissesExpired,
+            Status::MissGeneration | Status::MissStale => Stat::MissesStale,
+            _ => Stat::MissesOther,
+        };
+        self.count(reason, 1);
     }
 
     /// Adds to a counter.
@@ -56,6 +67,11 @@ impl Shard {
             (Stat::SlotBytes, store.slot_bytes),
             (Stat::RegionBytes, store.region_bytes),
             (Stat::IndexBytes, store.index_bytes),
+            (Stat::SampledUses, store.shadow.uses),
+            (Stat::SampledHits, store.shadow.hits),
+            (Stat::HitsAtHalf, store.shadow.hits_at[0]),
+            (Stat::HitsAtSame, store.shadow.hits_at[1]),
+            (Stat::HitsAtTwice, store.shadow.hits_at[2]),
             (Stat::Namespaces, store.namespaces),
             (Stat::StaleObjects, store.stale_objects),
             (Stat::FillingBytes, self.filling.value()),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use larder_protocol::message::Freshness;
 use larder_protocol::{Generation, Status};
-use larder_transport::{Arena, Slot, prefetch};
+use larder_transport::{Slot, prefetch};
 
 use super::entries::{Entry, EntryId};
 use super::record::{RECORD_UNIT_BYTES, Record};
@@ -67,7 +67,7 @@ pub struct Dead {
 /// Where a key may be, at the moment of [`Store::locate`]. A stale one finds less, never another's.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Place {
-    hash: u32,
+    pub(super) hash: u32,
     /// The first entry with this hash.
     candidate: Option<u32>,
 }
@@ -242,15 +242,12 @@ impl Store {
         if is_of_chains {
             self.order.used(uses, told, now_ms, running);
         }
+        uses.iter().for_each(|a_use| self.shadow.used(a_use.hash, a_use.is_hit(), now_ms));
     }
 
-    /// Whether an object of so many bytes should be stored, that a request named just now and that
-    /// is not here: there is room, or it is worth more than who would have to go.
-    pub fn wants(&mut self, place: Place, bytes: u32) -> bool {
-        let arena = self.arena.stats();
-        let is_full = self.counts.objects >= self.config.objects_max
-            || arena.slot_bytes + Arena::slot_bytes(bytes) > arena.region_bytes;
-        !is_full || self.order.wants(&self.entries, place.hash)
+    /// A request asked for this key, which is not here, and nobody needs to be told but who counts.
+    pub fn missed(&mut self, place: Place, now_ms: u64) {
+        self.shadow.used(place.hash, false, now_ms);
     }
 
     /// Adds what was seen of chains here to the sum over shards.

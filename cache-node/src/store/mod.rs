@@ -8,6 +8,7 @@
 //! fills while other requests run, and [`Store::insert`] makes it findable. Nothing in between is
 //! visible or needs undoing.
 
+mod budgets;
 mod entries;
 mod hash;
 mod index;
@@ -15,32 +16,39 @@ mod lookup;
 mod policy;
 mod record;
 mod room;
+mod shadow;
 mod stats;
 mod sweep;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod wanting;
 
 use larder_protocol::{Generation, Status};
 use larder_transport::{Arena, Slot, SlotMut, UNTAGGED};
 
+pub use budgets::Share;
 pub use entries::EntryId;
 pub use hash::KeyHash;
 pub use lookup::{Ask, Dead, Found, GROUP_KEYS, Place, Seen, Use};
 pub use policy::{Evidence, Policy, Told, Worth};
 pub use record::{RECORD_BYTES_MAX, RECORD_UNIT_BYTES, Record, RecordSpec};
+pub use shadow::ShadowCounts;
 pub use stats::StoreStats;
 pub use tags::REMOVED_TAGS_MAX;
 
 use crate::namespace::{NamespaceId, Namespaces, OpenError};
+use budgets::{Shares, slot_bytes};
 use entries::{Entries, Entry, OBJECTS_MAX};
 use index::Index;
 use lookup::Verdict;
 use policy::{GHOST_BYTES, Order};
 use room::Scratch;
+use shadow::Shadow;
 use stats::Counts;
 use sweep::Sweep;
 use tags::RemovedTags;
+use wanting::Fullness;
 
 /// Bounds of a store.
 #[derive(Debug, Clone, Copy)]
@@ -94,6 +102,9 @@ pub struct Store {
     index: Index,
     entries: Entries,
     order: Order,
+    fullness: Fullness,
+    shares: Shares,
+    shadow: Shadow,
     removed_tags: RemovedTags,
     sweep: Sweep,
     /// Counts inserts, uses and removals of tags: the store's own time.
@@ -120,6 +131,7 @@ impl Store {
         let config = StoreConfig { objects_max, ..config };
         let mut entries = Entries::new();
         let order = Order::new(&mut entries, config.policy, config.ghosts_max);
+        let fullness = Fullness::of_region(arena.region().bytes());
         Self {
             arena,
             config,
@@ -128,6 +140,9 @@ impl Store {
             index: Index::new(),
             entries,
             order,
+            fullness,
+            shares: Shares::default(),
+            shadow: Shadow::new(),
             removed_tags: RemovedTags::new(),
             sweep: Sweep::default(),
             events: 0,
@@ -195,7 +210,12 @@ impl Store {
             }
             self.drop_entry(resident, Why::Replaced);
         }
-        self.stay_below_objects_max();
+        self.stay_below_objects_max(namespace);
+        let slot_bytes = Arena::slot_bytes(slot.len() as u32);
+        if let Err(refusal) = self.stay_below_ceiling(namespace, slot_bytes) {
+            // Puts under way together may be more than the ceiling has room for.
+            return refusal;
+        }
 
         let object_bytes = u64::from(record.object_bytes());
         let expires_s = expiry_s(record.expires_ms());
@@ -209,6 +229,7 @@ impl Store {
         self.index.insert(hash, number);
         self.order.inserted(&mut self.entries, number, now_ms);
         self.namespaces[namespace].objects += 1;
+        self.shares.taken(namespace, slot_bytes);
         self.counts.stored(object_bytes, expires_s != 0);
         Status::Stored
     }
@@ -252,6 +273,7 @@ impl Store {
         let entry = &self.entries[number];
         let (hash, is_timed) = (entry.hash, entry.expires_s != 0);
         let is_stale = self.is_stale(entry);
+        self.shares.dropped(entry.namespace(), slot_bytes(entry));
         let namespace = &mut self.namespaces[entry.namespace()];
         if is_stale {
             namespace.stale_objects -= 1;

@@ -11,6 +11,7 @@ use larder_transport::{Arena, SlotMut, SlotRef, Window};
 use super::entries::Entry;
 use super::record::RecordSpec;
 use super::{Pending, Store, Ticket, Why};
+use crate::namespace::NamespaceId;
 
 /// Memory that is used again from request to request.
 #[derive(Debug, Default)]
@@ -47,7 +48,8 @@ impl Store {
         if Arena::slot_bytes(bytes) > self.arena.region().bytes() {
             return Err(Status::TooLarge);
         }
-        let mut slot = self.room_for(bytes).ok_or(Status::NoRoom)?;
+        self.stay_below_ceiling(record.namespace, Arena::slot_bytes(bytes))?;
+        let mut slot = self.room_for(bytes, record.namespace).ok_or(Status::NoRoom)?;
         self.scratch.record.clear();
         record.write_into(&mut self.scratch.record);
         slot.write(&self.scratch.record);
@@ -69,22 +71,30 @@ impl Store {
     }
 
     /// Drops the oldest objects until one more may be added, whether or not that frees memory.
-    pub(super) fn stay_below_objects_max(&mut self) {
+    pub(super) fn stay_below_objects_max(&mut self, asker: NamespaceId) {
         while self.counts.objects >= self.config.objects_max {
-            let Some(victim) = self.order.search(&self.entries, |_| true) else { return };
+            let shares = &self.shares;
+            let accept = |entry: &Entry| !shares.spares(entry, asker);
+            let victim = self.order.search(&self.entries, accept);
+            let count = self.namespaces.len();
+            let victim =
+                victim.or_else(|| self.order.search_lists(&self.entries, asker, count, accept));
+            let Some(victim) = victim else { return };
             self.drop_entry(victim, Why::Room);
         }
     }
 
-    fn room_for(&mut self, bytes: u32) -> Option<SlotMut> {
+    fn room_for(&mut self, bytes: u32, asker: NamespaceId) -> Option<SlotMut> {
         if let Some(slot) = self.arena.take(bytes) {
+            self.fullness.had_room(self.arena.live_bytes());
             return Some(slot);
         }
+        self.fullness.was_full(self.arena.live_bytes());
         if let Some(slot) = self.room_from_stale(bytes) {
             return Some(slot);
         }
         for _ in 0..WINDOWS_MAX {
-            let window = self.window(bytes)?;
+            let window = self.window(bytes, asker)?;
             self.evict_window(window);
             if let Some(slot) = self.arena.take_in(window, bytes) {
                 return Some(slot);
@@ -114,9 +124,9 @@ impl Store {
     ///
     /// A search looks at few objects, and a client may lease many for long. They are in use, so
     /// they count as used when they are in the way: each is met once until all others were.
-    fn window(&mut self, bytes: u32) -> Option<Window> {
+    fn window(&mut self, bytes: u32, asker: NamespaceId) -> Option<Window> {
         for _ in 0..HELD_SEARCHES_MAX {
-            let window = self.oldest_window(bytes);
+            let window = self.oldest_window(bytes, asker);
             if window.is_some() || self.scratch.held.is_empty() {
                 return window;
             }
@@ -134,30 +144,47 @@ impl Store {
     ///
     /// Looking for a window costs about as much as evicting it, so it is tried in few places, each
     /// out of reach of those that were found held.
-    fn oldest_window(&mut self, bytes: u32) -> Option<Window> {
+    fn oldest_window(&mut self, bytes: u32, asker: NamespaceId) -> Option<Window> {
         let wanted = Arena::slot_bytes(bytes);
         let tried = &mut self.scratch.tried;
-        tried.clear();
         let held = &mut self.scratch.held;
         held.clear();
-        let mut window = None;
-        self.order.search(&self.entries, |entry| {
-            let slot = entry.slot();
-            if slot.is_shared() {
-                held.push(slot.tag());
-                return false;
-            }
-            if Arena::slot_bytes(slot.len() as u32) != wanted {
-                let offset = slot.offset();
-                if tried.len() == TRIES_MAX || tried.iter().any(|t| t.abs_diff(offset) < wanted) {
+        let (shares, arena, entries) = (&self.shares, &self.arena, &self.entries);
+        // Where those must stay whom the policy looks at, those of `asker` are looked at.
+        let passes = if shares.has_floors() { 2 } else { 1 };
+        for pass in 0..passes {
+            tried.clear();
+            let mut window = None;
+            let accept = |entry: &Entry| {
+                let slot = entry.slot();
+                if shares.spares(entry, asker) {
                     return false;
                 }
-                tried.push(offset);
+                if slot.is_shared() {
+                    held.push(slot.tag());
+                    return false;
+                }
+                if Arena::slot_bytes(slot.len() as u32) != wanted {
+                    let at = slot.offset();
+                    if tried.len() == TRIES_MAX || tried.iter().any(|t| t.abs_diff(at) < wanted) {
+                        return false;
+                    }
+                    tried.push(at);
+                }
+                let found = arena.window_for(slot, bytes);
+                window = found.filter(|&found| shares.may_lose(arena, entries, found, asker));
+                window.is_some()
+            };
+            if pass == 0 {
+                self.order.search(entries, accept);
+            } else {
+                self.order.search_lists(entries, asker, self.namespaces.len(), accept);
             }
-            window = self.arena.window_for(slot, bytes);
-            window.is_some()
-        })?;
-        window
+            if window.is_some() {
+                return window;
+            }
+        }
+        None
     }
 
     fn evict_window(&mut self, window: Window) {

@@ -3,7 +3,7 @@
 //! Gauges are exact at every moment. What a reader would get wrong: slot bytes are the arena's, so
 //! they include records, slots being filled, and slots that are dropped here but still being sent.
 
-use super::{Store, Why};
+use super::{ShadowCounts, Store, Why};
 
 /// What a store has done, and holds now. Sizes are in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct StoreStats {
     pub region_bytes: u64,
     /// Index and entries.
     pub index_bytes: u64,
-    /// What the policy keeps beside the entries.
+    /// What the policy keeps beside the entries, and the sample of uses.
     pub policy_bytes: u64,
     /// Namespaces registered.
     pub namespaces: u64,
@@ -40,6 +40,8 @@ pub struct StoreStats {
     pub replaced: u64,
     /// Generations begun.
     pub bumps: u64,
+    /// What other sizes of memory would have found.
+    pub shadow: ShadowCounts,
 }
 
 impl Store {
@@ -50,7 +52,8 @@ impl Store {
             slot_bytes: arena.slot_bytes,
             region_bytes: arena.region_bytes,
             index_bytes: self.index.bytes() + self.entries.bytes(),
-            policy_bytes: self.order.bytes(),
+            policy_bytes: self.order.bytes() + self.shadow.bytes(),
+            shadow: self.shadow.counts(),
             namespaces: self.namespaces.len() as u64,
             ..self.counts.stats
         }

@@ -23,6 +23,15 @@ impl Store {
             self.drop_entry(stale, Why::Stale);
         }
         self.sweep(now_ms);
+        self.shadow.holds(self.objects_held());
+    }
+
+    /// How many objects of the mean size of those here there is room for.
+    fn objects_held(&self) -> u64 {
+        let (objects, bytes) = (self.counts.objects, self.arena.live_bytes());
+        let most = u128::from(objects) * u128::from(self.arena.region().bytes());
+        let most = most.checked_div(u128::from(bytes)).unwrap_or(0);
+        u64::try_from(most).unwrap_or(u64::MAX).min(self.config.objects_max)
     }
 
     /// Visits some entries, while there are removed tags or objects with a time to live.

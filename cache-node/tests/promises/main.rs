@@ -12,6 +12,7 @@ mod content;
 #[path = "../process/mod.rs"]
 mod process;
 
+mod budgets;
 mod calls;
 mod command;
 mod fenced;
@@ -27,3 +28,4 @@ mod room;
 mod silence;
 mod sizes;
 mod stopped;
+mod wanted;

@@ -113,7 +113,7 @@ impl Config {
 }
 
 /// As in [`ALL`], which has no zeroes behind its names.
-const NAMES: [&std::ffi::CStr; 19] = [
+const NAMES: [&std::ffi::CStr; 20] = [
     c"OK",
     c"MISS",
     c"MISS_SIZE",
@@ -133,6 +133,7 @@ const NAMES: [&std::ffi::CStr; 19] = [
     c"INVALID_ARGUMENT",
     c"FORKED",
     c"SYSTEM",
+    c"NOT_WANTED",
 ];
 const _: () = assert!(NAMES.len() == ALL.len());
 

@@ -259,12 +259,17 @@ pub(crate) fn deadline(timeout_ms: u32) -> Option<Duration> {
 }
 
 pub(crate) fn putting(flags: u32, timeout_ms: u32) -> PutOptions {
-    PutOptions { deadline: deadline(timeout_ms), if_absent: flags & IF_ABSENT != 0 }
+    PutOptions {
+        deadline: deadline(timeout_ms),
+        if_absent: flags & IF_ABSENT != 0,
+        insist: flags & INSIST != 0,
+        ..PutOptions::default()
+    }
 }
 
 pub(crate) fn matching(flags: u32, timeout_ms: u32) -> MatchOptions {
     let touch = flags & TOUCH != 0;
-    MatchOptions { deadline: deadline(timeout_ms), touch, with_meta: false }
+    MatchOptions { deadline: deadline(timeout_ms), touch, ..MatchOptions::default() }
 }
 
 pub(crate) fn number<T>(answer: &KeyResult<T>, good: impl FnOnce(&T) -> i64) -> i64 {
@@ -296,4 +301,5 @@ fn settle<T>(
 
 pub(crate) const NO_OBJECTS: &str = "objects that are NULL";
 const IF_ABSENT: u32 = 1;
+const INSIST: u32 = 2;
 const TOUCH: u32 = 1;

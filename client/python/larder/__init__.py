@@ -70,6 +70,8 @@ class Status(IntEnum):
     """The node does not allow it."""
     REFUSED = -15
     """The node refused it for another reason."""
+    NOT_WANTED = -19
+    """Not stored: the node expects no reader for it. Nothing is wrong."""
 
 
 __all__ = [

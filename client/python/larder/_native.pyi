@@ -65,6 +65,7 @@ _Path: TypeAlias = Literal["auto", "tcp", "shm", "rdma"]
 class _Puts(TypedDict, total=False):
     timeout: float | None
     if_absent: bool
+    insist: bool
     metas: Iterable[bytes | None] | None
     ttl: float | list[float | None] | tuple[float | None, ...] | None
     depths: Iterable[int] | None

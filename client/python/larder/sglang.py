@@ -123,7 +123,7 @@ class LarderStorage(HiCacheStorage):
     def batch_set_v1(
         self, keys: list[str], host_indices: Any, extra_info: Any = None
     ) -> list[bool]:
-        """Stores the pages at `host_indices`; True where the cache now has the page.
+        """Stores the pages at `host_indices`; True where the cache now has the page, or wants it not.
 
         SGLang gives up the rest of a backup at the first False. Ranks that hold a replica of what
         another one writes store nothing. Somebody else's `clear` is noticed here, and only here: an
@@ -139,7 +139,7 @@ class LarderStorage(HiCacheStorage):
             store = store.client.namespace(**self._space)
             self._replace(store)
             statuses = self._set(store, keys, host_indices, extra_info)
-        return [status in (larder.Status.OK, larder.Status.EXISTS) for status in statuses]
+        return [status in DONE for status in statuses]
 
     def clear(self) -> None:
         """Lets nobody find a page of this namespace any more: a new generation, on every node."""
@@ -263,4 +263,6 @@ POOL_SHAPE = (
     "head_group_num",
     "dsa_kv_cache_store_fp8",
 )
+# What a node does not want it expects nobody to ask for: SGLang need not try again, nor give up.
+DONE = (larder.Status.OK, larder.Status.EXISTS, larder.Status.NOT_WANTED)
 ONLY_V1 = "larder stores pages by address only (interface_v1)"

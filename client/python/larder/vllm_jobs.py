@@ -62,6 +62,8 @@ def reasons(statuses: Iterable[int]) -> str:
 
 # Their bytes are there and right, or were there already.
 STORED = frozenset((int(larder.Status.OK), int(larder.Status.EXISTS)))
+# Nothing is left to be done for these.
+DONE = STORED | {int(larder.Status.NOT_WANTED)}
 # The nodes said that these are gone, as opposed to not having said anything in time.
 GONE = frozenset((int(larder.Status.MISS), int(larder.Status.MISS_SIZE)))
 NAMES = {int(status): status.name for status in larder.Status}

@@ -41,7 +41,7 @@ import larder
 from larder._limits import DEPTH_MAX, OBJECT_BYTES_MAX, fit
 from larder._link import Link, PathChoice, Settings, Stores, positive
 from larder._seldom import Seldom
-from larder.vllm_jobs import STORED, Job, reasons, sort_out
+from larder.vllm_jobs import DONE, STORED, Job, reasons, sort_out
 from larder.vllm_lookups import Lookups
 from larder.vllm_namespace import tier_namespace
 from larder.vllm_tier_stats import TierCounts, metric_definitions
@@ -388,17 +388,22 @@ class LarderTier(SecondaryTierManager):
         )
 
     def _stored(self, job: Job, completion: larder.Completion) -> None:
-        """A key that another engine stored meanwhile counts as stored: same key, same bytes."""
+        """A key that another engine stored meanwhile counts as stored: same key, same bytes.
+
+        One that its node does not want is not there, and no failure either.
+        """
         took = time.monotonic() - job.since
         new = sum(status == larder.Status.OK for status in completion.statuses)
         there = [k for k, status in zip(job.keys, completion.statuses) if status in STORED]
         stored = set(there)
-        lost = len(job.keys) - len(there)
+        unwanted = sum(status == larder.Status.NOT_WANTED for status in completion.statuses)
+        lost = len(job.keys) - len(there) - unwanted
         self._counts.add("store", "stored", new, new * self._row_bytes)
         self._counts.add("store", "present", len(there) - new)
+        self._counts.add("store", "unwanted", unwanted)
         self._counts.add("store", "failed", lost)
         if lost:
-            failed = (status for status in completion.statuses if status not in STORED)
+            failed = (status for status in completion.statuses if status not in DONE)
             self._unstored.add(lost, completion.error or reasons(failed))
         # A node evicts what was stored first, so as stored it would lose the head of a chain before
         # its tail. Touching in the chain's order makes it the other way round.

@@ -34,7 +34,8 @@ impl Store {
         timeout: Option<f64>,
     ) -> PyResult<Match> {
         let client = self.client()?;
-        let options = MatchOptions { deadline: deadline(timeout)?, touch, with_meta };
+        let deadline = deadline(timeout)?;
+        let options = MatchOptions { deadline, touch, with_meta, ..MatchOptions::default() };
         let answer = py.detach(|| client.match_chain(&self.namespace, &keys, &options));
         Match::settle(answer, keys.len())
     }

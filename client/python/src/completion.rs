@@ -1,6 +1,6 @@
 //! `larder.Completion`: what became of a job.
 
-use larder_client::number::{EXISTS, OK};
+use larder_client::number::{EXISTS, NOT_WANTED, OK};
 use larder_client::{Finished, KeyResult, Outcome};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -77,7 +77,9 @@ impl Completion {
 
     pub(crate) fn into_taken(self) -> Taken {
         let is_set = self.op == Op::Set;
-        let is_good = |&status: &i32| status == OK || (is_set && status == EXISTS);
+        // What a node does not want is no failure: nothing was to be gained by storing it.
+        let is_done = |status: i32| is_set && [EXISTS, NOT_WANTED].contains(&status);
+        let is_good = |&status: &i32| status == OK || is_done(status);
         let each: Vec<bool> = self.statuses.iter().map(is_good).collect();
         // Whoever asks what is there is not told that the answer failed because some of it is not.
         let is_answered = self.op == Op::Exists && self.error.is_empty();

@@ -38,6 +38,7 @@ impl Puts {
             match name.as_str() {
                 "timeout" => puts.options.deadline = deadline(Some(value.extract()?))?,
                 "if_absent" => puts.options.if_absent = value.is_truthy()?,
+                "insist" => puts.options.insist = value.is_truthy()?,
                 "metas" => puts.metas = metas(&value, count)?,
                 "ttl" => puts.ttls = ttls(&value, count)?,
                 "depths" => puts.depths = numbers(&value, count, "depths")?,
@@ -129,9 +130,10 @@ fn tags(value: &Bound<'_, PyAny>, count: usize) -> PyResult<Vec<Vec<u64>>> {
     each.collect()
 }
 
-const KEYWORDS: [&str; 9] = [
+const KEYWORDS: [&str; 10] = [
     "timeout",
     "if_absent",
+    "insist",
     "metas",
     "ttl",
     "depths",

@@ -128,6 +128,47 @@ fn print_table(shards: &[ShardAnswer]) {
     }
     print!("{:<26}", "total");
     print_row(shards);
+    let ratios = Ratios::of(shards);
+    if let Some(ratios) = ratios {
+        println!("\n{ratios}");
+    }
+}
+
+/// What was found, and what other sizes of memory would have found.
+#[derive(Debug, PartialEq)]
+struct Ratios {
+    hits: f64,
+    at_half: f64,
+    at_twice: f64,
+}
+
+impl Ratios {
+    /// `None` before anything was used.
+    ///
+    /// The node follows its own policy and the estimate is of another: only what differs between
+    /// the estimates is taken of it.
+    fn of(shards: &[ShardAnswer]) -> Option<Self> {
+        let uses = sum(shards, Counter::SampledUses);
+        let part = |stat| sum(shards, stat) as f64 / uses as f64;
+        let hits = part(Counter::SampledHits);
+        let same = part(Counter::HitsAtSame);
+        let other = |stat| (hits + part(stat) - same).clamp(0.0, 1.0);
+        let (at_half, at_twice) = (other(Counter::HitsAtHalf), other(Counter::HitsAtTwice));
+        (uses > 0).then_some(Self { hits, at_half, at_twice })
+    }
+}
+
+impl std::fmt::Display for Ratios {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { hits, at_half, at_twice } = self;
+        write!(
+            f,
+            "hits of uses: {:.1} %; about {:.1} % with half the memory, {:.1} % with twice as much",
+            100.0 * hits,
+            100.0 * at_half,
+            100.0 * at_twice,
+        )
+    }
 }
 
 fn print_row(shards: &[ShardAnswer]) {
@@ -187,6 +228,22 @@ mod tests {
         assert_eq!(json["total"]["process_id"], Value::Null, "processes do not add up");
         assert_eq!(json["shards"][1]["stats"]["hits_total"], 4);
         assert_eq!(json["shards"][2]["error"], "the deadline passed");
+    }
+
+    #[test]
+    fn other_sizes_of_memory_are_told_by_their_difference() {
+        let stats = vec![
+            (Counter::SampledUses, 1000),
+            (Counter::SampledHits, 500),
+            (Counter::HitsAtHalf, 300),
+            (Counter::HitsAtSame, 400),
+            (Counter::HitsAtTwice, 650),
+        ];
+        let ratios = Ratios::of(&[shard(0, Ok(ShardValue::Stats(stats)))]).unwrap();
+        let text = ratios.to_string();
+        let expected = "50.0 %; about 40.0 % with half the memory, 75.0 % with twice as much";
+        assert!(text.ends_with(expected), "{text}");
+        assert_eq!(Ratios::of(&[]), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! The answer is about one moment and pins nothing: an object may be gone when it is asked for.
 
-use super::Batch;
+use super::{Batch, Hints};
 use crate::key::Key;
 use crate::limits::{MATCH_KEYS_MAX, OBJECT_BYTES_MAX, USER_META_BYTES_MAX};
 use crate::wire::{DecodeError, Reader, Write, within};
@@ -16,6 +16,8 @@ pub struct Match<'a> {
     pub with_meta: bool,
     /// The keys, head of the chain first.
     pub keys: Batch<'a, Key>,
+    /// What is known of the request, where both sides speak of it.
+    pub hints: Option<Hints>,
 }
 
 impl<'a> Match<'a> {
@@ -26,7 +28,7 @@ impl<'a> Match<'a> {
         keys: impl ExactSizeIterator<Item = &'k Key>,
         out: &mut Vec<u8>,
     ) {
-        out.u8(u8::from(touch) | u8::from(with_meta) << 1);
+        out.u8(if touch { TOUCH } else { 0 } | if with_meta { WITH_META } else { 0 });
         out.u32(keys.len() as u32);
         keys.for_each(|key| out.key(key));
     }
@@ -38,13 +40,24 @@ impl<'a> Match<'a> {
     pub fn decode(body: &'a [u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
         let flags = reader.u8("match flags")?;
-        if flags > 3 {
+        if flags & !(TOUCH | WITH_META | HINTED) != 0 {
             return Err(DecodeError::Reserved(u64::from(flags)));
         }
         let count = reader.count(MATCH_KEYS_MAX, "keys")?;
         let keys = Batch::read(&mut reader, count)?;
+        let hints = Hints::read_if(flags, HINTED, &mut reader)?;
         reader.end()?;
-        Ok(Self { touch: flags & 1 != 0, with_meta: flags & 2 != 0, keys })
+        let (touch, with_meta) = (flags & TOUCH != 0, flags & WITH_META != 0);
+        Ok(Self { touch, with_meta, keys, hints })
+    }
+
+    /// Gives these hints, or none, to the request whose body begins at `body_at` and ends with
+    /// `frame`.
+    ///
+    /// # Panics
+    /// If there is no such body.
+    pub fn set_hints(hints: Option<&Hints>, body_at: usize, frame: &mut Vec<u8>) {
+        Hints::set(hints, HINTED, body_at, frame);
     }
 }
 
@@ -90,6 +103,15 @@ impl MatchReplyWriter {
         self.seen += 1;
     }
 
+    /// A put of key `index`, which was answered as one that is not there, would be welcome.
+    ///
+    /// # Panics
+    /// If it was not answered yet.
+    pub fn want(&self, index: usize, out: &mut [u8]) {
+        assert!(index < self.seen, "what is wanted was missed before");
+        self.set_bit(self.count.div_ceil(8), index, out);
+    }
+
     /// Ends the answer.
     ///
     /// # Panics
@@ -101,7 +123,11 @@ impl MatchReplyWriter {
 
     fn set(&self, bitmap: usize, out: &mut [u8]) {
         assert!(self.seen < self.count, "no more answers than keys");
-        out[self.start + 9 + bitmap + self.seen / 8] |= 1 << (self.seen % 8);
+        self.set_bit(bitmap, self.seen, out);
+    }
+
+    fn set_bit(&self, bitmap: usize, index: usize, out: &mut [u8]) {
+        out[self.start + 9 + bitmap + index / 8] |= 1 << (index % 8);
     }
 }
 
@@ -192,3 +218,7 @@ impl<'a> MatchReply<'a> {
 fn bit(bitmap: &[u8], index: usize) -> bool {
     bitmap.get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 == 1)
 }
+
+const TOUCH: u8 = 1;
+const WITH_META: u8 = 2;
+const HINTED: u8 = 4;

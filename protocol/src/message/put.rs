@@ -4,7 +4,7 @@
 //! reader would get wrong: bytes that a writer shares may be read before it has checksums of them.
 //! Then those are the payload, and until they are here nothing is stored.
 
-use super::{Batch, Item, Payload};
+use super::{Batch, Hints, Item, Payload};
 use crate::key::Key;
 use crate::limits::{
     BATCH_OBJECTS_MAX, OBJECT_BYTES_MAX, PARTS_MAX, TAGS_MAX, USER_META_BYTES_MAX,
@@ -19,8 +19,15 @@ pub struct Put<'a> {
     /// Part checksums and seal of each object are the payload, in the order of the items. All
     /// objects are shared then; what an item has in these places only says how long they are.
     pub sums_follow: bool,
+    /// Stores only what the policy expects a reader for: the rest is [`NotWanted`], and of what is
+    /// shared or remote not a byte is read.
+    ///
+    /// [`NotWanted`]: crate::Status::NotWanted
+    pub if_wanted: bool,
     /// The objects.
     pub items: Batch<'a, PutItem<'a>>,
+    /// What is known of the request, where both sides speak of it.
+    pub hints: Option<Hints>,
 }
 
 /// One object of a `Put`.
@@ -67,12 +74,13 @@ impl<'a> Put<'a> {
     pub fn decode(body: &'a [u8], payload_bytes: u64) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
         let flags = reader.u8("put flags")?;
-        if flags & !(IF_ABSENT | SUMS_FOLLOW) != 0 {
+        if flags & !(IF_ABSENT | SUMS_FOLLOW | IF_WANTED | HINTED) != 0 {
             return Err(DecodeError::Reserved(u64::from(flags)));
         }
         let sums_follow = flags & SUMS_FOLLOW != 0;
         let count = reader.count(BATCH_OBJECTS_MAX, "objects")?;
         let items: Batch<'a, PutItem<'a>> = Batch::read(&mut reader, count)?;
+        let hints = Hints::read_if(flags, HINTED, &mut reader)?;
         reader.end()?;
         let mut objects = 0;
         for item in items.iter() {
@@ -88,7 +96,18 @@ impl<'a> Put<'a> {
         if objects != payload_bytes {
             return Err(DecodeError::PayloadLength { objects, payload: payload_bytes });
         }
-        Ok(Self { if_absent: flags & IF_ABSENT != 0, sums_follow, items })
+        let (if_absent, if_wanted) = (flags & IF_ABSENT != 0, flags & IF_WANTED != 0);
+        Ok(Self { if_absent, sums_follow, if_wanted, items, hints })
+    }
+
+    /// Has the put whose body begins at `body_at` and ends with `frame` say this of being wanted.
+    ///
+    /// # Panics
+    /// If there is no such body.
+    pub fn set_wants(if_wanted: bool, hints: Option<&Hints>, body_at: usize, frame: &mut Vec<u8>) {
+        Hints::set(hints, HINTED, body_at, frame);
+        let flags = frame[body_at] & !IF_WANTED;
+        frame[body_at] = if if_wanted { flags | IF_WANTED } else { flags };
     }
 }
 
@@ -160,4 +179,6 @@ impl<'a> Item<'a> for PutItem<'a> {
 
 const IF_ABSENT: u8 = 1;
 const SUMS_FOLLOW: u8 = 2;
+const IF_WANTED: u8 = 4;
+const HINTED: u8 = 8;
 const SEAL_BYTES: usize = size_of::<u32>();

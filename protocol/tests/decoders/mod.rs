@@ -90,7 +90,10 @@ fn match_keys(body: &[u8]) -> Result<(), DecodeError> {
     assert!(request.keys.len() <= MATCH_KEYS_MAX);
     let keys: Vec<Key> = request.keys.iter().collect();
     keys.iter().for_each(check_key);
-    same(body, |out| Match::encode(request.touch, request.with_meta, keys.iter(), out))
+    same(body, |out| {
+        Match::encode(request.touch, request.with_meta, keys.iter(), out);
+        Match::set_hints(request.hints.as_ref(), 0, out);
+    })
 }
 
 fn match_reply(body: &[u8]) -> Result<(), DecodeError> {
@@ -164,6 +167,7 @@ fn put(body: &[u8]) -> Result<(), DecodeError> {
             assert!(item.tags.len() <= 8 * TAGS_MAX && item.tags.len().is_multiple_of(8));
             item.encode(out);
         }
+        Put::set_wants(put.if_wanted, put.hints.as_ref(), 0, out);
     })
 }
 

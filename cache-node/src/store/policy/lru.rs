@@ -110,6 +110,17 @@ impl Lru {
         found
     }
 
+    /// The first object of a namespace that is accepted, oldest first.
+    pub(crate) fn search_in(
+        &self,
+        entries: &Entries,
+        namespace: NamespaceId,
+        accept: impl FnMut(&Entry) -> bool,
+    ) -> Option<u32> {
+        let list = self.lists.get(namespace.number() as usize)?;
+        first_accepted(entries, list.anchor, accept)
+    }
+
     /// The namespace on top of `by_age`, once its bound is exact.
     fn oldest_namespace(&mut self, entries: &Entries) -> Option<u32> {
         loop {

@@ -216,13 +216,27 @@ impl Order {
         found.or_else(|| self.recency.search(entries, accept))
     }
 
+    /// The first object that is accepted: of `first`, then of the other namespaces below `count`,
+    /// each in order of use. For when those must stay whom the policy would evict.
+    pub(super) fn search_lists(
+        &self,
+        entries: &Entries,
+        first: NamespaceId,
+        count: usize,
+        mut accept: impl FnMut(&Entry) -> bool,
+    ) -> Option<u32> {
+        let others = (0..count as u32).map(NamespaceId).filter(|&id| id != first);
+        let all = std::iter::once(first).chain(others);
+        all.into_iter().find_map(|id| self.recency.search_in(entries, id, &mut accept))
+    }
+
     /// Whether a key that a request named, and that is not here, is worth the object that would
-    /// have to go for it.
-    pub(super) fn wants(&mut self, entries: &Entries, hash: u32) -> bool {
+    /// have to go for it, as [`Order::front`] says.
+    pub(super) fn wants(&self, hash: u32, front: Option<Front>) -> bool {
         if self.chains.is_outdone() {
             return true;
         }
-        match self.front(entries) {
+        match front {
             Some(Front::Chain(victim)) => self.chains.is_worth_more(&self.notes, hash, victim),
             Some(Front::Small) => true,
             // Everything is of the request itself.
@@ -247,7 +261,7 @@ impl Order {
 
     /// Whose turn it is. Small objects and chains have no common measure of worth, so of their
     /// next victims the one that was used longest ago goes: both sides keep what they use.
-    fn front(&mut self, entries: &Entries) -> Option<Front> {
+    pub(super) fn front(&mut self, entries: &Entries) -> Option<Front> {
         let small = S3Fifo::front(&self.notes);
         let chain = self.search_chains(entries, |_| true);
         let is_older = |small: u32, chain: u32| entries[small].stamp < entries[chain].stamp;
@@ -271,7 +285,7 @@ const SMALL_BYTES_MAX: u32 = 16 << 10;
 
 /// Who gives the next victim.
 #[derive(Debug, Clone, Copy)]
-enum Front {
+pub(super) enum Front {
     Small,
     Chain(u32),
 }

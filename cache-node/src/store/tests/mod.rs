@@ -3,6 +3,7 @@
 //! Every object that is put has its own bytes, made from a serial number, so a hit can be checked
 //! against the put it must come from.
 
+mod budgets;
 mod model;
 mod order;
 mod promises;

@@ -1,0 +1,75 @@
+//! Whether a put would be welcome.
+//!
+//! Where there is room everything is. Else an object must be worth more than whoever would have to
+//! go for it, as far as the policy knows it: what no request has named is stored. What a reader
+//! would get wrong: whether there is room is not a matter of bytes alone. Slots of one size may
+//! leave gaps that another size cannot use, so the store remembers with how many bytes it was full
+//! when it last had to evict.
+
+use larder_transport::Arena;
+
+use super::Store;
+use super::lookup::Place;
+use crate::namespace::NamespaceId;
+
+/// With how many bytes of slots the arena is full.
+#[derive(Debug)]
+pub(super) struct Fullness {
+    slot_bytes: u64,
+}
+
+impl Fullness {
+    /// As nothing is known yet.
+    pub(super) const fn of_region(region_bytes: u64) -> Self {
+        Self { slot_bytes: region_bytes }
+    }
+
+    /// There was room for a slot: with it there are `slot_bytes`.
+    pub(super) fn had_room(&mut self, slot_bytes: u64) {
+        self.slot_bytes = self.slot_bytes.max(slot_bytes);
+    }
+
+    /// With these there was no room for one more.
+    pub(super) const fn was_full(&mut self, slot_bytes: u64) {
+        self.slot_bytes = slot_bytes;
+    }
+}
+
+impl Store {
+    /// Whether an object of so many bytes should be stored, that a request named just now and that
+    /// is not here: there is room, or it is worth more than who would have to go.
+    pub fn wants(&mut self, namespace: NamespaceId, place: Place, bytes: u32) -> bool {
+        if !self.is_full(bytes) || self.shares.is_below_floor(namespace) {
+            return true;
+        }
+        let front = self.order.front(&self.entries);
+        self.order.wants(place.hash, front)
+    }
+
+    /// As [`Store::wants`], for each of several that are as long as this, or as those that are here
+    /// if that is 0. All are held against the one who would have to go first.
+    pub fn wants_each(
+        &mut self,
+        namespace: NamespaceId,
+        places: impl Iterator<Item = Place>,
+        bytes: u32,
+        mut answer: impl FnMut(usize, bool),
+    ) {
+        let bytes = if bytes == 0 { self.object_bytes_mean() } else { bytes };
+        let is_full = self.is_full(bytes) && !self.shares.is_below_floor(namespace);
+        let front = if is_full { self.order.front(&self.entries) } else { None };
+        for (at, place) in places.enumerate() {
+            answer(at, !is_full || self.order.wants(place.hash, front));
+        }
+    }
+
+    fn is_full(&self, bytes: u32) -> bool {
+        self.counts.objects >= self.config.objects_max
+            || self.arena.live_bytes() + Arena::slot_bytes(bytes) > self.fullness.slot_bytes
+    }
+
+    fn object_bytes_mean(&self) -> u32 {
+        let mean = self.counts.object_bytes.checked_div(self.counts.objects).unwrap_or(0);
+        u32::try_from(mean).unwrap_or(u32::MAX)
+    }
+}
