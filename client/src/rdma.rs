@@ -206,6 +206,12 @@ impl Session {
         }
     }
 
+    /// Until when legs wait for the first pair, if they do.
+    pub(crate) fn awaits_pair_until(&self) -> Option<Instant> {
+        let until = self.pairing.awaited_until(self.earliest)?;
+        (!self.waiting.is_empty()).then_some(until)
+    }
+
     fn ask_pair(&mut self, now: Instant) {
         let memories = self.pairing.memories.as_ref();
         let Some(fabric) = memories.and_then(|memories| memories.card.fabric()) else {

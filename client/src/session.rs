@@ -58,7 +58,7 @@ pub(crate) struct Session {
     /// The queue pair with the node, if there is one.
     pub(crate) pairing: Pairing,
     /// No deadline is earlier than this.
-    earliest: Option<Instant>,
+    pub(crate) earliest: Option<Instant>,
     /// Since when answers are awaited and nothing came.
     silent_since: Option<Instant>,
     /// How many replies made sense.
@@ -270,12 +270,6 @@ impl Session {
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let pair = [self.pairing.doubt_at(), self.awaits_pair_until()];
         pair.into_iter().chain([self.earliest]).flatten().min()
-    }
-
-    /// Until when legs wait for the first pair, if they do.
-    pub(crate) fn awaits_pair_until(&self) -> Option<Instant> {
-        let until = self.pairing.awaited_until(self.earliest)?;
-        (!self.waiting.is_empty()).then_some(until)
     }
 
     /// Ends every leg whose deadline has passed; answers how many, without those that had to wait

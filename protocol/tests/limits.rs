@@ -331,13 +331,13 @@ fn what_has_no_meaning_is_refused() {
         out.bytes(&[1, 9, 0]);
     };
     let refused = [
-        ("flag of match", changed("match", keys, 0, 4)),
+        ("flag of match", changed("match", keys, 0, 8)),
         ("flag of match reply", changed("match reply", |out| out.bytes(&[0; 9]), 8, 2)),
         ("flag of get", changed("get", get, 0, 6)),
         ("kind of freshness", changed("get", get, 1, 4)),
         ("value of any freshness", changed("get", get, 2, 1)),
         ("form of landing", changed("get", get, 24, 3)),
-        ("flag of put", changed("put", |out| put(SMALL, out), 0, 2)),
+        ("flag of put", changed("put", |out| put(SMALL, out), 0, 16)),
         ("form of payload", changed("put", |out| put(SMALL, out), 11, 3)),
         ("kind of remove", changed("remove", keys, 0, 2)),
         ("status", changed("statuses", |out| out.bytes(&[1, 0, 0, 0, 1]), 4, 3)),
