@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn card_of_a_client_knows_its_bays_for_as_long_as_they_are() {
         let fabric = AnyFabric::Simulated(SimulatedFabric::new(7, Faults::default()));
-        let memories = Arc::new(Memories::with_card(Some(fabric)));
+        let memories = Arc::new(Memories::with_card(Some(fabric), crate::config::PathChoice::Auto));
         let bays = [0, 1].map(|_| Quay::new(&memories, HostDevice, 1 << 20).unwrap());
         assert_eq!(memories.card.exposed().len(), 2);
         drop(bays);
