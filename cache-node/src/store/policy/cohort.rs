@@ -36,8 +36,12 @@ impl Cohort {
     }
 
     /// Where a new object of the cohort goes, and the cohort then: deeper ones are older. Mostly
-    /// that is the old end, as the objects of a request are stored in order.
+    /// that is the old end, as the objects of a request are stored in order. One as deep as the
+    /// shallowest is of another chain, and younger than all of this one.
     pub(super) fn with(self, notes: &Notes, number: u32, depth: u16) -> (At, Self) {
+        if notes[self.shallowest].depth == depth {
+            return (At::Young, Self::of(number));
+        }
         let is_deeper = |other: u32| notes[other].depth > depth;
         if !is_deeper(self.deepest) {
             return (At::OlderThan(self.deepest), Self { deepest: number, ..self });
@@ -86,6 +90,21 @@ mod tests {
             }
             assert_eq!(order(&notes), [99, 5, 4, 3, 2, 1], "{depths:?}");
         }
+    }
+
+    #[test]
+    fn another_chain_of_the_same_moment_is_younger() {
+        let mut notes = Notes::new(1);
+        let mut cohort: Option<Cohort> = None;
+        for (number, depth) in [(10u32, 0), (11, 1), (20, 0), (21, 1), (30, 0)] {
+            let (at, wider) = match cohort {
+                Some(cohort) => cohort.with(&notes, number, depth),
+                None => (At::Young, Cohort::of(number)),
+            };
+            notes.add(number, Note::new(7, depth, 0), List(0), at);
+            cohort = Some(wider);
+        }
+        assert_eq!(order(&notes), [11, 10, 21, 20, 30]);
     }
 
     #[test]
