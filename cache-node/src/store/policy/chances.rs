@@ -70,8 +70,12 @@ impl Fit {
             }
         }
         let (hits, risks) = (smooth(&hits_of_all), smooth(&risks_of_all));
+        // What was never seen of an age is as at the one before: nobody is worth more for having
+        // grown older than anybody was.
+        let mut chance = CHANCE_BEFORE;
         fit.pool = std::array::from_fn(|bucket| {
-            (hits[bucket] + POOL * CHANCE_BEFORE) / (risks[bucket] + POOL)
+            chance = (hits[bucket] + POOL * chance) / (risks[bucket] + POOL);
+            chance
         });
         fit.chances = vec![fit.pool; CLASSES];
         fit

@@ -265,12 +265,13 @@ impl Hazard {
         None
     }
 
-    /// Whether a key that a request just named is worth more than `victim`, which would have to go
-    /// for it. Cost is left out: it would keep out the cheap heads of new chains.
-    pub(super) fn is_worth_more(&self, notes: &Notes, hash: u32, victim: u32) -> bool {
+    /// Whether a key that a request just named is worth no less than `victim`, which would have to
+    /// go for it: of equals the older goes. Cost is left out: it would keep out the cheap heads of
+    /// new chains.
+    pub(super) fn is_worth_as_much(&self, notes: &Notes, hash: u32, victim: u32) -> bool {
         let Some(past) = self.absent.find(hash, self.now_ms as u32) else { return true };
         let worth = |past: &Past| self.worth.at(past.class, bucket_of(self.age_ms(past.last_ms)));
-        worth(&past) > worth(&Past::of_note(&notes[victim]))
+        worth(&past) >= worth(&Past::of_note(&notes[victim]))
     }
 
     /// Adds what was seen here.

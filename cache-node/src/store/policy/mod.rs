@@ -237,7 +237,7 @@ impl Order {
             return true;
         }
         match front {
-            Some(Front::Chain(victim)) => self.chains.is_worth_more(&self.notes, hash, victim),
+            Some(Front::Chain(victim)) => self.chains.is_worth_as_much(&self.notes, hash, victim),
             Some(Front::Small) => true,
             // Everything is of the request itself.
             None => !matches!(self.policy, Policy::Hazard { .. }),

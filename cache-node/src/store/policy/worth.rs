@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_class_that_comes_back_late_is_worth_more_late() {
+    fn a_class_that_comes_back_late_is_worth_as_much_late() {
         let late = Class::of(Gap::NEW, Uses::numbered(1), 0);
         let never = Class::of(Gap::NEW, Uses::NONE, 0);
         let mut evidence = Evidence::new();

@@ -4,6 +4,7 @@
 //! against the put it must come from.
 
 mod budgets;
+mod cold;
 mod model;
 mod order;
 mod promises;
@@ -53,6 +54,16 @@ impl Bench {
     }
 
     fn reserve(&mut self, key: &[u8], bytes: u32, extra: Extra<'_>) -> Result<Pending, Status> {
+        self.reserve_at(key, 0, bytes, extra)
+    }
+
+    fn reserve_at(
+        &mut self,
+        key: &[u8],
+        depth: u16,
+        bytes: u32,
+        extra: Extra<'_>,
+    ) -> Result<Pending, Status> {
         self.serial += 1;
         let tags: Vec<u8> = extra.tags.iter().flat_map(|tag| tag.to_le_bytes()).collect();
         self.store.reserve(&RecordSpec {
@@ -61,7 +72,7 @@ impl Bench {
             stored_ms: self.now_ms,
             key,
             object_bytes: bytes,
-            depth: 0,
+            depth,
             class_hint: 0,
             cost_hint: 0,
             ttl_ms: extra.ttl_ms,
@@ -89,6 +100,12 @@ impl Bench {
 
     fn put(&mut self, key: &[u8], bytes: u32) {
         assert_eq!(self.put_with(key, bytes, Extra::default()), Status::Stored);
+    }
+
+    /// As [`Bench::put`], so deep in a chain.
+    fn put_at(&mut self, key: &[u8], depth: u16, bytes: u32) {
+        let pending = self.reserve_at(key, depth, bytes, Extra::default()).unwrap();
+        assert_eq!(self.commit(pending, Extra::default()), Status::Stored);
     }
 
     fn ask(&self, freshness: Freshness) -> Ask {
