@@ -1,6 +1,6 @@
 //! Whether a put would be welcome.
 //!
-//! Where there is room everything is. Else an object must be worth more than whoever would have to
+//! Where there is room everything is. Else an object must be worth no less than whoever would have to
 //! go for it, as far as the policy knows it: what no request has named is stored. What a reader
 //! would get wrong: whether there is room is not a matter of bytes alone. Slots of one size may
 //! leave gaps that another size cannot use, so the store remembers with how many bytes it was full
@@ -37,7 +37,7 @@ impl Fullness {
 
 impl Store {
     /// Whether an object of so many bytes should be stored, that a request named just now and that
-    /// is not here: there is room, or it is worth more than who would have to go.
+    /// is not here: there is room, or it is worth no less than who would have to go.
     pub fn wants(&mut self, namespace: NamespaceId, place: Place, bytes: u32) -> bool {
         if !self.is_full(bytes) || self.shares.is_below_floor(namespace) {
             return true;
