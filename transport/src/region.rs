@@ -89,7 +89,8 @@ pub struct Region {
 #[derive(Debug)]
 enum Backing {
     Memfd(OwnedFd),
-    Heap(Layout),
+    /// Where the allocation begins, and its layout: the region begins behind, at a page.
+    Heap(NonNull<u8>, Layout),
 }
 
 // SAFETY: the mapping belongs to no thread, and `Region` reads and writes none of its bytes; who
@@ -118,7 +119,8 @@ impl Region {
         Self::map_ordinary(name, bytes)
     }
 
-    /// Zeroed memory from the heap: for tests, and where no reader on this host will map it.
+    /// Zeroed memory from the heap, of which pages are taken as they are touched: for tests, and
+    /// where no reader on this host will map it.
     ///
     /// # Errors
     ///
@@ -128,13 +130,19 @@ impl Region {
         let started = Instant::now();
         let size = size_rounded(bytes, UNIT_BYTES);
         let too_large = RegionError::TooLarge { wanted_bytes: bytes };
-        let Ok(layout) = Layout::from_size_align(size, HEAP_ALIGN) else { return Err(too_large) };
+        // Allocators write zeroes themselves where more than their own alignment is asked for.
+        let Ok(layout) = Layout::from_size_align(size + HEAP_ALIGN, size_of::<usize>()) else {
+            return Err(too_large);
+        };
         // SAFETY: the layout is not empty, `check_size` saw to it.
         let memory = unsafe { std::alloc::alloc_zeroed(layout) };
-        let Some(base) = NonNull::new(memory) else {
+        let Some(memory) = NonNull::new(memory) else {
             return Err(RegionError::NoMemory { wanted_bytes: bytes, available_bytes: 0 });
         };
-        Ok(Self::new(base, size, Backing::Heap(layout), started))
+        let ahead = memory.addr().get().next_multiple_of(HEAP_ALIGN) - memory.addr().get();
+        // SAFETY: fewer than `HEAP_ALIGN` bytes further, and so many more were allocated.
+        let base = unsafe { memory.add(ahead) };
+        Ok(Self::new(base, size, Backing::Heap(memory, layout), started))
     }
 
     /// The size, a whole number of [`UNIT_BYTES`].
@@ -151,7 +159,7 @@ impl Region {
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match &self.backing {
             Backing::Memfd(fd) => Some(fd.as_fd()),
-            Backing::Heap(_) => None,
+            Backing::Heap(..) => None,
         }
     }
 
@@ -281,8 +289,8 @@ impl Drop for Region {
                 }
             }
             // SAFETY: allocated with this layout, and whoever uses it keeps the region alive.
-            Backing::Heap(layout) => unsafe {
-                std::alloc::dealloc(self.base.as_ptr(), *layout);
+            Backing::Heap(memory, layout) => unsafe {
+                std::alloc::dealloc(memory.as_ptr(), *layout);
             },
         }
     }
