@@ -12,6 +12,7 @@ mod gpu;
 mod instructions;
 mod limits;
 mod load;
+mod mixed;
 mod policy;
 mod reconnect;
 mod replay;
@@ -42,6 +43,7 @@ enum Command {
     Load(load::LoadArgs),
     Replay(replay::ReplayArgs),
     Policy(policy::PolicyArgs),
+    Mixed(mixed::MixedArgs),
     Limits(limits::Limits),
     #[cfg(feature = "gpu")]
     Gpu(gpu::Gpu),
@@ -63,6 +65,7 @@ impl CommandLine {
             Command::Load(load) => load.run(),
             Command::Replay(replay) => replay.run(),
             Command::Policy(policy) => policy.run(),
+            Command::Mixed(mixed) => mixed.run(),
             Command::Limits(limits) => limits.run(),
             #[cfg(feature = "gpu")]
             Command::Gpu(gpu) => gpu.run(),

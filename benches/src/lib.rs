@@ -17,6 +17,7 @@ pub mod load;
 pub mod machine;
 pub mod matrix;
 pub mod measure;
+pub mod mixed;
 pub mod names;
 pub mod node_process;
 pub mod node_stats;
