@@ -183,10 +183,8 @@ impl<'a> Mixed<'a> {
                     continue;
                 }
                 let parts = [chain, medium, feature];
-                let split = Split {
-                    bytes: parts.map(|part| part.0),
-                    tallies: parts.map(|part| part.1),
-                };
+                let split =
+                    Split { bytes: parts.map(|part| part.0), tallies: parts.map(|part| part.1) };
                 if best.is_none_or(|best| best.hits() < split.hits()) {
                     best = Some(split);
                 }
@@ -242,15 +240,14 @@ impl Pool {
         let uses: Vec<Use> = uses.collect();
         let hits: Vec<bool> = uses.iter().map(Use::is_hit).collect();
         self.tallies[kind].count_lookup(&hits);
-        self.store.used(&uses, told, now_ms);
-        let is_chain = kind == 0;
+        self.store.used(namespace, &uses, told, now_ms);
         let first = hits.iter().take_while(|hit| **hit).count();
         for (depth, key) in keys.iter().enumerate().skip(first) {
             let place = self.store.place_of(namespace, key.as_bytes());
             if self.store.peek_at(&ask, key.as_bytes(), place).is_ok() {
                 continue;
             }
-            if is_chain && !self.store.wants(namespace, place, bytes) {
+            if bytes >= LONG_BYTES && !self.store.wants(namespace, place, bytes) {
                 break;
             }
             let depth = u16::try_from(depth).unwrap_or(u16::MAX);
@@ -287,6 +284,8 @@ impl Pool {
 }
 
 const MEDIA_BYTES: std::ops::Range<u32> = 4 << 20..8 << 20;
+/// Clients let nodes refuse what is as long.
+const LONG_BYTES: u32 = 1 << 20;
 const FEATURE_BYTES: std::ops::Range<u32> = 300..4 << 10;
 /// A checksum stands for so many bytes.
 const PART_BYTES: u32 = 64 << 10;

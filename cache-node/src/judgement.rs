@@ -90,10 +90,11 @@ mod tests {
     fn shards_judge_by_what_another_one_saw() {
         let judgement = Judgement::new(2);
         let (mut readers, mut stores) = ([Reader::default(), Reader::default()], stores());
-        let namespace = crate::namespace::NamespaceId(0);
+        let spec = larder_protocol::NamespaceSpec::new("t", "m").encode().unwrap();
+        let namespace = stores[0].open(&spec).unwrap();
         for second in 0..100 {
             let place = stores[0].place_of(namespace, b"key");
-            stores[0].used(&[Use::of(place, None)], Told::default(), 2000 * second);
+            stores[0].used(namespace, &[Use::of(place, None)], Told::default(), 2000 * second);
         }
         let mut before = Evidence::new();
         stores[1].add_evidence_to(&mut before);

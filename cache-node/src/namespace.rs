@@ -54,6 +54,10 @@ pub struct Namespace {
     pub(crate) objects: u64,
     /// Objects of older generations that are not reclaimed yet.
     pub(crate) stale_objects: u64,
+    /// Whether it ever had an object behind another.
+    has_chains: bool,
+    /// Length of the last object that was stored.
+    object_bytes: u32,
 }
 
 impl Namespace {
@@ -69,6 +73,8 @@ impl Namespace {
             handles: 0,
             objects: 0,
             stale_objects: 0,
+            has_chains: false,
+            object_bytes: 0,
         })
     }
 
@@ -100,6 +106,22 @@ impl Namespace {
     /// Objects of the present generation.
     pub fn objects(&self) -> u64 {
         self.objects
+    }
+
+    /// An object was stored.
+    pub(crate) fn took(&mut self, depth: u16, object_bytes: u32) {
+        self.has_chains |= depth > 0;
+        self.object_bytes = object_bytes;
+    }
+
+    /// How long its last object was, if it ever had one, and each of them stood alone.
+    pub(crate) fn alone_bytes(&self) -> Option<u32> {
+        (!self.has_chains && self.object_bytes > 0).then_some(self.object_bytes)
+    }
+
+    /// How long its last object was; 0 if it never had one.
+    pub(crate) fn last_object_bytes(&self) -> u32 {
+        self.object_bytes
     }
 
     pub(crate) fn era(&self) -> u32 {

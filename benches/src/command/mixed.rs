@@ -129,11 +129,8 @@ impl MixedArgs {
             split_hit: split.tallies[kind].prefix_hit(),
             split_bytes: split.bytes[kind],
         });
-        let all = AllResults {
-            policy: self.policy,
-            memory_bytes: self.memory,
-            kinds: kinds.collect(),
-        };
+        let all =
+            AllResults { policy: self.policy, memory_bytes: self.memory, kinds: kinds.collect() };
         let total = |tallies: &[Tally; 3]| tallies.iter().map(|t| t.prefix_hits).sum::<u64>();
         let totals = [total(&shared), total(&split.tallies)];
         self.output.emit("mixed", &all, &all.table(totals))?;

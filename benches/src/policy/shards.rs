@@ -164,7 +164,7 @@ impl Shard {
     /// is not wanted: what is behind a hole is of no use. How many were written.
     fn use_at_once(&mut self, asked: &Asked<'_>, admission: bool) -> u64 {
         let told = self.told(asked);
-        self.store.used(&self.uses, told, asked.t_ms);
+        self.store.used(self.namespace, &self.uses, told, asked.t_ms);
         let mut written = 0;
         let is_hit = |a_use: &Use| a_use.is_hit();
         let first = self.uses.iter().take_while(|a_use| is_hit(a_use)).count();
@@ -197,7 +197,12 @@ impl Shard {
             match self.store.peek_at(&ask, key.as_bytes(), place).ok().map(|seen| seen.entry) {
                 Some(entry) => {
                     let told = Told::default();
-                    self.store.used(&[Use::of(place, Some(entry))], told, asked.t_ms);
+                    self.store.used(
+                        self.namespace,
+                        &[Use::of(place, Some(entry))],
+                        told,
+                        asked.t_ms,
+                    );
                 }
                 None => {
                     self.write(&key, depth, asked);

@@ -107,7 +107,7 @@ impl Shard {
         reply.finish(way.sent_bytes(), at, &mut out.bytes);
         self.send(&mut scratch.slots, out);
         if get.touch {
-            self.store.used(&scratch.uses, Told::default(), self.now_ms);
+            self.store.used(namespace, &scratch.uses, Told::default(), self.now_ms);
         }
         scratch.uses.clear();
         self.scratch = scratch;
@@ -158,7 +158,8 @@ impl Shard {
                 let place = (start + range.start) as usize..(start + range.end) as usize;
                 out.bytes.extend_from_slice(&slot[place]);
                 if get.touch {
-                    self.store.used(&[Use::of(located, Some(entry))], Told::default(), self.now_ms);
+                    let uses = [Use::of(located, Some(entry))];
+                    self.store.used(namespace, &uses, Told::default(), self.now_ms);
                 }
                 self.count(Stat::Hits, 1);
                 self.count(Stat::SentBytes, bytes);

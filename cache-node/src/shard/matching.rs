@@ -66,7 +66,7 @@ impl Shard {
             // Of a chain that several shards share, nobody here knows whose its last object is.
             let is_whole = request.keys.len() as u64 == u64::from(hints.chain_objects);
             let ends_partly = hints.is_last_partial && is_whole;
-            self.store.used(&uses, Told { hint: hints.class, ends_partly }, self.now_ms);
+            self.store.used(namespace, &uses, Told { hint: hints.class, ends_partly }, self.now_ms);
         }
         let places = missing.iter().map(|&(_, place)| place);
         self.store.wants_each(namespace, places, hints.object_bytes, |nth, is_wanted| {

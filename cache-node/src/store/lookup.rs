@@ -186,7 +186,7 @@ impl Store {
     pub fn lookup(&mut self, ask: &Ask, key: &[u8], touch: bool) -> Result<Found, Status> {
         let found = self.lookup_at(ask, key, self.place_of(ask.namespace, key))?;
         if touch {
-            self.touch(found.entry.0);
+            self.touch(found.entry.0, ask.now_ms);
         }
         Ok(found)
     }
@@ -232,15 +232,16 @@ impl Store {
     /// What is gone by now is passed over.
     ///
     /// `told` is what the request says of itself.
-    pub fn used(&mut self, uses: &[Use], told: Told, now_ms: u64) {
+    pub fn used(&mut self, namespace: NamespaceId, uses: &[Use], told: Told, now_ms: u64) {
         let running = self.events + 1;
         let mut is_of_chains = false;
         for a_use in uses.iter().rev() {
-            is_of_chains |= a_use.entry.is_none_or(|entry| !self.touch(entry.0));
+            is_of_chains |= a_use.entry.is_none_or(|entry| !self.touch(entry.0, now_ms));
         }
         // Most requests for small objects end here.
         if is_of_chains {
-            self.order.used(uses, told, now_ms, running);
+            let alone_bytes = self.namespaces[namespace].alone_bytes();
+            self.order.used(uses, told, alone_bytes, now_ms, running);
         }
         uses.iter().for_each(|a_use| self.shadow.used(a_use.hash, a_use.is_hit(), now_ms));
     }
@@ -330,13 +331,13 @@ impl Store {
 
     /// Notes that an object is used. Whether that is all there is to say, as of small objects; of
     /// others the policy hears with the whole request.
-    pub(super) fn touch(&mut self, number: u32) -> bool {
+    pub(super) fn touch(&mut self, number: u32, now_ms: u64) -> bool {
         let Some(entry) = self.entries.object(number) else { return false };
         if self.is_stale(entry) || self.is_dead_by_tag(entry) {
             return false;
         }
         self.entries[number].stamp = self.next_stamp();
-        self.order.touched(&mut self.entries, number)
+        self.order.touched(&mut self.entries, number, now_ms)
     }
 }
 

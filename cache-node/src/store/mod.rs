@@ -217,20 +217,23 @@ impl Store {
             return refusal;
         }
 
-        let object_bytes = u64::from(record.object_bytes());
+        let (object_bytes, depth) = (record.object_bytes(), record.depth());
         let expires_s = expiry_s(record.expires_ms());
         let is_tagged = record.tags().next().is_some();
         let mut entry = Entry::new(slot, hash, namespace, era);
         entry.expires_s = expires_s;
         entry.is_tagged = is_tagged;
         entry.stamp = self.next_stamp();
+        self.shares.taken(namespace, slot_bytes);
         let number = self.entries.add(entry);
         self.entries[number].slot().set_tag(number);
         self.index.insert(hash, number);
-        self.order.inserted(&mut self.entries, number, now_ms);
-        self.namespaces[namespace].objects += 1;
-        self.shares.taken(namespace, slot_bytes);
-        self.counts.stored(object_bytes, expires_s != 0);
+        let namespace = &mut self.namespaces[namespace];
+        namespace.objects += 1;
+        namespace.took(depth, object_bytes);
+        let is_alone = namespace.alone_bytes().is_some();
+        self.order.inserted(&mut self.entries, number, is_alone, now_ms);
+        self.counts.stored(u64::from(object_bytes), expires_s != 0);
         Status::Stored
     }
 

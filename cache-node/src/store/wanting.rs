@@ -43,11 +43,11 @@ impl Store {
             return true;
         }
         let front = self.order.front(&self.entries);
-        self.order.wants(place.hash, front)
+        self.order.wants(place.hash, bytes, front)
     }
 
-    /// As [`Store::wants`], for each of several that are as long as this, or as those that are here
-    /// if that is 0. All are held against the one who would have to go first.
+    /// As [`Store::wants`], for each of several that are as long as this, or as the last one of
+    /// their namespace if that is 0. All are held against the one who would have to go first.
     pub fn wants_each(
         &mut self,
         namespace: NamespaceId,
@@ -55,11 +55,11 @@ impl Store {
         bytes: u32,
         mut answer: impl FnMut(usize, bool),
     ) {
-        let bytes = if bytes == 0 { self.object_bytes_mean() } else { bytes };
+        let bytes = if bytes == 0 { self.object_bytes_guess(namespace) } else { bytes };
         let is_full = self.is_full(bytes) && !self.shares.is_below_floor(namespace);
         let front = if is_full { self.order.front(&self.entries) } else { None };
         for (at, place) in places.enumerate() {
-            answer(at, !is_full || self.order.wants(place.hash, front));
+            answer(at, !is_full || self.order.wants(place.hash, bytes, front));
         }
     }
 
@@ -68,7 +68,12 @@ impl Store {
             || self.arena.live_bytes() + Arena::slot_bytes(bytes) > self.fullness.slot_bytes
     }
 
-    fn object_bytes_mean(&self) -> u32 {
+    /// As long as the last one of the namespace, or as the mean of all where it has none.
+    fn object_bytes_guess(&self, namespace: NamespaceId) -> u32 {
+        let last = self.namespaces[namespace].last_object_bytes();
+        if last > 0 {
+            return last;
+        }
         let mean = self.counts.object_bytes.checked_div(self.counts.objects).unwrap_or(0);
         u32::try_from(mean).unwrap_or(u32::MAX)
     }

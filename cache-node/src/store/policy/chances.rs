@@ -1,9 +1,10 @@
 //! The chance that an object is used in each step of its age, as far as what was seen tells.
 //!
 //! There are too many classes for each to be learned alone: most would never be seen often enough.
-//! So the chance of a class is built up from what it shares with others, the most common first:
+//! What stands alone tells nothing of chains, nor they of it. Within each of these kinds the chance
+//! of a class is built up from what it shares with others, the most common first:
 //!
-//! 1. all classes together, age by age;
+//! 1. all classes of the kind together, age by age;
 //! 2. a factor for how often objects were used;
 //! 3. for the silence of the session, and for the hint, a factor age by age;
 //! 4. one for uses and hint together, age by age;
@@ -22,8 +23,9 @@ use super::weight::UNITS_OF_ONE;
 /// The chances of one class by age.
 pub(super) type Row = [f64; BUCKETS];
 
-/// Chances while they are fitted.
+/// Chances of one kind of classes while they are fitted; others have none.
 struct Fit {
+    kind: Vec<Class>,
     /// Uses, and how many were at risk, by class and age.
     hits: Vec<Row>,
     risks: Vec<Row>,
@@ -33,28 +35,33 @@ struct Fit {
     pool: Row,
 }
 
-/// The chances of all classes.
+/// The chances of all classes, by their rows.
 pub(super) fn chances(evidence: &Evidence) -> Vec<Row> {
-    let mut fit = Fit::pooled(evidence);
-    fit.by_factor(REUSES, Class::reuse_level);
-    fit.by_age(GAPS, Class::gap_level);
-    fit.by_age(HINTS, Class::hint_level);
-    fit.by_age(REUSES * HINTS, |class| class.reuse_level() * HINTS + class.hint_level());
-    fit.by_class();
-    fit.chances
+    let mut chances = vec![[0.0; BUCKETS]; CLASSES];
+    for kind in Class::kinds() {
+        let mut fit = Fit::pooled(evidence, kind);
+        fit.by_factor(REUSES, Class::reuse_level);
+        fit.by_age(GAPS, Class::gap_level);
+        fit.by_age(HINTS, Class::hint_level);
+        fit.by_age(REUSES * HINTS, |class| class.reuse_level() * HINTS + class.hint_level());
+        fit.by_class();
+        fit.kind.iter().for_each(|class| chances[class.row()] = fit.chances[class.row()]);
+    }
+    chances
 }
 
 impl Fit {
-    fn pooled(evidence: &Evidence) -> Self {
+    fn pooled(evidence: &Evidence, kind: Vec<Class>) -> Self {
         let mut fit = Self {
+            seen: Vec::with_capacity(kind.len()),
+            kind,
             hits: vec![[0.0; BUCKETS]; CLASSES],
             risks: vec![[0.0; BUCKETS]; CLASSES],
-            seen: Vec::with_capacity(CLASSES),
             chances: Vec::new(),
             pool: [0.0; BUCKETS],
         };
         let (mut hits_of_all, mut risks_of_all) = ([0.0; BUCKETS], [0.0; BUCKETS]);
-        for class in Class::all() {
+        for &class in &fit.kind {
             let (hits, waits) = evidence.of(class);
             let mut at_risk = 0.0;
             for bucket in (0..BUCKETS).rev() {
@@ -71,10 +78,12 @@ impl Fit {
         }
         let (hits, risks) = (smooth(&hits_of_all), smooth(&risks_of_all));
         // What was never seen of an age is as at the one before: nobody is worth more for having
-        // grown older than anybody was.
+        // grown older than anybody was. Nor is anything believed less than after most sights.
+        let most = risks.iter().fold(0.0, |most: f64, &at_risk| most.max(at_risk));
+        let least = POOL * CHANCE_BEFORE / (most + POOL);
         let mut chance = CHANCE_BEFORE;
         fit.pool = std::array::from_fn(|bucket| {
-            chance = (hits[bucket] + POOL * chance) / (risks[bucket] + POOL);
+            chance = ((hits[bucket] + POOL * chance) / (risks[bucket] + POOL)).max(least);
             chance
         });
         fit.chances = vec![fit.pool; CLASSES];
@@ -89,9 +98,10 @@ impl Fit {
             hits[level] += self.hits[row].iter().sum::<f64>();
             expected[level] += dot(&self.risks[row], &self.chances[row]);
         }
-        for (class, chances) in Class::all().zip(&mut self.chances) {
+        for &class in &self.kind {
             let factor = (hits[level(class)] + FACTOR) / (expected[level(class)] + FACTOR);
-            chances.iter_mut().for_each(|chance| *chance = (*chance * factor).min(CHANCE_MAX));
+            let chances = self.chances[class.row()].iter_mut();
+            chances.for_each(|chance| *chance = (*chance * factor).min(CHANCE_MAX));
         }
     }
 
@@ -114,7 +124,8 @@ impl Fit {
             })
         });
         let factors: Vec<Row> = factors.collect();
-        for (class, chances) in Class::all().zip(&mut self.chances) {
+        for &class in &self.kind {
+            let chances = &mut self.chances[class.row()];
             for (chance, factor) in chances.iter_mut().zip(&factors[level(class)]) {
                 *chance = (*chance * factor).min(CHANCE_MAX);
             }

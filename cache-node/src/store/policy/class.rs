@@ -1,5 +1,6 @@
 //! What objects have in common that come back alike: the silence before their last use, how often
-//! they were used, whether their chain ends in them, and what their client said.
+//! they were used, whether their chain ends in them, and what their client said. Objects that stand
+//! alone have no session; their length stands in its place.
 //!
 //! The whole definition is here: whoever has a better one changes this file alone. What a reader
 //! would get wrong: finer classes are not worse for being rare. What is believed of one begins with
@@ -15,14 +16,26 @@ pub(super) struct Class(u8);
 pub(super) const CLASSES: usize = GAPS * REUSES * HINTS;
 
 /// How long a session was silent before the request that used an object last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Gap(u8);
 
 impl Gap {
     /// Nobody was there: a session begins.
     pub(super) const NEW: Self = Self(0);
     /// The object was stored, and no request has said yet that it uses it.
-    pub(super) const UNTOLD: Self = Self(GAPS as u8 - 1);
+    pub(super) const UNTOLD: Self = Self(SILENCES as u8 - 1);
+    /// Of objects that stand alone and are small.
+    pub(super) const SMALL: Self = Self(SILENCES as u8);
+
+    /// Of larger objects of so many bytes that stand alone.
+    pub(super) fn alone(object_bytes: u32) -> Self {
+        Self(SILENCES as u8 + if object_bytes < LONG_BYTES { 1 } else { 2 })
+    }
+
+    /// Whether it is none: its objects stand alone.
+    pub(super) fn is_alone(self) -> bool {
+        self >= Self::SMALL
+    }
 
     /// A silence of so many milliseconds.
     pub(super) fn of(silence_ms: u32) -> Self {
@@ -84,6 +97,15 @@ impl Class {
         (0..CLASSES as u8).map(Self)
     }
 
+    /// All of them, apart by what tells nothing of each other: chains, and each length of what
+    /// stands alone.
+    pub(super) fn kinds() -> impl Iterator<Item = Vec<Self>> {
+        let alone = (SILENCES..GAPS).map(|gap| gap..gap + 1);
+        std::iter::once(0..SILENCES)
+            .chain(alone)
+            .map(|gaps| Self::all().filter(|class| gaps.contains(&class.gap_level())).collect())
+    }
+
     /// Its number.
     pub(super) fn number(self) -> u8 {
         self.0
@@ -126,7 +148,11 @@ impl Class {
 }
 
 /// New session; seven lengths of silence; untold.
-pub(super) const GAPS: usize = GAP_ENDS_MS.len() + 3;
+const SILENCES: usize = GAP_ENDS_MS.len() + 3;
+/// These, and three lengths of what stands alone: small, medium, long.
+pub(super) const GAPS: usize = SILENCES + 3;
+/// Features and embeddings are small, outputs of media encoders long (guessed).
+const LONG_BYTES: u32 = 1 << 20;
 /// See [`Uses::level`].
 pub(super) const REUSES: usize = 6;
 /// Nothing, and two kinds that a client may tell apart (a tool call, the end of a turn).
@@ -147,7 +173,8 @@ mod tests {
         let mut numbers = HashSet::new();
         let mut levels = HashSet::new();
         let silences = [0, 2_000, 6_000, 18_000, 54_000, 162_000, 486_000].map(Gap::of);
-        for gap in silences.into_iter().chain([Gap::NEW, Gap::UNTOLD]) {
+        let alone = [Gap::SMALL, Gap::alone(20_000), Gap::alone(2 << 20)];
+        for gap in silences.into_iter().chain([Gap::NEW, Gap::UNTOLD]).chain(alone) {
             for uses in [0, 1, 2, 5, 6, 7].map(Uses::numbered) {
                 for hint in 0..3 {
                     let class = Class::of(gap, uses, hint);
@@ -158,7 +185,11 @@ mod tests {
                 }
             }
         }
-        assert_eq!((numbers.len(), levels.len(), CLASSES), (162, 162, 162));
+        assert_eq!((numbers.len(), levels.len(), CLASSES), (216, 216, 216));
+        let kinds: Vec<usize> = Class::kinds().map(|kind| kind.len()).collect();
+        assert_eq!(kinds, [162, 18, 18, 18]);
+        let is_alone = |gap: Gap| gap.is_alone();
+        assert!(alone.into_iter().all(is_alone) && !silences.into_iter().any(is_alone));
         assert!(numbers.iter().all(|&number| usize::from(number) < CLASSES));
         assert!(
             levels

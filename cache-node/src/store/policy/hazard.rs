@@ -23,8 +23,9 @@ use super::floor::Floor;
 use super::fronts::{Front, Fronts, Key};
 use super::notes::{At, Note, Notes};
 use super::past::Past;
+use super::s3fifo::S3Fifo;
 use super::waiting::Waiting;
-use super::weight::Weight;
+use super::weight::{UNITS_OF_ONE, Weight};
 use super::worth::Worth;
 
 /// The class lists of a shard, and what they are ordered by.
@@ -79,6 +80,8 @@ pub(super) struct Newcomer {
     pub(super) hash: u32,
     pub(super) depth: u16,
     pub(super) hint: u8,
+    /// If it stands alone, what it has in place of a silence.
+    pub(super) alone: Option<Gap>,
 }
 
 /// An object that went, with its last note.
@@ -114,12 +117,14 @@ impl Hazard {
         usize::from(note.list.0) < CLASSES
     }
 
-    /// A request named these keys, in this order: hash, and number if it is here.
+    /// A request named these keys, in this order: hash, and number if it is here. They are of one
+    /// chain, unless `alone` says what they have in place of its silence.
     pub(super) fn used(
         &mut self,
         notes: &mut Notes,
         keys: impl Iterator<Item = (u32, Option<u32>)>,
         told: Told,
+        alone: Option<Gap>,
         now_ms: u64,
     ) {
         self.move_on(now_ms);
@@ -144,8 +149,11 @@ impl Hazard {
             self.known = known;
             return;
         }
-        guess_gaps(&mut known);
-        let gap = self.gap(&known);
+        if alone.is_none() {
+            guess_gaps(&mut known);
+        }
+        let gap = alone.unwrap_or_else(|| self.gap(&known));
+        let told = if alone.is_some() { Told::default() } else { told };
         let last = known.len().saturating_sub(1);
         self.counts = [0; CLASSES];
         for (index, key) in known.iter().enumerate() {
@@ -165,10 +173,13 @@ impl Hazard {
                 None => self.absent.find(key.hash, self.now_ms as u32),
             };
             let guess = key.past.filter(|_| key.is_guess && past.is_none());
-            self.watch(key, past.as_ref());
+            if alone.is_none() {
+                self.watch(key, past.as_ref());
+            }
             let before = past.or(guess);
             let (class, uses) = self.class_of(before.as_ref(), gap, told.hint, is_partial);
-            let weight = Weight::of_one_of(self.counts[class.row()]);
+            let peers = if alone.is_some() { 1 } else { self.counts[class.row()] };
+            let weight = Weight::of_one_of(peers);
             let now = Past { last_ms: self.now_ms as u32, class, uses, weight, depth };
             let past = self.next(past, now);
             match key.number {
@@ -191,10 +202,12 @@ impl Hazard {
     pub(super) fn inserted(&mut self, notes: &mut Notes, new: &Newcomer, now_ms: u64) {
         self.move_on(now_ms);
         let known = self.absent.take(new.hash, self.now_ms as u32);
+        let gap = new.alone.unwrap_or(Gap::UNTOLD);
+        let is_of_kind = |past: &Past| new.alone.is_none_or(|alone| past.class.gap() == alone);
         let past = match known {
-            Some(past) if self.age_ms(past.last_ms) < ANNOUNCED_MS => past,
+            Some(past) if self.age_ms(past.last_ms) < ANNOUNCED_MS && is_of_kind(&past) => past,
             known => {
-                let (class, uses) = self.class_of(known.as_ref(), Gap::UNTOLD, new.hint, false);
+                let (class, uses) = self.class_of(known.as_ref(), gap, new.hint, false);
                 let (weight, depth) = (Weight::of_one_of(1), new.depth);
                 let now = Past { last_ms: self.now_ms as u32, class, uses, weight, depth };
                 self.next(known, now)
@@ -208,14 +221,14 @@ impl Hazard {
         };
         self.cohorts[past.class.row()] = Some(cohort);
         notes.add(new.number, past.note(), past.class.list(), at);
-        self.objects += 1;
+        self.objects += u32::from(new.alone.is_none());
         self.fronts.change(past.class);
     }
 
     /// An object with this note went; it stays known if it was evicted.
     pub(super) fn removed(&mut self, gone: &Gone, is_evicted: bool) {
         let past = Past::of_note(&gone.note);
-        self.objects -= 1;
+        self.objects -= u32::from(!past.class.gap().is_alone());
         self.fronts.change(past.class);
         if is_evicted && self.absent.find(gone.hash, self.now_ms as u32).is_none() {
             self.remember(gone.hash, &past);
@@ -236,17 +249,19 @@ impl Hazard {
         }
     }
 
-    /// The first object that is accepted: the oldest of each class, the one worth least first.
-    /// Objects for which `is_running` says so are of the request at hand, and stay.
+    /// The first object that is accepted: the oldest of each class, the one worth least for its
+    /// bytes first. Objects for which `is_running` says so are of the request at hand, and stay.
     pub(super) fn search(
         &mut self,
         notes: &Notes,
+        bytes: impl Fn(u32) -> u64,
         is_running: impl Fn(u32) -> bool,
         mut accept: impl FnMut(u32) -> bool,
     ) -> Option<u32> {
         let judge = Judge { worth: &self.worth, now_ms: self.now_ms, by_cost: self.by_cost };
         self.fronts.look(judge.now_ms, |class| {
-            notes.oldest(class.list()).map(|number| judge.front(number, &notes[number]))
+            let oldest = notes.oldest(class.list());
+            oldest.map(|number| judge.front(number, &notes[number], bytes(number)))
         });
         for _ in 0..LOOKS_MAX {
             let (class, number) = self.fronts.least()?;
@@ -258,20 +273,46 @@ impl Hazard {
                 return Some(number);
             } else {
                 let younger = notes.younger(number);
-                let next = younger.map(|number| judge.front(number, &notes[number]));
+                let front = |number| judge.front(number, &notes[number], bytes(number));
+                let next = younger.map(front);
                 self.fronts.pass(class, next);
             }
         }
         None
     }
 
-    /// Whether a key that a request just named is worth no less than `victim`, which would have to
-    /// go for it: of equals the older goes. Cost is left out: it would keep out the cheap heads of
-    /// new chains.
-    pub(super) fn is_worth_as_much(&self, notes: &Notes, hash: u32, victim: u32) -> bool {
-        let Some(past) = self.absent.find(hash, self.now_ms as u32) else { return true };
-        let worth = |past: &Past| self.worth.at(past.class, bucket_of(self.age_ms(past.last_ms)));
-        worth(&past) >= worth(&Past::of_note(&notes[victim]))
+    /// What an object that is here is worth. Cost is left out of this and the next: it would keep
+    /// out the cheap heads of new chains.
+    pub(super) fn worth_of(&self, note: &Note) -> f32 {
+        let is_small = S3Fifo::has(note);
+        let class = if is_small { S3Fifo::class_of(note) } else { Past::of_note(note).class };
+        self.worth.at(class, bucket_of(self.age_ms(note.last_ms)))
+    }
+
+    /// What a key that a request just named would be worth; `None` if none did.
+    pub(super) fn worth_of_absent(&self, hash: u32) -> Option<f32> {
+        let past = self.absent.find(hash, self.now_ms as u32)?;
+        Some(self.worth.at(past.class, bucket_of(self.age_ms(past.last_ms))))
+    }
+
+    /// A small object has another note than before: it is new, was used or passed, or went. It is
+    /// only ordered elsewhere; what its class is worth is learned here, of a sample.
+    pub(super) fn follow(&mut self, hash: u32, before: Option<&Note>, after: Option<&Note>) {
+        if hash & FOLLOWED_MASK != 0 {
+            return;
+        }
+        let waits = |note: &Note| Some((S3Fifo::waits_in(note)?, note.last_ms));
+        if let Some((class, last_ms)) = before.and_then(waits) {
+            let bucket = bucket_of(self.age_ms(last_ms));
+            match after {
+                Some(_) => self.evidence.hit(class, bucket, UNITS_OF_ONE),
+                None => self.evidence.waited(class, bucket, UNITS_OF_ONE),
+            }
+            self.waiting.remove(class, UNITS_OF_ONE, self.moment_ms(last_ms));
+        }
+        if let Some((class, _)) = after.and_then(waits) {
+            self.waiting.add(class, UNITS_OF_ONE, self.now_ms);
+        }
     }
 
     /// Adds what was seen here.
@@ -331,7 +372,8 @@ impl Hazard {
         match past {
             None => (Class::of(gap, begun, hint), begun),
             Some(past) if self.is_one_request(past) => {
-                let gap = if past.class.gap() == Gap::UNTOLD { gap } else { past.class.gap() };
+                let is_told = past.class.gap() != Gap::UNTOLD && !gap.is_alone();
+                let gap = if is_told { past.class.gap() } else { gap };
                 let uses = if is_partial { begun } else { past.uses };
                 (Class::of(gap, uses, past.class.hint()), uses)
             }
@@ -372,14 +414,20 @@ impl Hazard {
         self.waiting.remove(past.class, past.weight.units(), self.moment_ms(past.last_ms));
     }
 
-    /// Takes the time.
-    fn move_on(&mut self, now_ms: u64) {
+    /// Takes the time, and answers it in whole ticks.
+    pub(super) fn move_on(&mut self, now_ms: u64) -> u32 {
         let now_ms = now_ms / u64::from(TICK_MS) * u64::from(TICK_MS);
         self.now_ms = self.now_ms.max(now_ms);
         if self.now_ms >= self.halving_ms {
             self.evidence.halve();
             self.halving_ms = self.now_ms + HALF_LIFE_MS;
         }
+        self.now_ms as u32
+    }
+
+    /// The time that it was told last, in whole ticks.
+    pub(super) fn now_ms(&self) -> u32 {
+        self.now_ms as u32
     }
 
     fn age_ms(&self, last_ms: u32) -> u32 {
@@ -393,12 +441,12 @@ impl Hazard {
 }
 
 impl Judge<'_> {
-    fn front(&self, number: u32, note: &Note) -> Front {
+    fn front(&self, number: u32, note: &Note, bytes: u64) -> Front {
         let past = Past::of_note(note);
         let age_ms = age_ms(past.last_ms, self.now_ms as u32);
         let bucket = bucket_of(age_ms);
         let index = self.worth.at(past.class, bucket);
-        let index = if self.by_cost { index * cost(past.depth) } else { index };
+        let index = if self.by_cost { index * cost(past.depth) } else { index } / bytes as f32;
         let last_ms = self.now_ms - u64::from(age_ms);
         let end_ms = end_ms(last_ms, bucket).unwrap_or(u64::MAX);
         Front { number, key: Key::of(index, past.last_ms, past.depth), end_ms }
@@ -425,6 +473,8 @@ fn cost(depth: u16) -> f32 {
     1.0 + (2.0 * f32::from(depth) + 1.0) / (2.0 * COST_DEPTH)
 }
 
+/// One small object in so many is followed, by bits of its hash that choose no place in a table.
+const FOLLOWED_MASK: u32 = 7 << 16;
 /// Uses within this time are one request's: get, put and touch follow each other (guessed).
 const ONE_REQUEST_MS: u32 = 1000;
 /// So long a put may come after the request that named its key, and be part of it (guessed).

@@ -37,10 +37,14 @@ pub use evidence::Evidence;
 pub(super) use ghosts::GHOST_BYTES;
 pub use worth::Worth;
 
+use larder_transport::Arena;
+
+use super::budgets::slot_bytes;
 use super::entries::{Entries, Entry};
 use super::lookup::Use;
 use super::record::Record;
 use crate::namespace::NamespaceId;
+use class::Gap;
 use hazard::{Gone, Hazard, Newcomer};
 use lru::Lru;
 use notes::Notes;
@@ -92,6 +96,8 @@ pub(super) struct Order {
     notes: Notes,
     small: S3Fifo,
     chains: Hazard,
+    /// Objects of fewer bytes that stand alone are of the two queues.
+    small_bytes_end: u32,
     /// Objects with this stamp or a younger one are of the request at hand.
     running: u64,
 }
@@ -101,43 +107,67 @@ impl Order {
     pub(super) fn new(entries: &mut Entries, policy: Policy, ghosts_max: u32) -> Self {
         let is_hazard = matches!(policy, Policy::Hazard { .. });
         let by_cost = matches!(policy, Policy::Hazard { by_cost: true, .. });
+        let small_bytes_end = match policy {
+            Policy::Lru => 0,
+            Policy::S3Fifo => u32::MAX,
+            Policy::Hazard { small_bytes_end, .. } => small_bytes_end,
+        };
         Self {
             policy,
             recency: Lru::new(entries),
             notes: Notes::new(u8::MAX),
             small: S3Fifo::new(ghosts_max),
             chains: Hazard::new(if is_hazard { ghosts_max } else { 0 }, by_cost),
+            small_bytes_end,
             running: u64::MAX,
         }
     }
 
-    /// A new object, in no list yet.
-    pub(super) fn inserted(&mut self, entries: &mut Entries, number: u32, now_ms: u64) {
+    /// A new object, in no list yet; `is_alone` if its namespace never had a chain.
+    pub(super) fn inserted(
+        &mut self,
+        entries: &mut Entries,
+        number: u32,
+        is_alone: bool,
+        now_ms: u64,
+    ) {
         self.recency.inserted(entries, number);
         let hash = entries[number].hash;
         let Some(record) = Record::read(entries[number].slot()) else { return };
+        let bytes = record.object_bytes();
         let is_small = match self.policy {
             Policy::Lru => return,
             Policy::S3Fifo => true,
-            Policy::Hazard { small_bytes_end, .. } => {
-                record.depth() == 0 && record.object_bytes() < small_bytes_end
-            }
+            Policy::Hazard { .. } => is_alone && bytes < self.small_bytes_end,
         };
         if is_small {
             self.chains.dismiss(hash);
+            let now_ms = self.chains.move_on(now_ms);
             self.small.inserted(&mut self.notes, number, hash, now_ms);
+            self.chains.follow(hash, None, Some(&self.notes[number]));
         } else {
             let (depth, hint) = (record.depth(), record.class_hint());
-            let new = Newcomer { number, hash, depth, hint };
+            let alone = is_alone.then(|| Gap::alone(bytes));
+            let new = Newcomer { number, hash, depth, hint, alone };
             self.chains.inserted(&mut self.notes, &new, now_ms);
         }
     }
 
     /// An object of the present generation of its namespace was used. Whether [`Order::used`] would
     /// have nothing to add.
-    pub(super) fn touched(&mut self, entries: &mut Entries, number: u32) -> bool {
+    pub(super) fn touched(&mut self, entries: &mut Entries, number: u32, now_ms: u64) -> bool {
         self.recency.touched(entries, number);
-        self.notes.find_mut(number).is_some_and(S3Fifo::used)
+        let Some(note) = self.notes.find_mut(number).filter(|note| S3Fifo::has(note)) else {
+            return false;
+        };
+        let before = *note;
+        if S3Fifo::waits_in(&before).is_none() {
+            S3Fifo::used(note, 0);
+            return true;
+        }
+        S3Fifo::used(note, self.chains.move_on(now_ms));
+        self.chains.follow(entries[number].hash, Some(&before), Some(note));
+        true
     }
 
     /// An object that was looked at as a victim is in use, and was touched for it.
@@ -150,12 +180,21 @@ impl Order {
         }
     }
 
-    /// A request used these keys, whose objects were touched; `running` is its first stamp.
-    pub(super) fn used(&mut self, uses: &[Use], told: Told, now_ms: u64, running: u64) {
-        if matches!(self.policy, Policy::Hazard { .. }) {
+    /// A request used these keys, whose objects were touched; `running` is its first stamp. Where
+    /// objects stand alone, `alone_bytes` is how long they mostly are.
+    pub(super) fn used(
+        &mut self,
+        uses: &[Use],
+        told: Told,
+        alone_bytes: Option<u32>,
+        now_ms: u64,
+        running: u64,
+    ) {
+        let is_small = alone_bytes.is_some_and(|bytes| bytes < self.small_bytes_end);
+        if matches!(self.policy, Policy::Hazard { .. }) && !is_small {
             self.running = running;
             let keys = uses.iter().map(Use::key);
-            self.chains.used(&mut self.notes, keys, told, now_ms);
+            self.chains.used(&mut self.notes, keys, told, alone_bytes.map(Gap::alone), now_ms);
         }
     }
 
@@ -166,8 +205,11 @@ impl Order {
         let hash = entries[number].hash;
         if Hazard::has(&note) {
             self.chains.removed(&Gone { hash, note }, is_evicted);
-        } else if is_evicted {
-            self.small.evicted(&self.notes, &note, hash);
+        } else {
+            self.chains.follow(hash, Some(&note), None);
+            if is_evicted {
+                self.small.evicted(&self.notes, &note, hash);
+            }
         }
     }
 
@@ -205,15 +247,31 @@ impl Order {
         if self.chains.is_outdone() {
             return self.recency.search(entries, accept);
         }
-        let is_small = S3Fifo::front(&self.notes).is_some()
-            && matches!(self.front(entries), Some(Front::Small));
+        let is_small = self.front(entries).is_some_and(|front| front.is_small);
         let mut accept_number = |number: u32| accept(&entries[number]);
         let found = if is_small {
-            S3Fifo::search(&mut self.notes, &mut accept_number)
+            self.search_small(entries, &mut accept_number)
         } else {
             self.search_chains(entries, &mut accept_number)
         };
         found.or_else(|| self.recency.search(entries, accept))
+    }
+
+    /// As [`Order::search`], of those objects alone that are judged by their worth, and only if it
+    /// is their turn.
+    pub(super) fn search_judged(&mut self, entries: &Entries, accept: impl FnMut(u32) -> bool) {
+        let is_theirs = matches!(self.policy, Policy::Hazard { .. })
+            && !self.chains.is_outdone()
+            && self.recency.oldest_stale(entries).is_none()
+            && self.front(entries).is_some_and(|front| !front.is_small);
+        if is_theirs {
+            self.search_chains(entries, accept);
+        }
+    }
+
+    /// What an object is worth as a whole; nothing if nobody judges it.
+    pub(super) fn worth_of(&self, number: u32) -> f32 {
+        self.notes.find(number).map_or(0.0, |note| self.chains.worth_of(&note))
     }
 
     /// The first object that is accepted: of `first`, then of the other namespaces below `count`,
@@ -230,18 +288,17 @@ impl Order {
         all.into_iter().find_map(|id| self.recency.search_in(entries, id, &mut accept))
     }
 
-    /// Whether a key that a request named, and that is not here, is worth the object that would
-    /// have to go for it, as [`Order::front`] says.
-    pub(super) fn wants(&self, hash: u32, front: Option<Front>) -> bool {
+    /// Whether an object of so many bytes, whose key a request named and that is not here, is worth
+    /// no less than the one that would have to go for it, as [`Order::front`] says: of equals the
+    /// older goes.
+    pub(super) fn wants(&self, hash: u32, bytes: u32, front: Option<Front>) -> bool {
         if self.chains.is_outdone() {
             return true;
         }
-        match front {
-            Some(Front::Chain(victim)) => self.chains.is_worth_as_much(&self.notes, hash, victim),
-            Some(Front::Small) => true,
-            // Everything is of the request itself.
-            None => !matches!(self.policy, Policy::Hazard { .. }),
-        }
+        // Without anybody to go, everything is of the request itself.
+        let Some(front) = front else { return !matches!(self.policy, Policy::Hazard { .. }) };
+        let bytes = Arena::slot_bytes(bytes).max(1) as f32;
+        self.chains.worth_of_absent(hash).is_none_or(|worth| worth / bytes >= front.worth)
     }
 
     /// Adds what was seen of chains here.
@@ -259,33 +316,46 @@ impl Order {
         self.notes.bytes() + self.small.bytes() + self.chains.bytes()
     }
 
-    /// Whose turn it is. Small objects and chains have no common measure of worth, so of their
-    /// next victims the one that was used longest ago goes: both sides keep what they use.
+    /// Whose turn it is: of the next small victim and the next other one the one that is worth
+    /// least for its bytes, of equals the one that was used longest ago.
     pub(super) fn front(&mut self, entries: &Entries) -> Option<Front> {
-        let small = S3Fifo::front(&self.notes);
-        let chain = self.search_chains(entries, |_| true);
-        let is_older = |small: u32, chain: u32| entries[small].stamp < entries[chain].stamp;
-        match (small, chain) {
-            (Some(small), Some(chain)) if is_older(small, chain) => Some(Front::Small),
-            (_, Some(chain)) => Some(Front::Chain(chain)),
-            (Some(_), None) => Some(Front::Small),
-            (None, None) => None,
-        }
+        let small = self.search_small(entries, |_| true);
+        let other = self.search_chains(entries, |_| true);
+        let front = |number: u32, is_small| {
+            let worth = self.chains.worth_of(&self.notes[number]);
+            let bytes = slot_bytes(&entries[number]);
+            (Front { is_small, worth: worth / bytes as f32 }, entries[number].stamp)
+        };
+        let small = small.map(|number| front(number, true));
+        let other = other.map(|number| front(number, false));
+        let both = small.into_iter().chain(other);
+        let least = both.min_by(|a, b| a.0.worth.total_cmp(&b.0.worth).then(a.1.cmp(&b.1)));
+        least.map(|(front, _)| front)
+    }
+
+    fn search_small(&mut self, entries: &Entries, accept: impl FnMut(u32) -> bool) -> Option<u32> {
+        let Self { notes, chains, .. } = self;
+        let now_ms = chains.now_ms();
+        S3Fifo::search(notes, now_ms, accept, |number, note| {
+            chains.follow(entries[number].hash, None, Some(note));
+        })
     }
 
     fn search_chains(&mut self, entries: &Entries, accept: impl FnMut(u32) -> bool) -> Option<u32> {
         let running = self.running;
+        let bytes = |number: u32| slot_bytes(&entries[number]);
         let is_running = |number: u32| entries[number].stamp >= running;
-        self.chains.search(&self.notes, is_running, accept)
+        self.chains.search(&self.notes, bytes, is_running, accept)
     }
 }
 
 /// Features and embeddings are smaller, attention KV of a few tokens is larger.
 const SMALL_BYTES_MAX: u32 = 16 << 10;
 
-/// Who gives the next victim.
+/// Who is to go next.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Front {
-    Small,
-    Chain(u32),
+pub(super) struct Front {
+    is_small: bool,
+    /// Expected uses for the time it takes room, for each byte.
+    worth: f32,
 }

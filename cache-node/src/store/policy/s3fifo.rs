@@ -7,6 +7,7 @@
 //! What a reader would get wrong: sizes are counted in objects, not in bytes. Objects of this
 //! policy are all small, and the store finds out by itself how many must go to make room.
 
+use super::class::{Class, Gap, Uses};
 use super::ghosts::Ghosts;
 use super::notes::{At, List, Note, Notes};
 
@@ -23,18 +24,35 @@ impl S3Fifo {
     }
 
     /// A new object, listed nowhere yet.
-    pub(super) fn inserted(&mut self, notes: &mut Notes, number: u32, hash: u32, now_ms: u64) {
+    pub(super) fn inserted(&mut self, notes: &mut Notes, number: u32, hash: u32, now_ms: u32) {
         let list = if self.ghosts.take(hash) { MAIN } else { SMALL };
-        notes.add(number, Note::new(now_ms as u32, 0, 0), list, At::Young);
+        notes.add(number, Note::new(now_ms, 0, 0), list, At::Young);
     }
 
-    /// An object was used; whether it is of these queues.
-    pub(super) fn used(note: &mut Note) -> bool {
-        let is_ours = Self::has(note);
-        if is_ours {
-            note.tally = (note.tally + 1).min(USES_MAX);
+    /// An object of these queues was used.
+    pub(super) fn used(note: &mut Note, now_ms: u32) {
+        if Self::waits_in(note).is_some() {
+            note.last_ms = now_ms;
         }
-        is_ours
+        note.tally = (note.tally + 1).min(USES_MAX);
+    }
+
+    /// The class of those that wait for the use that keeps them: new, used once since, or used
+    /// often, and not since they were last passed. `None` for who was used enough to stay.
+    pub(super) fn waits_in(note: &Note) -> Option<Class> {
+        let stage = match (note.list, note.tally) {
+            (SMALL, 0..USES_OF_MAIN) => note.tally,
+            (MAIN, 0) => USES_OF_MAIN,
+            _ => return None,
+        };
+        Some(Class::of(Gap::SMALL, Uses::numbered(stage), 0))
+    }
+
+    /// The class of an object of these queues. Who was used enough to stay is as one who was, and
+    /// waits again.
+    pub(super) fn class_of(note: &Note) -> Class {
+        let stays = Class::of(Gap::SMALL, Uses::numbered(USES_OF_MAIN), 0);
+        Self::waits_in(note).unwrap_or(stays)
     }
 
     /// An object was evicted that had this note.
@@ -52,14 +70,14 @@ impl S3Fifo {
         note.list == SMALL || note.list == MAIN
     }
 
-    /// An object whose turn may be next.
-    pub(super) fn front(notes: &Notes) -> Option<u32> {
-        notes.oldest(next_queue(notes)).or_else(|| notes.oldest(SMALL))
-    }
-
     /// The next object that has to go and is accepted. Those that were used meanwhile go on, and
-    /// those that are not accepted are in use: they begin again.
-    pub(super) fn search(notes: &mut Notes, mut accept: impl FnMut(u32) -> bool) -> Option<u32> {
+    /// those that are not accepted are in use: they begin again. `wait` hears who waits from now on.
+    pub(super) fn search(
+        notes: &mut Notes,
+        now_ms: u32,
+        mut accept: impl FnMut(u32) -> bool,
+        mut wait: impl FnMut(u32, &Note),
+    ) -> Option<u32> {
         let mut queue = next_queue(notes);
         for _ in 0..LOOKS_MAX {
             let Some(oldest) = notes.oldest(queue) else {
@@ -71,12 +89,18 @@ impl S3Fifo {
             if queue == SMALL && uses >= USES_OF_MAIN {
                 notes[oldest].tally = 0;
                 notes.refile(oldest, MAIN);
+                notes[oldest].last_ms = now_ms;
+                wait(oldest, &notes[oldest]);
                 if u64::from(notes.len(MAIN)) > main_max(notes) {
                     queue = MAIN;
                 }
             } else if queue == MAIN && uses > 0 {
                 notes[oldest].tally -= 1;
                 notes.refile(oldest, MAIN);
+                if notes[oldest].tally == 0 {
+                    notes[oldest].last_ms = now_ms;
+                    wait(oldest, &notes[oldest]);
+                }
             } else if accept(oldest) {
                 return Some(oldest);
             } else {
@@ -190,12 +214,12 @@ mod tests {
             let mut resident = 0;
             for key in keys {
                 if naive.use_it(key) {
-                    S3Fifo::used(&mut notes[key]);
+                    S3Fifo::used(&mut notes[key], 0);
                     continue;
                 }
                 if resident == 24 {
                     let expected = naive.evict();
-                    prop_assert_eq!(S3Fifo::search(&mut notes, |_| true), Some(expected));
+                    prop_assert_eq!(S3Fifo::search(&mut notes, 0, |_| true, |_, _| ()), Some(expected));
                     let note = notes.remove(expected).unwrap();
                     queues.evicted(&notes, &note, expected);
                     resident -= 1;
@@ -211,7 +235,7 @@ mod tests {
     fn objects_in_use_are_passed() {
         let (mut notes, mut queues) = (Notes::new(u8::MAX), S3Fifo::new(4));
         (0..3).for_each(|number| queues.inserted(&mut notes, number, number, 0));
-        assert_eq!(S3Fifo::search(&mut notes, |number| number == 2), Some(2));
-        assert_eq!(S3Fifo::search(&mut notes, |_| false), None);
+        assert_eq!(S3Fifo::search(&mut notes, 0, |number| number == 2, |_, _| ()), Some(2));
+        assert_eq!(S3Fifo::search(&mut notes, 0, |_| false, |_, _| ()), None);
     }
 }

@@ -96,7 +96,7 @@ proptest! {
                 Step::Use { namespace, key } => {
                     bench.namespace = ids[namespace];
                     let a_use = bench.seen(&key.to_le_bytes());
-                    bench.store.used(&[a_use], Told::default(), bench.now_ms);
+                    bench.store.used(bench.namespace, &[a_use], Told::default(), bench.now_ms);
                 }
                 Step::Remove { namespace, key } => {
                     bench.store.remove(ids[namespace], &key.to_le_bytes(), bench.now_ms);

@@ -15,7 +15,7 @@ fn key(chain: u16, depth: u16) -> [u8; 4] {
 fn request(bench: &mut Bench, chain: u16) {
     let keys: Vec<_> = (0..OBJECTS).map(|depth| key(chain, depth)).collect();
     let uses: Vec<Use> = keys.iter().map(|key| bench.seen(key)).collect();
-    bench.store.used(&uses, Told::default(), bench.now_ms);
+    bench.store.used(bench.namespace, &uses, Told::default(), bench.now_ms);
     for (depth, key) in (0..).zip(&keys) {
         let place = bench.store.place_of(bench.namespace, key);
         if bench.store.wants(bench.namespace, place, OBJECT) {
@@ -35,9 +35,7 @@ fn a_flood_that_is_never_used_again_leaves_the_latest() {
             bench.now_ms = u64::from(chain) * apart_ms;
             if bench.now_ms >= judged_ms + 1000 {
                 judged_ms = bench.now_ms;
-                let mut seen = Evidence::new();
-                bench.store.add_evidence_to(&mut seen);
-                bench.store.judge_by(Arc::new(Worth::of(&seen)));
+                bench.learn();
             }
             request(&mut bench, chain);
             let latest = (chain + 1).saturating_sub(ROOM / 2)..=chain;

@@ -5,6 +5,7 @@
 
 mod budgets;
 mod cold;
+mod kinds;
 mod model;
 mod order;
 mod promises;
@@ -133,6 +134,13 @@ impl Bench {
     /// The serial number of the put that a reader finds, its bytes checked; no use.
     fn get(&mut self, key: &[u8]) -> Result<u64, Status> {
         self.lookup(key, false).map(|found| checked(&found))
+    }
+
+    /// Lets the policy judge by what it saw so far.
+    fn learn(&mut self) {
+        let mut seen = Evidence::new();
+        self.store.add_evidence_to(&mut seen);
+        self.store.judge_by(Arc::new(Worth::of(&seen)));
     }
 
     fn miss(&mut self, key: &[u8]) -> Status {

@@ -149,7 +149,7 @@ impl Run {
             // A request names its key and the next one, whether they are there or not.
             let uses = [key, key + 1].map(|key| self.bench.seen_at_all(&[key]));
             let told = Told { hint: key % 4, ends_partly: key.is_multiple_of(5) };
-            self.bench.store.used(&uses, told, self.bench.now_ms);
+            self.bench.store.used(self.bench.namespace, &uses, told, self.bench.now_ms);
         }
         match self.bench.lookup(&[key], false) {
             Ok(found) => {

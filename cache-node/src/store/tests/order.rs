@@ -84,7 +84,7 @@ proptest! {
                         .clone()
                         .map(|key| bench.seen(&key_bytes(key)))
                         .collect();
-                    bench.store.used(&found, Told::default(), bench.now_ms);
+                    bench.store.used(bench.namespace, &found, Told::default(), bench.now_ms);
                     for key in keys.rev() {
                         if naive.order.contains(&(namespaces[n], key)) {
                             naive.touch(namespaces[n], key);
@@ -139,7 +139,7 @@ fn probes_and_plain_gets_change_no_order() {
 fn chain_is_eaten_from_its_tail() {
     let mut bench = full();
     let chain: Vec<_> = (0..ROOM as u16).map(|key| bench.seen(&key_bytes(key))).collect();
-    bench.store.used(&chain, Told::default(), bench.now_ms);
+    bench.store.used(bench.namespace, &chain, Told::default(), bench.now_ms);
     for key in 0..10 {
         bench.put(&key_bytes(1000 + key), OBJECT);
         assert_eq!(bench.miss(&key_bytes(ROOM as u16 - 1 - key)), Status::Miss);

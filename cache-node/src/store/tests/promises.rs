@@ -69,7 +69,7 @@ fn bump_hides_everything_at_once() {
     bench.put(&[2], 100);
     assert_eq!(bench.get(&[2]), Ok(101));
     assert_eq!(checked(&held), 1);
-    bench.store.used(&late, Told::default(), bench.now_ms);
+    bench.store.used(bench.namespace, &late, Told::default(), bench.now_ms);
     bench.store.tick(0);
     let stats = bench.store.stats();
     assert_eq!((stats.objects, stats.stale_objects, stats.bumps), (1, 0, 1));
@@ -223,7 +223,7 @@ fn removed_tag_hides_its_objects_at_once_and_no_younger_ones() {
     bench.put_with(b"c", 1, tagged(&[4]));
     let a = bench.seen(b"a");
     assert_eq!(bench.store.remove_tag(bench.namespace, 2), Status::Removed);
-    bench.store.used(&[a], Told::default(), bench.now_ms);
+    bench.store.used(bench.namespace, &[a], Told::default(), bench.now_ms);
     assert_eq!(bench.miss(b"a"), Status::Miss, "a late touch wakes nobody");
     assert_eq!(bench.put_with(b"b", 1, tagged(&[2])), Status::Stored);
     assert_eq!(bench.get(b"b"), Ok(4));

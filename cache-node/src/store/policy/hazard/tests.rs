@@ -141,7 +141,7 @@ proptest! {
             let told = Told { hint, ends_partly };
             let keys: Vec<u32> = (0..len).map(|depth| 100 * chain + depth).collect();
             let asked = keys.iter().map(|&key| (hash(key), naive.is_resident(key).then_some(key)));
-            hazard.used(&mut notes, asked.collect::<Vec<_>>().into_iter(), told, naive.now_ms + 77);
+            hazard.used(&mut notes, asked.collect::<Vec<_>>().into_iter(), told, None, naive.now_ms + 77);
             naive.request(&keys, told);
             for (depth, &key) in keys.iter().enumerate() {
                 if naive.is_resident(key) {
@@ -149,7 +149,7 @@ proptest! {
                 }
                 if naive.lists.values().map(Vec::len).sum::<usize>() == 16 {
                     let expected = naive.victim(&worth, &keys);
-                    let found = hazard.search(&notes, |number| keys.contains(&number), |_| true);
+                    let found = hazard.search(&notes, |_| 1, |number| keys.contains(&number), |_| true);
                     prop_assert_eq!(found, expected);
                     let Some(victim) = found else { break };
                     let note = notes.remove(victim).unwrap();
@@ -161,7 +161,7 @@ proptest! {
                     }
                 }
                 let depth = depth as u16;
-                let new = Newcomer { number: key, hash: hash(key), depth, hint };
+                let new = Newcomer { number: key, hash: hash(key), depth, hint, alone: None };
                 hazard.inserted(&mut notes, &new, naive.now_ms);
                 naive.past.get_mut(&key).unwrap().depth = depth;
                 // Behind the others of its request, which stand there with a smaller depth.
@@ -189,15 +189,15 @@ fn hash(key: u32) -> u32 {
 fn get_put_and_touch_of_one_request_are_one_use() {
     let (mut notes, mut hazard) = (Notes::new(u8::MAX), Hazard::new(16, false));
     let put = |hazard: &mut Hazard, notes: &mut Notes, number: u32, now_ms| {
-        let new = Newcomer { number, hash: number, depth: number as u16, hint: 0 };
+        let new = Newcomer { number, hash: number, depth: number as u16, hint: 0, alone: None };
         hazard.inserted(notes, &new, now_ms);
     };
     (0..2).for_each(|number| put(&mut hazard, &mut notes, number, 0));
     let named = |range: std::ops::Range<u32>| range.map(|n| (n, Some(n)));
-    hazard.used(&mut notes, named(0..2), Told::default(), 20_000);
+    hazard.used(&mut notes, named(0..2), Told::default(), None, 20_000);
     // The rest of the request comes, and then all of it is touched.
     (2..4).rev().for_each(|number| put(&mut hazard, &mut notes, number, 20_100));
-    hazard.used(&mut notes, named(0..4), Told::default(), 20_200);
+    hazard.used(&mut notes, named(0..4), Told::default(), None, 20_200);
     let class = |number: u32| Past::of_note(&notes[number]).class;
     let gap = Gap::of(20_000);
     let uses = [1, 1, 0, 0].map(Uses::numbered);
@@ -209,8 +209,8 @@ fn get_put_and_touch_of_one_request_are_one_use() {
 fn what_is_asked_for_in_vain_is_known_when_it_is_put() {
     let told = Told { hint: 1, ends_partly: false };
     let (mut notes, mut hazard) = (Notes::new(u8::MAX), Hazard::new(16, false));
-    hazard.used(&mut notes, [(7, None), (8, None)].into_iter(), told, 1024);
-    let new = Newcomer { number: 0, hash: 8, depth: 1, hint: 1 };
+    hazard.used(&mut notes, [(7, None), (8, None)].into_iter(), told, None, 1024);
+    let new = Newcomer { number: 0, hash: 8, depth: 1, hint: 1, alone: None };
     hazard.inserted(&mut notes, &new, 3000);
     let past = Past::of_note(&notes[0]);
     let class = Class::of(Gap::NEW, Uses::NONE, 1);
@@ -221,11 +221,11 @@ fn what_is_asked_for_in_vain_is_known_when_it_is_put() {
 #[test]
 fn a_key_that_a_request_names_twice_is_used_once() {
     let (mut notes, mut hazard) = (Notes::new(u8::MAX), Hazard::new(16, false));
-    let new = Newcomer { number: 0, hash: 9, depth: 1, hint: 0 };
+    let new = Newcomer { number: 0, hash: 9, depth: 1, hint: 0, alone: None };
     hazard.inserted(&mut notes, &new, 0);
     let twice = [(9, Some(0)), (9, Some(0)), (5, None), (5, None)];
-    hazard.used(&mut notes, twice.into_iter(), Told::default(), 20_000);
-    hazard.used(&mut notes, twice.into_iter(), Told::default(), 60_000);
+    hazard.used(&mut notes, twice.into_iter(), Told::default(), None, 20_000);
+    hazard.used(&mut notes, twice.into_iter(), Told::default(), None, 60_000);
     assert_eq!(Past::of_note(&notes[0]).uses.number(), 2);
     let mut seen = Evidence::new();
     hazard.add_to(&mut seen);
@@ -243,15 +243,15 @@ fn the_end_of_a_chain_that_is_not_whole_is_of_another_class() {
     let (mut notes, mut hazard) = (Notes::new(u8::MAX), Hazard::new(64, false));
     let keys = [(hash(1), None), (hash(2), None)];
     let told = Told { hint: 0, ends_partly: true };
-    hazard.used(&mut notes, keys.into_iter(), told, 20_000);
+    hazard.used(&mut notes, keys.into_iter(), told, None, 20_000);
     for (number, depth) in [(1, 0), (2, 1)] {
-        let new = Newcomer { number, hash: hash(number), depth, hint: 0 };
+        let new = Newcomer { number, hash: hash(number), depth, hint: 0, alone: None };
         hazard.inserted(&mut notes, &new, 20_000);
     }
     let uses = [1, 2].map(|number| Past::of_note(&notes[number]).uses);
     assert_eq!(uses, [Uses::NONE, Uses::PARTIAL]);
     let longer = [(hash(1), Some(1)), (hash(3), None)];
-    hazard.used(&mut notes, longer.into_iter(), Told::default(), 40_000);
+    hazard.used(&mut notes, longer.into_iter(), Told::default(), None, 40_000);
     let uses = [1, 2].map(|number| Past::of_note(&notes[number]).uses);
     assert_eq!(uses, [Uses::numbered(1), Uses::PARTIAL]);
 }
