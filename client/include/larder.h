@@ -164,7 +164,7 @@ typedef struct larder_object {
   int64_t result;
 } larder_object;
 
-/* Flags of a put. INSIST: objects of a chain are stored even if the node expects no reader. */
+/* Flags of a put. INSIST: what the node expects no reader for is stored, too. */
 enum { LARDER_IF_ABSENT = 1, LARDER_INSIST = 2 };
 /* Flags of a match. */
 enum { LARDER_TOUCH = 1 };

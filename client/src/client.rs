@@ -214,7 +214,7 @@ impl Client {
         // First: in a forked child the lock of the memories may be held for ever.
         self.check_process()?;
         let until = self.until(options.deadline);
-        let mut kept = Kept::all(objects, options);
+        let mut kept = Kept::all(objects, Pieces::len, options);
         if kept.is_in_doubt(namespace) {
             let offered = self.offered(objects, |o| o.bytes.as_slices().iter().copied());
             self.ask_wants(namespace, &offered, until)?;

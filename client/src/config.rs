@@ -139,9 +139,9 @@ pub struct PutOptions {
     pub deadline: Option<Duration>,
     /// Keeps what is there already instead of replacing it.
     pub if_absent: bool,
-    /// Has all of a chain stored, also what its node expects no reader for while its memory is
-    /// full. Off by default: then that is [`NotWanted`], and mostly not sent. Objects that all
-    /// stand alone, at depth 0, are stored either way.
+    /// Has everything stored, also what its node expects no reader for while its memory is full.
+    /// Off by default: then that is [`NotWanted`], and mostly not sent. A put of objects that all
+    /// stand alone, at depth 0, and are shorter than 1 MiB is stored either way.
     ///
     /// [`NotWanted`]: larder_protocol::Status::NotWanted
     pub insist: bool,

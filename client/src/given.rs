@@ -65,7 +65,7 @@ impl Client {
         // First: in a forked child locks may be held for ever.
         self.check_process()?;
         let until = self.until(options.deadline);
-        let mut kept = Kept::all(&objects, options);
+        let mut kept = Kept::all(&objects, Payload::len, options);
         if kept.is_in_doubt(namespace) {
             let offered = self.offered(&objects, |o| o.bytes.pieces());
             self.ask_wants(namespace, &offered, until)?;
@@ -86,7 +86,7 @@ impl Client {
         options: &PutOptions,
     ) -> Result<Pending<Vec<KeyResult<()>>>, Error> {
         self.check_process()?;
-        let mut kept = Kept::all(&objects, options);
+        let mut kept = Kept::all(&objects, Payload::len, options);
         if kept.is_in_doubt(namespace) {
             let offered = self.offered(&objects, |o| o.bytes.pieces());
             kept = kept.without_refused(namespace, &offered);

@@ -150,7 +150,8 @@ impl Board {
             }
             What::Put(objects, options) => {
                 let options = PutOptions { deadline, ..options };
-                let is_open = !is_asked && Kept::all(&objects, &options).is_in_doubt(&namespace);
+                let kept = Kept::all(&objects, Payload::len, &options);
+                let is_open = !is_asked && kept.is_in_doubt(&namespace);
                 let offered = is_open.then(|| client.offered(&objects, |o| o.bytes.pieces()));
                 let asking = offered.and_then(|offered| asking(&namespace, &offered));
                 if let Some((keys, asking)) = asking {

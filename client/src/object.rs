@@ -73,6 +73,11 @@ impl<'a> Pieces<'a> {
             Self::Many(pieces) => pieces,
         }
     }
+
+    /// Bytes of all of them.
+    pub(crate) fn len(&self) -> u64 {
+        self.as_slices().iter().map(|piece| piece.len() as u64).sum()
+    }
 }
 
 impl<'a> From<&'a [u8]> for Pieces<'a> {

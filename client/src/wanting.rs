@@ -1,4 +1,4 @@
-//! What nodes want of a chain, so that bytes that would only be thrown away are not sent.
+//! What nodes want of a put, so that bytes that would only be thrown away are not sent.
 //!
 //! A node whose memory is full refuses what it expects no reader for. It says so in its answers to
 //! matches, so a put that follows the match of its chain knows already: what was not wanted a
@@ -123,11 +123,17 @@ impl Told {
 }
 
 impl Kept {
-    /// All of these objects.
-    pub(crate) fn all<B>(objects: &[PutObject<B>], options: &PutOptions) -> Self {
-        let is_chain = objects.iter().any(|object| object.depth > 0);
+    /// All of these objects, of which `bytes` says how long one is.
+    pub(crate) fn all<B>(
+        objects: &[PutObject<B>],
+        bytes: impl Fn(&B) -> u64,
+        options: &PutOptions,
+    ) -> Self {
+        let is_of_chain = |object: &PutObject<B>| object.depth > 0;
+        let is_open = |o: &PutObject<B>| is_of_chain(o) || bytes(&o.bytes) >= LONG_BYTES;
+        let if_wanted = !options.insist && objects.iter().any(is_open);
         let hints = Some(options.hints).filter(|hints| *hints != Hints::default());
-        let said = Said { if_wanted: is_chain && !options.insist, hints };
+        let said = Said { if_wanted, hints };
         Self { said, total: objects.len(), places: None }
     }
 
@@ -281,6 +287,9 @@ const CHAIN_OBJECTS_MAX: u32 = 1 << 21;
 /// Bytes that are worth a round trip. On loopback 16 keys are asked about in 11 us and 128 KiB
 /// are put in 60 (measured); a network has longer round trips and is slower with bytes.
 const ASKED_BYTES_MIN: u64 = 128 << 10;
+/// Objects that stand alone may be refused from here on: outputs of media encoders are as long, and
+/// each takes the room of many others (guessed).
+const LONG_BYTES: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -317,7 +326,7 @@ mod tests {
     }
 
     fn kept(namespace: &Namespace, objects: &[PutObject<()>]) -> Vec<u32> {
-        let all = Kept::all(objects, &PutOptions::default());
+        let all = Kept::all(objects, |()| 1, &PutOptions::default());
         let kept = all.without_refused(namespace, &offered(objects, 1));
         kept.places.unwrap_or_else(|| (0..objects.len() as u32).collect())
     }
@@ -336,19 +345,20 @@ mod tests {
     }
 
     #[test]
-    fn only_chains_may_be_refused_and_only_if_nobody_insists() {
+    fn only_chains_and_long_objects_may_be_refused_and_only_if_nobody_insists() {
         let (namespace, plain) = (namespace(), PutOptions::default());
         let insist = PutOptions { insist: true, ..PutOptions::default() };
         refuse(&namespace, 200);
-        for (depths, options, is_open) in [
-            (&[0, 1][..], &plain, true),
-            (&[0, 1], &insist, false),
-            (&[0, 0], &plain, false),
-            (&[0], &plain, false),
-            (&[], &plain, false),
+        for (depths, bytes, options, is_open) in [
+            (&[0, 1][..], 1, &plain, true),
+            (&[0, 1], 1, &insist, false),
+            (&[0, 0], LONG_BYTES - 1, &plain, false),
+            (&[0, 0], LONG_BYTES, &plain, true),
+            (&[0], LONG_BYTES, &insist, false),
+            (&[], LONG_BYTES, &plain, false),
         ] {
-            let kept = Kept::all(&chain(depths), options);
-            assert_eq!(kept.is_in_doubt(&namespace), is_open, "{depths:?}");
+            let kept = Kept::all(&chain(depths), |()| bytes, options);
+            assert_eq!(kept.is_in_doubt(&namespace), is_open, "{depths:?} of {bytes}");
             assert_eq!(kept.said.if_wanted, is_open);
         }
     }

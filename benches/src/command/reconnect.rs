@@ -98,7 +98,8 @@ impl Reconnect {
         let content = objects.content(0, version);
         content.fill(source);
         let object = PutObject::<Pieces<'_>>::new(key_of(0), &*source);
-        let stored = client.put(&namespace, &[object], &PutOptions::default())?;
+        let insist = PutOptions { insist: true, ..PutOptions::default() };
+        let stored = client.put(&namespace, &[object], &insist)?;
         stored.into_iter().collect::<KeyResult<Vec<()>>>()?;
         let landing = &mut landing[..self.size as usize];
         let places = &mut [(key_of(0), &mut *landing)];

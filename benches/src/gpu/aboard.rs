@@ -152,7 +152,8 @@ impl<D: Device> Voyager<'_, D> {
         let objects = keys.iter().zip(pages.chunks(1));
         let objects: Vec<PutObject<&[u32]>> =
             objects.map(|(key, page)| PutObject::new(*key, page)).collect();
-        for stored in ferry.put(namespace, berth, &objects, &PutOptions::default())? {
+        let insist = PutOptions { insist: true, ..PutOptions::default() };
+        for stored in ferry.put(namespace, berth, &objects, &insist)? {
             stored?;
         }
         Ok(())

@@ -17,7 +17,8 @@ pub fn prefill(
     shelf: Option<&Shelf>,
 ) -> Result<(), LoadError> {
     let per_put = (PREFILL_BYTES / u64::from(objects.object_bytes())).clamp(1, 1024);
-    let options = PutOptions { deadline: Some(PREFILL_DEADLINE), ..PutOptions::default() };
+    let options =
+        PutOptions { deadline: Some(PREFILL_DEADLINE), insist: true, ..PutOptions::default() };
     let mut first = 0;
     while first < objects.count() {
         let count = per_put.min(objects.count() - first);

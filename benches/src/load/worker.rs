@@ -43,6 +43,11 @@ struct Ask {
     due: Instant,
 }
 
+/// What is put is measured, so it is stored also where no reader is expected.
+fn insisting() -> PutOptions {
+    PutOptions { insist: true, ..PutOptions::default() }
+}
+
 impl Worker {
     /// One call at a time until `until`, reading into `memory`.
     pub(super) fn wait_for_each(
@@ -134,11 +139,11 @@ impl Worker {
         let keys = self.objects.keys(ask.first, self.plan.batch);
         let outcome = if let (Op::Put, Some(shelf)) = (ask.op, &self.shelf) {
             let objects = shelf.to_put(&self.objects, ask.first, self.plan.batch);
-            let stored = self.client.put(&self.namespace, &objects, &PutOptions::default());
+            let stored = self.client.put(&self.namespace, &objects, &insisting());
             stored.map(Outcome::Put)
         } else if ask.op == Op::Put {
             let objects = self.objects.to_put(ask.first, self.plan.batch);
-            let call = self.client.start_put(&self.namespace, objects, &PutOptions::default());
+            let call = self.client.start_put(&self.namespace, objects, &insisting());
             call.and_then(larder_client::Pending::wait).map(Outcome::Put)
         } else {
             let options = MatchOptions::default();
@@ -190,7 +195,7 @@ impl Worker {
         match ask.op {
             Op::Put => {
                 let objects = self.objects.to_put(ask.first, self.plan.batch);
-                let call = client.start_put(namespace, objects, &PutOptions::default())?;
+                let call = client.start_put(namespace, objects, &insisting())?;
                 queue.watch(token, call);
             }
             Op::Match => {

@@ -65,7 +65,9 @@ impl LarderLink {
 
     pub(super) fn put(&self, offer: &Offer<'_>) -> Result<(), LinkError> {
         let object = PutObject::<Pieces<'_>>::new(offer.key, offer.bytes);
-        let stored = self.client.put(&self.namespace, &[object], &PutOptions::default())?;
+        // Nobody else refuses what is put.
+        let insist = PutOptions { insist: true, ..PutOptions::default() };
+        let stored = self.client.put(&self.namespace, &[object], &insist)?;
         stored.into_iter().try_for_each(|stored| stored.map_err(LinkError::Key))
     }
 

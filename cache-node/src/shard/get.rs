@@ -168,7 +168,8 @@ impl Shard {
                 let status = self.store.bury(dead);
                 self.count_miss(status);
                 if get.touch && status == Status::Miss {
-                    self.store.missed(located, self.now_ms);
+                    let uses = [Use::of(located, None)];
+                    self.store.used(namespace, &uses, Told::default(), self.now_ms);
                 }
                 let at = Header::begin(&mut out.bytes);
                 out.bytes.u32(1);

@@ -246,11 +246,6 @@ impl Store {
         uses.iter().for_each(|a_use| self.shadow.used(a_use.hash, a_use.is_hit(), now_ms));
     }
 
-    /// A request asked for this key, which is not here, and nobody needs to be told but who counts.
-    pub fn missed(&mut self, place: Place, now_ms: u64) {
-        self.shadow.used(place.hash, false, now_ms);
-    }
-
     /// Adds what was seen of chains here to the sum over shards.
     pub fn add_evidence_to(&self, sum: &mut Evidence) {
         self.order.add_to(sum);

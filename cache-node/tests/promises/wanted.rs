@@ -17,6 +17,9 @@ use crate::process::{IS_OVER_RDMA, IS_OVER_SHM, ms};
 const OBJECT: usize = 256 << 10;
 /// Objects of the chain that comes back: more than a node of 64 MiB holds.
 const LOVED: usize = 300;
+const LONG: usize = 1 << 20;
+/// Long objects that come back, likewise.
+const LOVED_LONG: usize = 70;
 /// Objects of each chain that nobody has named before.
 const NEW: usize = 8;
 
@@ -187,5 +190,60 @@ fn a_node_with_room_wants_everything() {
         let (uses, hits) = (now(Stat::SampledUses), now(Stat::SampledHits));
         assert!(uses >= 3 && hits < uses, "{hits} of {uses}");
         assert!(now(Stat::HitsAtHalf) <= now(Stat::HitsAtTwice));
+    });
+}
+
+/// Asks for one object, as a request does that computes it when it is not there.
+fn ask(client: &Client, namespace: &Namespace, key: Key) -> bool {
+    let found = client.get(namespace, &[key], &GetOptions::default()).unwrap();
+    found[0].is_ok()
+}
+
+/// Puts one long object that stands alone.
+fn put_long(client: &Client, namespace: &Namespace, key: Key, insist: bool) -> KeyResult<()> {
+    let bytes = content(key.as_bytes(), 0, LONG);
+    let object = PutObject::<Pieces<'_>>::new(key, &bytes);
+    let options = PutOptions { insist, ..PutOptions::default() };
+    client.put(namespace, &[object], &options).unwrap().remove(0)
+}
+
+#[test]
+fn a_long_object_that_stands_alone_is_refused_too() {
+    among_others(|nodes| {
+        let node = nodes.start(&[]);
+        let client = connect(&node, PATIENCE);
+        let namespace = open(&client);
+        let loved = chain("loved", LOVED_LONG);
+        for round in 0..8 {
+            for &key in &loved {
+                if !ask(&client, &namespace, key) {
+                    let stored = put_long(&client, &namespace, key, false);
+                    let is_said =
+                        matches!(stored, Ok(()) | Err(KeyError::Status(Status::NotWanted)));
+                    assert!(is_said, "{stored:?}");
+                }
+            }
+            chain(&format!("once-{round}"), 400).into_iter().for_each(|key| {
+                assert!(!ask(&client, &namespace, key));
+            });
+            std::thread::sleep(Duration::from_millis(1200));
+        }
+        let now = |what| stat(&client, what);
+        let keys = chain("new", NEW);
+        for &key in &keys {
+            assert!(!ask(&client, &namespace, key));
+            let stored = put_long(&client, &namespace, key, false);
+            assert_eq!(stored, Err(KeyError::Status(Status::NotWanted)));
+            assert!(!ask(&client, &namespace, key), "what is refused is not there");
+        }
+        assert!(now(Stat::NotWanted) > 0);
+        // Who insists is served, and so is what nobody has asked for.
+        assert_eq!(put_long(&client, &namespace, keys[0], true), Ok(()));
+        let unnamed = key("unnamed", 0);
+        assert_eq!(put_long(&client, &namespace, unnamed, false), Ok(()));
+        for key in [keys[0], unnamed] {
+            let found = client.get(&namespace, &[key], &GetOptions::default()).unwrap();
+            assert!(found[0].as_ref().unwrap().bytes == content(key.as_bytes(), 0, LONG));
+        }
     });
 }
