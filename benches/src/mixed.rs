@@ -1,10 +1,10 @@
 //! Kinds of state that share one memory, beside the best fixed split of it.
 //!
-//! Chains of a trace, outputs of media encoders (4 to 8 MiB) and features (300 B to 4 KiB), the last
-//! two of Zipf popularity, go through the node's own store in the trace's time: first all three
-//! together, then each alone with parts of the memory. What a reader would get wrong: slots have
-//! their true lengths here, and nobody writes the objects' bytes, so a region of many GiB takes only
-//! the pages of records.
+//! Chains of a trace, outputs of media encoders (4 to 8 MiB) and features (300 B to 4 KiB), the
+//! last two of Zipf popularity, go through the node's own store in the trace's time: first all
+//! three together, then each alone with parts of the memory. What a reader would get wrong: slots
+//! have their true lengths here, and nobody writes the objects' bytes, so a region of many GiB
+//! takes only the pages of records.
 
 use std::sync::Arc;
 
@@ -293,3 +293,26 @@ const PART_BYTES: u32 = 64 << 10;
 const REFIT_MS: u64 = 1000;
 /// Less leaves no room for the arena's own order.
 const REGION_BYTES_MIN: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::bundled;
+
+    #[test]
+    fn one_memory_finds_as_much_as_the_best_split() {
+        let chains = Whole::read(bundled()).unwrap();
+        let popular = |count, per_second| Popular { count, skew: 0.9, per_second };
+        let mix = Mix {
+            chain_bytes: 2 << 20,
+            media: popular(2_000, 0.5),
+            features: popular(50_000, 50.0),
+        };
+        let mixed = Mixed::new(&chains, &mix, Policy::HAZARD);
+        let hits = |tallies: &[Tally; 3]| tallies.iter().map(|it| it.prefix_hits).sum::<u64>();
+        let shared = mixed.run(512 << 20, [true; 3]).unwrap();
+        let split = mixed.best_split(512 << 20, 4, |_, _| ()).unwrap();
+        let (shared, split) = (hits(&shared), hits(&split.tallies));
+        assert!(shared * 100 >= split * 99, "{shared} hits, {split} in the best split");
+    }
+}

@@ -45,8 +45,8 @@ pub(super) struct PolicyArgs {
     /// What clients said of each request: a file with one small number a line, for `hazard`
     #[arg(long, value_name = "FILE")]
     hints: Option<PathBuf>,
-    /// Whether requests tell `hazard` that their chain ends in part of an object; a node does not
-    /// hear of it yet
+    /// Whether requests tell `hazard` that their chain ends in part of an object, as clients do
+    /// that give `Hints`
     #[arg(long, value_enum, value_name = "on|off", default_value_t = Switch::On)]
     ends: Switch,
     /// How often the shards of `hazard` learn what all of them saw, in seconds of the trace

@@ -1,10 +1,10 @@
 //! Whether a put would be welcome.
 //!
-//! Where there is room everything is. Else an object must be worth no less than whoever would have to
-//! go for it, as far as the policy knows it: what no request has named is stored. What a reader
-//! would get wrong: whether there is room is not a matter of bytes alone. Slots of one size may
-//! leave gaps that another size cannot use, so the store remembers with how many bytes it was full
-//! when it last had to evict.
+//! Where there is room everything is. Else an object must be worth no less for its bytes than
+//! whoever would have to go for it, as far as the policy knows it: what no request has named is
+//! stored. What a reader would get wrong: whether there is room is not a matter of bytes alone.
+//! Slots of one size may leave gaps that another size cannot use, so the store remembers with how
+//! many bytes it was full when it last had to evict.
 
 use larder_transport::Arena;
 

@@ -45,7 +45,8 @@ impl Host {
 
     fn put(&self, key: Key, bytes: &[u8]) {
         let object: PutObject<Pieces<'_>> = PutObject::new(key, bytes);
-        let stored = self.client.put(&self.namespace, &[object], &PutOptions::default());
+        let insist = PutOptions { insist: true, ..PutOptions::default() };
+        let stored = self.client.put(&self.namespace, &[object], &insist);
         assert_eq!(stored.unwrap(), [Ok(())]);
     }
 

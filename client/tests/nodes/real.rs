@@ -39,7 +39,9 @@ fn many_threads_get_their_own_bytes_or_a_miss_from_a_full_node() {
                     let objects: Vec<_> = numbers.iter().map(|&n| object_of(n)).collect();
                     let both = numbers.iter().zip(&objects);
                     let puts: Vec<_> = both.map(|(&n, o)| PutObject::new(key(n), o)).collect();
-                    let stored = client.put(namespace, &puts, &PutOptions::default()).unwrap();
+                    // It is full, and somebody may have asked in vain for the long one.
+                    let insist = PutOptions { insist: true, ..PutOptions::default() };
+                    let stored = client.put(namespace, &puts, &insist).unwrap();
                     assert!(stored.iter().all(Result::is_ok), "{stored:?}");
                     // Some of these are another thread's, some are evicted, some never were.
                     let asked: Vec<_> = (0..8).map(|n| (round * 37 + n * 501) % 4000).collect();

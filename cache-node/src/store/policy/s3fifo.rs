@@ -71,7 +71,8 @@ impl S3Fifo {
     }
 
     /// The next object that has to go and is accepted. Those that were used meanwhile go on, and
-    /// those that are not accepted are in use: they begin again. `wait` hears who waits from now on.
+    /// those that are not accepted are in use: they begin again. `wait` hears who waits from now
+    /// on.
     pub(super) fn search(
         notes: &mut Notes,
         now_ms: u32,
@@ -219,7 +220,8 @@ mod tests {
                 }
                 if resident == 24 {
                     let expected = naive.evict();
-                    prop_assert_eq!(S3Fifo::search(&mut notes, 0, |_| true, |_, _| ()), Some(expected));
+                    let found = S3Fifo::search(&mut notes, 0, |_| true, |_, _| ());
+                    prop_assert_eq!(found, Some(expected));
                     let note = notes.remove(expected).unwrap();
                     queues.evicted(&notes, &note, expected);
                     resident -= 1;

@@ -92,8 +92,8 @@ fn small_objects_that_are_used_stay_while_chains_pour_in() {
 fn chains_that_come_back_stay_while_small_objects_pour_in() {
     let mut kinds = Kinds::new();
     let (mut asked, mut found) = (0, 0);
-    // Each of 16 chains (4 MiB in all) comes back every 32 s. Small objects fill the memory in 16 s,
-    // and nobody asks for one again.
+    // Each of 16 chains (4 MiB in all) comes back every 32 s. Small objects fill the memory in
+    // 16 s, and nobody asks for one again.
     for step in 0..80_000u32 {
         kinds.at(u64::from(step) * 5);
         kinds.small(step);

@@ -141,7 +141,8 @@ proptest! {
             let told = Told { hint, ends_partly };
             let keys: Vec<u32> = (0..len).map(|depth| 100 * chain + depth).collect();
             let asked = keys.iter().map(|&key| (hash(key), naive.is_resident(key).then_some(key)));
-            hazard.used(&mut notes, asked.collect::<Vec<_>>().into_iter(), told, None, naive.now_ms + 77);
+            let (asked, now_ms) = (asked.collect::<Vec<_>>(), naive.now_ms + 77);
+            hazard.used(&mut notes, asked.into_iter(), told, None, now_ms);
             naive.request(&keys, told);
             for (depth, &key) in keys.iter().enumerate() {
                 if naive.is_resident(key) {
@@ -149,7 +150,8 @@ proptest! {
                 }
                 if naive.lists.values().map(Vec::len).sum::<usize>() == 16 {
                     let expected = naive.victim(&worth, &keys);
-                    let found = hazard.search(&notes, |_| 1, |number| keys.contains(&number), |_| true);
+                    let is_running = |number| keys.contains(&number);
+                    let found = hazard.search(&notes, |_| 1, is_running, |_| true);
                     prop_assert_eq!(found, expected);
                     let Some(victim) = found else { break };
                     let note = notes.remove(victim).unwrap();
