@@ -13,7 +13,7 @@ use crate::inbox::Inbox;
 use crate::outbox::Outbox;
 use crate::rdma;
 use crate::shard::{Peer, Step};
-use crate::tcp::{Ending, Wire};
+use crate::tcp::{Ending, FLUSH_BYTES, Wire};
 
 /// What came of a connection behind a put that is read.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Beside {
         self.inbox
     }
 
-    /// Serves what it may of what is here, and receives what comes; whether there was anything.
+    /// Serves what it may of what is here, and receives what comes.
     ///
     /// # Errors
     /// [`Ending`] if the peer is gone, or says what may not be said.
@@ -44,8 +44,7 @@ impl Beside {
         core: &Core,
         peer: &mut Peer,
         outbox: &mut Outbox,
-    ) -> Result<bool, Ending> {
-        let mut has_served = false;
+    ) -> Result<(), Ending> {
         while !self.is_waiting
             && let Some(header) = self.inbox.header(true)?
         {
@@ -58,9 +57,8 @@ impl Beside {
                 break;
             }
             let Some((body, _)) = self.inbox.body(&header) else { break };
-            if outbox.len() >= ANSWERS_BYTES || core.shard(|s| s.has_moves_enough(peer)) {
-                rdma::check_peer(wire)?;
-                return Ok(has_served);
+            if outbox.len() >= FLUSH_BYTES || core.shard(|s| s.has_moves_enough(peer)) {
+                return Ok(rdma::check_peer(wire)?);
             }
             let late = core.is_late(&header, self.inbox.arrived_us);
             let step = core.shard(|shard| shard.begin(peer, &header, body, late, outbox))?;
@@ -68,20 +66,19 @@ impl Beside {
             let used = HEADER_BYTES + body.len();
             self.inbox.consume(used);
             wire.spend();
-            has_served = true;
         }
         if self.is_waiting {
-            rdma::check_peer(wire)?;
-            return Ok(has_served);
+            return Ok(rdma::check_peer(wire)?);
         }
         match wire.receive_now(self.inbox.room()) {
             Ok(0) => Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
             Ok(count) => {
                 self.inbox.received(count);
                 self.inbox.arrived_us = core.now_us();
-                Ok(true)
+                wire.bytes += count as u64;
+                Ok(())
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(has_served),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
@@ -89,9 +86,5 @@ impl Beside {
 
 /// Whether a request changes nothing and has no payload.
 fn only_reads(header: &Header) -> bool {
-    let reads = [Opcode::Match, Opcode::Get, Opcode::View, Opcode::Stats, Opcode::Clients];
-    header.payload_bytes == 0 && reads.iter().any(|&opcode| opcode as u8 == header.opcode)
+    header.payload_bytes == 0 && Opcode::try_from(header.opcode).is_ok_and(Opcode::only_reads)
 }
-
-/// Answers are sent before more than this is served.
-const ANSWERS_BYTES: u64 = 256 << 10;

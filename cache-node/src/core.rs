@@ -13,6 +13,7 @@ use larder_protocol::stats::Stat;
 use larder_transport::Spin;
 
 use crate::polls::Polls;
+use crate::rdma::Turns;
 use crate::shard::Shard;
 use crate::spin::Spinning;
 use crate::stalls::{NEVER, Stalls};
@@ -30,6 +31,8 @@ pub(crate) struct Core {
     pub(crate) spin: Spinning,
     /// As `spin`, for what is under way through a card.
     pub(crate) moving: Spinning,
+    /// Who waits for a pair to be connected.
+    pub(crate) connecting: Rc<Turns>,
 }
 
 /// How long and how many, for the connections of one core.
@@ -64,6 +67,7 @@ impl Core {
             limits,
             spin: Spinning::new(spin),
             moving: Spinning::new(spin),
+            connecting: Rc::default(),
         })
     }
 

@@ -240,8 +240,8 @@ impl ShardStart {
             .preempt_timer(PREEMPT_NEVER)
             .ring_depth(depth.clamp(RING_DEPTH_MIN, RING_DEPTH_MAX))
             .io_memory(IO_MEMORY_BYTES)
-            // Not on the shard's own core.
-            .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
+            // Not on the shard's own core; one for pairs, which take long, one for all else.
+            .blocking_thread_pool_placement(PoolPlacement::Unbound(2))
             .spawn(move || self.run(entry, report))
             .map_err(|error| StartError::Executor { shard, reason: error.to_string() })
     }

@@ -9,6 +9,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
+use glommio::sync::Semaphore;
 use larder_protocol::stats::Stat;
 use larder_transport::{Luck, socket};
 
@@ -36,10 +37,13 @@ pub(crate) async fn connect(
     wire.send(core, patience, outbox).await?;
     // From here on it is the node that takes its time.
     patience.until(NEVER);
-    let coming = peer.expect_pair();
+    let Some(coming) = peer.coming() else { return Ok(()) };
+    let turns = Rc::clone(&core.connecting);
     let connects = async move {
-        let made = glommio::executor().spawn_blocking(move || job.connect()).await;
-        *coming.borrow_mut() = Some(made);
+        let turn = turns.0.acquire_permit(1).await;
+        if turn.is_ok() && coming.is_awaited() {
+            coming.leave(glommio::executor().spawn_blocking(move || job.connect()).await);
+        }
     };
     glommio::spawn_local(connects).detach();
     let mut pause = PAUSE_MIN;
@@ -51,6 +55,16 @@ pub(crate) async fn connect(
         pause = (pause * 2).min(PAUSE_MAX);
     }
     Ok(())
+}
+
+/// Whose pair is connected next: one at a time, so that what else is done aside has a thread.
+#[derive(Debug)]
+pub(crate) struct Turns(Semaphore);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(Semaphore::new(1))
+    }
 }
 
 /// Answers that a pair was connected, or not, if that is known by now.

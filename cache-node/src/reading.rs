@@ -95,11 +95,12 @@ impl<'p> Reading<'_, 'p> {
             if let Some(read) = self.peer.take_read() {
                 break read;
             }
-            if self.answer_others().await? {
-                watch.renew(self.core);
-            } else if self.put.is_doubted(self.core) || self.core.shard(|s| s.is_stuck(self.peer)) {
+            // First, for what else the peer asks wins its put no time.
+            if self.put.is_doubted(self.core) || self.core.shard(|s| s.is_stuck(self.peer)) {
                 let Self { core, peer, outbox, .. } = self;
                 core.shard(|s| s.give_up_pair(peer, outbox));
+            } else if self.answer_others().await? {
+                watch.renew(self.core);
             } else {
                 watch.rest(self.wire, self.core).await;
             }
@@ -122,11 +123,11 @@ impl<'p> Reading<'_, 'p> {
     }
 
     /// Answers what else is asked meanwhile, and gets whose objects were written; whether anything
-    /// had come or ended.
+    /// the card moves has ended.
     async fn answer_others(&mut self) -> Result<bool, Ending> {
         let Self { wire, core, peer, patience, outbox, beside, .. } = self;
-        let has_served = beside.serve(wire, core, peer, outbox)?;
-        let has_ended = answer_ended(wire, core, peer, patience, outbox).await?;
-        Ok(has_served || has_ended)
+        beside.serve(wire, core, peer, outbox)?;
+        wire.breathe_if_spent().await;
+        Ok(answer_ended(wire, core, peer, patience, outbox).await?)
     }
 }

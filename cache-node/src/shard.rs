@@ -67,6 +67,8 @@ pub(crate) struct Shard {
     card_warning_at_ms: u64,
     /// Queue pairs.
     pairs: Gauge,
+    /// Those that are being connected, or wait for that.
+    pairs_coming: Gauge,
     counts: [u64; STAT_NUMBERS],
     requests: [u64; OPCODE_NUMBERS],
     /// Set by the driver before each call.
@@ -174,6 +176,7 @@ impl Shard {
             card: None,
             card_warning_at_ms: 0,
             pairs: Gauge::default(),
+            pairs_coming: Gauge::default(),
             store,
             budgets: config.budgets.clone(),
             object_bytes_max,

@@ -259,9 +259,9 @@ async fn serve(
             Step::Connect(job) => rdma::connect(wire, core, peer, patience, outbox, job).await?,
             Step::Fill(job) => {
                 let put = AdmittedPut { job, behind, arrived_us };
-                let behind;
-                (behind, came) = put.store(wire, core, peer, patience, outbox).await?;
-                used += behind;
+                let taken;
+                (taken, came) = put.store(wire, core, peer, patience, outbox).await?;
+                used += taken;
             }
         }
         inbox.pass(used, came);
@@ -474,7 +474,7 @@ impl Drop for Wire {
 }
 
 /// Replies are gathered up to this before they are sent in mid-batch.
-const FLUSH_BYTES: u64 = 256 << 10;
+pub(crate) const FLUSH_BYTES: u64 = 256 << 10;
 /// A request that is longer may have taken a while: what was seen ahead, and the clock, are old.
 const QUICK_BYTES_MAX: usize = 512;
 /// Pieces handed to the kernel in one call.

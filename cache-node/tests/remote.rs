@@ -221,6 +221,60 @@ fn second_pair_ends_what_is_under_way_before_it_is_answered() {
     assert_eq!(far.raw.stat(Stat::PairsFailed), 0);
 }
 
+/// Asks for something, and hears that and what became of a pair that took long.
+fn hear(far: &mut Far) -> [Code; 2] {
+    let frame = far.raw.match_frame(&[b"k"], false);
+    far.raw.send(&frame);
+    [far.raw.reply().header.code, far.raw.reply().header.code]
+}
+
+#[test]
+fn pairs_that_nobody_waits_for_any_more_are_not_connected() {
+    let stand = Stand::start(|_| {});
+    stand.fabric.connect_slowly(Duration::from_millis(500));
+    for _ in 0..20 {
+        let mut gone = Far::greeted(&stand, 1 << 20);
+        let (frame, _) = gone.pair_frame();
+        gone.raw.send(&frame);
+    }
+    let mut far = Far::greeted(&stand, 1 << 20);
+    let (frame, _pair) = far.pair_frame();
+    far.raw.send(&frame);
+    // The pair under way and this one take a second, all twenty would take ten.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(hear(&mut far), [Code::Ok; 2]);
+    assert_eq!(far.raw.stat(Stat::Pairs), 1);
+}
+
+#[test]
+fn so_many_pairs_wait_to_be_connected_and_no_more() {
+    let stand = Stand::start(|_| {});
+    stand.fabric.connect_slowly(Duration::from_millis(500));
+    let ask = || {
+        let mut far = Far::greeted(&stand, 1 << 20);
+        let (frame, pair) = far.pair_frame();
+        far.raw.send(&frame);
+        (far, pair)
+    };
+    let _waiting: Vec<_> = (0..64).map(|_| ask()).collect();
+    let (mut far, _pair) = ask();
+    assert_eq!(far.raw.reply().header.code, Code::Unreachable);
+}
+
+#[test]
+fn one_connection_has_one_pair_connected_at_a_time() {
+    let stand = Stand::start(|_| {});
+    stand.fabric.connect_slowly(Duration::from_millis(200));
+    let mut far = Far::greeted(&stand, 1 << 20);
+    let [(first, _own), (second, _other)] = [far.pair_frame(), far.pair_frame()];
+    far.raw.send(&[first, second].concat());
+    let refused = far.raw.reply().header;
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(refused.code, Code::Unreachable);
+    assert_eq!(hear(&mut far), [Code::Ok; 2]);
+    assert_eq!(far.raw.stat(Stat::Pairs), 1);
+}
+
 #[test]
 fn cut_link_is_told_and_slots_come_back() {
     use larder_transport::rdma::QueuePair;

@@ -10,6 +10,8 @@ mod fabric;
 mod process;
 mod raw;
 
+use std::io::Write;
+use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use larder_protocol::message::{Get, MatchReply, PairAddress, RemotePiece};
@@ -160,11 +162,49 @@ fn what_only_reads_is_served_while_a_put_is_read_and_nothing_else() {
     let removed = far.raw.remove_frame(&[b"long"]);
     let last = far.raw.match_frame(&[b"long"], false);
     far.raw.send(&[removed, last].concat());
+    far.raw.set_patience(Duration::from_millis(50));
+    assert!(far.raw.socket().peek(&mut [0; 1]).is_err(), "nothing of the put is answered yet");
+    far.raw.set_patience(SOON);
     stand.go();
     assert_eq!(far.raw.reply().statuses(), [Status::Stored]);
     assert_eq!(far.raw.reply().statuses(), [Status::Removed]);
     let reply = far.raw.reply();
     assert_eq!(MatchReply::decode(&reply.body).unwrap().leading, 0);
+}
+
+#[test]
+fn a_long_put_that_is_read_takes_nothing_from_what_is_served_beside_it() {
+    let stand = Stand::start(|config| config.reply_bytes_max = Some(4 << 20));
+    let mut far = Far::connect(&stand, 8 << 20);
+    let long = object(&far, b"long", 0, 3 << 20);
+    stand.hold();
+    let put = far.raw.put_frame(&[long], false);
+    let found = far.raw.match_frame(&[b"long"], false);
+    far.raw.send(&[put, found].concat());
+    // It is no slot that is being sent, so it does not count as one.
+    assert_eq!(MatchReply::decode(&far.raw.reply().body).unwrap().leading, 0);
+    stand.go();
+    assert_eq!(far.raw.reply().statuses(), [Status::Stored]);
+}
+
+#[test]
+fn a_put_that_stands_still_is_given_up_however_much_else_is_asked() {
+    let stand = Stand::start(|_| {});
+    let mut far = Far::connect(&stand, 1 << 20);
+    let put = object(&far, b"k", 0, 900_000);
+    stand.hold();
+    let frame = far.raw.put_frame(&[put], false);
+    far.raw.send(&frame);
+    let asked: Vec<u8> = (0..50).flat_map(|_| far.raw.match_frame(&[b"k"], false)).collect();
+    let [mut asks, ends] = [far.raw.socket(), far.raw.socket()];
+    std::thread::scope(|scope| {
+        scope.spawn(move || while asks.write_all(&asked).is_ok() {});
+        let until = Instant::now() + SOON;
+        let mut replies = std::iter::repeat_with(|| far.raw.reply().header.code);
+        let last = replies.find(|code| *code != Code::Ok || Instant::now() >= until);
+        ends.shutdown(Shutdown::Both).unwrap();
+        assert_eq!(last, Some(Code::Unreachable));
+    });
 }
 
 #[test]

@@ -63,6 +63,14 @@ from_byte!(
     Unshare, Release, Pair, Clients,
 );
 
+impl Opcode {
+    /// Whether a request of it changes nothing. While a node reads a put by its card it serves what
+    /// only reads of the connection, and nothing behind what does not.
+    pub const fn only_reads(self) -> bool {
+        matches!(self, Self::Match | Self::Get | Self::View | Self::Stats | Self::Clients)
+    }
+}
+
 /// The header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {

@@ -39,7 +39,7 @@ pub(crate) struct Remote {
     /// The first field: what is under way ends before anything else goes.
     link: Option<Link>,
     /// Where a pair comes that is being connected.
-    coming: Option<Coming>,
+    coming: Option<Rc<Coming>>,
     /// All that is under way, in its order.
     moves: VecDeque<Move>,
     /// Gets that are answered when their last move ended, in the order of their moves.
@@ -51,6 +51,8 @@ pub(crate) struct Remote {
     /// Bytes under way, and since when nothing of them has ended.
     bytes: u64,
     since_ms: u64,
+    /// Of these bytes, those that are written: slots which count as being sent.
+    writing_bytes: u64,
     moves_taken: u64,
     /// Used again and again.
     ended: Vec<Ended>,
@@ -129,8 +131,24 @@ pub(crate) struct PairMade {
     pair: Result<AnyPair, FabricError>,
 }
 
-/// What will have come of a [`PairJob`].
-pub(crate) type Coming = Rc<RefCell<Option<PairMade>>>;
+/// Where what came of a [`PairJob`] is left. The connection has it, and whoever does the job.
+#[derive(Debug)]
+pub(crate) struct Coming {
+    made: RefCell<Option<PairMade>>,
+    _coming: Held,
+}
+
+impl Coming {
+    /// Whether the connection is still there.
+    pub(crate) fn is_awaited(self: &Rc<Self>) -> bool {
+        Rc::strong_count(self) > 1
+    }
+
+    /// Leaves the pair to the connection.
+    pub(crate) fn leave(&self, made: PairMade) {
+        *self.made.borrow_mut() = Some(made);
+    }
+}
 
 impl PairJob {
     /// Does it. Not on a shard's core: a card may look for its peer for a second.
@@ -170,21 +188,14 @@ impl Peer {
         link.is_some_and(|link| link.transfers.end().is_none())
     }
 
-    /// Where the driver shall leave the pair that it has connected.
-    pub(crate) fn expect_pair(&mut self) -> Coming {
-        let coming = Coming::default();
-        if let Some(remote) = &mut self.remote {
-            remote.coming = Some(Rc::clone(&coming));
-        }
-        coming
+    /// Where the driver shall leave the pair that it connects.
+    pub(crate) fn coming(&self) -> Option<Rc<Coming>> {
+        self.remote.as_ref()?.coming.clone()
     }
 
-    /// The pair that was expected, once it is there.
-    pub(crate) fn take_pair(&mut self) -> Option<PairMade> {
-        let remote = self.remote.as_mut()?;
-        let made = remote.coming.as_ref()?.borrow_mut().take()?;
-        remote.coming = None;
-        Some(made)
+    /// The pair that is awaited, once it is there.
+    pub(crate) fn take_pair(&self) -> Option<PairMade> {
+        self.remote.as_ref()?.coming.as_ref()?.made.borrow_mut().take()
     }
 
     /// The next object of the put that is served whose read has ended.
@@ -228,6 +239,7 @@ impl Remote {
         self.moves.push_back(Move { token: self.moves_taken, bytes, place });
         self.moves_taken += 1;
         self.bytes += u64::from(bytes);
+        self.writing_bytes += if place.is_none() { u64::from(bytes) } else { 0 };
     }
 }
 
@@ -258,13 +270,15 @@ impl Shard {
         out: &mut Outbox,
     ) -> Result<Step<'a>, DecodeError> {
         let address = PairAddress::decode(body)?;
-        let (Some(card), Some(remote)) = (&self.card, &peer.remote) else {
+        let (Some(card), Some(remote)) = (&self.card, &mut peer.remote) else {
             return Ok(self.refuse(header, Code::Unsupported, out));
         };
-        if remote.coming.is_some() {
-            // No client asks for two, and each takes a thread for a second.
+        if remote.coming.is_some() || self.pairs_coming.value() >= PAIRS_COMING_MAX {
+            // No client asks for two, and each may take a thread for a second.
             return Ok(self.refuse(header, Code::Unreachable, out));
         }
+        let _coming = self.pairs_coming.hold(1);
+        remote.coming = Some(Rc::new(Coming { made: RefCell::default(), _coming }));
         let fabric = card.fabric.clone();
         self.unlink(peer, out);
         Ok(Step::Connect(PairJob { header: *header, fabric, peer: address }))
@@ -273,6 +287,7 @@ impl Shard {
     /// Takes a pair that was connected, and tells its client where it is.
     pub(crate) fn finish_pair(&mut self, peer: &mut Peer, made: PairMade, out: &mut Outbox) {
         let (Some(card), Some(remote)) = (&self.card, &mut peer.remote) else { return };
+        remote.coming = None;
         let pair = match made.pair {
             Ok(pair) => pair,
             Err(error) => {
@@ -305,7 +320,7 @@ impl Shard {
     /// what it asked for must not take what all of them have.
     pub(crate) fn has_moves_enough(&self, peer: &Peer) -> bool {
         peer.remote.as_ref().is_some_and(|remote| {
-            let is_much = remote.bytes > self.sending_bytes_max / READERS_MIN;
+            let is_much = remote.writing_bytes > self.sending_bytes_max / READERS_MIN;
             is_much || remote.moves.len() + BATCH_OBJECTS_MAX > MOVES_MAX
         })
     }
@@ -409,6 +424,7 @@ impl Shard {
             remote.read.push_back(Read { place, slot });
             return;
         }
+        remote.writing_bytes -= u64::from(moved.bytes);
         let first = remote.parked.front_mut().expect("a get is parked until its last move ended");
         first.left -= 1;
         first.has_failed |= ended.outcome.is_err();
@@ -441,6 +457,8 @@ const MOVES_MAX: usize = 4 * BATCH_OBJECTS_MAX;
 /// out in seconds, and says so in a request that would be read only then. A guess: real cards
 /// complete a work within a millisecond.
 const STUCK_MS: u64 = 250;
+/// Most pairs that wait to be connected. A guess: cards make one in half a millisecond.
+const PAIRS_COMING_MAX: u64 = 64;
 /// Between two warnings of the same kind.
 const WARNING_PAUSE_MS: u64 = 60_000;
 /// Requests of one burst share a ring of the doorbell, but so many transfers are not kept waiting.
