@@ -72,8 +72,10 @@ impl Io {
     /// Ends legs whose deadline has passed, and draws conclusions about the peer.
     fn expire(&mut self, at: usize, now: Instant) {
         let session = &mut self.conns[at].session;
-        // Silence says nothing about a node that maps memory of ours: that takes its time.
-        let silent_since = session.silent_since().filter(|_| !session.is_mapping());
+        // Silence says nothing about a node that maps memory of ours, or reads it: that takes its
+        // time.
+        let is_busy = session.is_mapping() || session.waits_for_reads(now);
+        let silent_since = session.silent_since().filter(|_| !is_busy);
         match session.expire(now) {
             Ok(0) => {}
             Ok(_) => {

@@ -392,11 +392,24 @@ impl Session {
         was_aimed || is_aimed
     }
 
-    /// Whether the node is reading a put by its card: it serves nothing else meanwhile on this
-    /// connection that changes anything.
-    pub(crate) fn is_read_from(&self) -> bool {
-        let mut legs = self.flights.values().filter_map(Flight::leg);
-        legs.any(|leg| leg.opcode == Opcode::Put && leg.aim.is_some())
+    /// Whether all that is late waits for a put which the node reads by its card: nothing of this
+    /// connection that changes anything is served meanwhile, nor what was asked behind that.
+    pub(crate) fn waits_for_reads(&self, now: Instant) -> bool {
+        // Where nothing was aimed there is nothing to look for.
+        if self.pairing.doubt_at.is_none() {
+            return false;
+        }
+        let is_read = |flight: &Flight| {
+            flight.leg().is_some_and(|leg| leg.opcode == Opcode::Put && leg.aim.is_some())
+        };
+        let read = self.flights.iter().filter(|(_, flight)| is_read(flight));
+        let Some(read) = read.map(|(&id, _)| id).min() else { return false };
+        let waits = |(id, flight): &(&u64, &Flight)| **id > read && !flight.opcode.only_reads();
+        let waits_from = self.flights.iter().filter(waits).map(|(&id, _)| id).min();
+        let is_late = |leg: &Leg| leg.call.deadline <= now;
+        let is_served = |id: u64| waits_from.is_none_or(|from| id < from);
+        let mut flights = self.flights.iter();
+        !flights.any(|(&id, flight)| is_served(id) && flight.leg().is_some_and(is_late))
     }
 
     fn note_aimed(&mut self, leg: &mut Leg, is_aimed: bool, now: Instant) {
@@ -412,11 +425,6 @@ impl Session {
 }
 
 impl Leg {
-    /// Whether the node serves it also while it reads a put, or is reading it.
-    pub(crate) fn is_served_beside_reads(&self) -> bool {
-        matches!(self.opcode, Opcode::Get | Opcode::Match) || self.aim.is_some()
-    }
-
     /// The node has answered: what it was let to touch is ours again.
     pub(crate) fn settle(&mut self) {
         self.landings.iter_mut().for_each(|landing| {
@@ -462,8 +470,8 @@ const PIECE_BYTES: usize = 16;
 const REFUSED_PAUSE_MIN: Duration = Duration::from_secs(1);
 const REFUSALS_COUNTED: u32 = 7;
 /// How long requests wait for the node to make its end of the first pair. A node tells at once what
-/// takes it 20 ms. A guess.
-const AWAITED_FOR: Duration = Duration::from_millis(50);
+/// takes it 20 ms, and anything else with the answer to the next request. A guess.
+const AWAITED_FOR: Duration = Duration::from_millis(25);
 /// How long all calls wait for our end to be connected: cards take 0.5 ms where there is a way, and
 /// up to a second where there is none. A guess.
 const CONNECTS_WITHIN: Duration = Duration::from_millis(5);

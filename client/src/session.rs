@@ -272,8 +272,7 @@ impl Session {
         pair.into_iter().chain([self.earliest]).flatten().min()
     }
 
-    /// Ends every leg whose deadline has passed; answers how many, without those that had to wait
-    /// for a put that the node reads.
+    /// Ends every leg whose deadline has passed; answers how many.
     ///
     /// # Errors
     /// [`Broken::HalfPut`] if one of them was half written.
@@ -281,11 +280,9 @@ impl Session {
         if self.earliest.is_none_or(|earliest| earliest > now) {
             return Ok(0);
         }
-        let is_read_from = self.is_read_from();
         let out = self.take_if(|call| call.deadline <= now);
         self.earliest = self.legs().map(|leg| leg.call.deadline).min();
-        let is_told = |leg: &Leg| !is_read_from || leg.is_served_beside_reads();
-        let missed = out.0.iter().filter(|leg| is_told(leg)).count();
+        let missed = out.0.len();
         out.0.into_iter().for_each(|leg| leg.fail(&KeyError::DeadlineExceeded));
         out.1.map_or(Ok(missed), Err)
     }
