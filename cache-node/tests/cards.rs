@@ -102,7 +102,8 @@ impl Side {
             PutObject::new(*key, place)
         });
         let named: Vec<_> = named.collect();
-        self.client.put(&self.namespace, &named, &PutOptions::default()).unwrap()
+        let insist = PutOptions { insist: true, ..PutOptions::default() };
+        self.client.put(&self.namespace, &named, &insist).unwrap()
     }
 
     /// Gets these into exposed memory, and looks at what is there and beside it.
