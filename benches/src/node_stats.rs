@@ -15,6 +15,7 @@ use serde::Serialize;
 #[derive(Debug, Clone)]
 pub struct NodeStats {
     sums: [u64; STAT_NUMBERS],
+    shards: usize,
     processes: Vec<NodeProcessStats>,
 }
 
@@ -51,10 +52,11 @@ impl NodeStats {
     /// # Errors
     /// If a shard cannot be asked: sums without it would mislead.
     pub fn read(client: &Client) -> Result<Self, Error> {
-        let mut stats = Self { sums: [0; STAT_NUMBERS], processes: Vec::new() };
+        let mut stats = Self { sums: [0; STAT_NUMBERS], shards: 0, processes: Vec::new() };
         for shard in client.stats(None)? {
             let ShardValue::Stats(values) = shard.answer? else { continue };
             let mut process = NodeProcessStats { node_id: shard.node_id, ..Default::default() };
+            stats.shards += 1;
             for (stat, value) in values {
                 stats.sums[stat as usize] += value;
                 match stat {
@@ -78,6 +80,11 @@ impl NodeStats {
             *sum = sum.checked_sub(before).unwrap_or(*sum);
         }
         self
+    }
+
+    /// How many shards were asked.
+    pub const fn shards(&self) -> usize {
+        self.shards
     }
 
     /// The sum over all shards.

@@ -1,14 +1,15 @@
 //! Replays a trace against real nodes, with real bytes, as an inference server would use them.
 //!
-//! For each request: ask which of its chain is there (a probe, so that asking changes nothing),
-//! read what is, store what is not, the deepest first, and touch the whole chain, so that its head
-//! ends youngest. On one shard that is LRU touched tail to head, to the object. Hits are counted at
-//! the probe.
+//! For each request as runtimes do: match its chain with touch, read the run that is there, store
+//! what is missing and wanted, head first. Or, for LRU touched tail to head to the object: ask which
+//! is there (a probe, so that asking changes nothing), read what is, store what is not, the deepest
+//! first, and touch the whole chain, so that its head ends youngest. Hits are counted when the chain
+//! is asked for.
 
 use std::time::{Duration, Instant};
 
 use larder_client::{
-    Client, Config, Error, GetOptions, KeyError, MatchOptions, MatchResult, Namespace,
+    Client, Config, Error, GetOptions, Hints, KeyError, MatchOptions, MatchResult, Namespace,
     NamespaceSpec, Payload, PutObject, PutOptions,
 };
 use larder_protocol::limits::BATCH_OBJECTS_MAX;
@@ -30,6 +31,17 @@ pub struct Rules {
     pub verify: bool,
     /// How long one call may take.
     pub deadline: Duration,
+    /// When a request touches its chain.
+    pub touch: Touch,
+}
+
+/// When a request touches its chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Touch {
+    /// When it asks which of it is there, as runtimes do.
+    First,
+    /// When it has stored what was missing.
+    Last,
 }
 
 /// A replay under way.
@@ -41,7 +53,7 @@ pub struct Replay {
     /// Of this run: bytes that an earlier one left behind are wrong.
     version: u64,
     memory: Vec<u8>,
-    /// What the last probe found.
+    /// What the last request found and read.
     hits: Vec<Key>,
     counts: Counts,
 }
@@ -55,8 +67,8 @@ pub struct Counts {
     pub wrong: u64,
     /// Objects, or keys, without an answer, and objects that were not stored.
     pub errors: u64,
-    /// Objects that the probe found and the read a moment later did not: somebody else's puts made
-    /// room for themselves.
+    /// Objects that were there when asked for, and not when they were read a moment later: somebody else's puts
+    /// made room for themselves.
     pub vanished: u64,
     /// Bytes of objects that came.
     pub bytes_read: u64,
@@ -66,9 +78,9 @@ pub struct Counts {
     pub first_error: Option<String>,
     /// The first wrong object, in words.
     pub first_wrong: Option<String>,
-    /// How long whole requests took: probe, read, store and touch.
+    /// How long whole requests took: match, read and store.
     pub request_latency: Latency,
-    /// How long probes took.
+    /// How long matches took.
     pub match_latency: Latency,
     /// How long reads took, each up to [`GROUP_BYTES`] of objects.
     pub get_latency: Latency,
@@ -142,7 +154,52 @@ impl Replay {
         let chain: Vec<Link> =
             (0..).zip(&request.ids).map(|(depth, &id)| link(id, depth)).collect();
         let keys: Vec<Key> = chain.iter().map(|link| link.key).collect();
-        let Some(found) = self.probe(&keys)? else { return Ok(()) };
+        let options = match self.rules.touch {
+            Touch::First => MatchOptions {
+                touch: true,
+                hints: Hints {
+                    is_last_partial: request.ends_partly(),
+                    object_bytes: self.rules.object_bytes,
+                    ..Hints::default()
+                },
+                ..MatchOptions::default()
+            },
+            Touch::Last => MatchOptions::default(),
+        };
+        let Some(found) = self.ask(&keys, &options)? else { return Ok(()) };
+        match self.rules.touch {
+            Touch::First => self.load_and_save(&chain, &found)?,
+            Touch::Last => self.read_all_and_touch(&chain, &keys, &found)?,
+        }
+        self.counts.request_latency.record(begun.elapsed());
+        Ok(())
+    }
+
+    /// Reads the run that is there, and stores what is missing, until something is not wanted: what
+    /// is behind a hole is of no use.
+    fn load_and_save(&mut self, chain: &[Link], found: &MatchResult) -> Result<(), Error> {
+        let run = (0..chain.len()).take_while(|&index| found.is_hit(index)).count();
+        self.hits = chain[..run].iter().map(|link| link.key).collect();
+        let mut missing = Vec::new();
+        for group in chain[..run].chunks(self.group_len()) {
+            missing.append(&mut self.read(group)?);
+        }
+        let behind = (run..chain.len()).filter(|&index| !found.is_hit(index));
+        let welcome = behind.take_while(|&index| found.is_wanted(index));
+        missing.extend(welcome.map(|index| chain[index]));
+        for group in missing.chunks(self.group_len()) {
+            self.store(group, &[])?;
+        }
+        Ok(())
+    }
+
+    /// Reads all that is there, stores all that is not, and touches everything.
+    fn read_all_and_touch(
+        &mut self,
+        chain: &[Link],
+        keys: &[Key],
+        found: &MatchResult,
+    ) -> Result<(), Error> {
         let mut missing = Vec::new();
         let mut resident = Vec::new();
         for (index, link) in chain.iter().enumerate() {
@@ -159,14 +216,12 @@ impl Replay {
         for group in others {
             self.store(group, &[])?;
         }
-        self.store(last, &keys)?;
-        self.counts.request_latency.record(begun.elapsed());
-        Ok(())
+        self.store(last, keys)
     }
 
-    fn probe(&mut self, keys: &[Key]) -> Result<Option<MatchResult>, Error> {
+    fn ask(&mut self, keys: &[Key], options: &MatchOptions) -> Result<Option<MatchResult>, Error> {
         let begun = Instant::now();
-        let answer = self.client.match_chain(&self.namespace, keys, &MatchOptions::default());
+        let answer = self.client.match_chain(&self.namespace, keys, options);
         let Some(found) = self.counts.or_late(answer, keys.len())? else { return Ok(None) };
         self.counts.match_latency.record(begun.elapsed());
         (0..keys.len()).filter_map(|index| found.error(index)).for_each(|error| {

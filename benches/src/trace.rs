@@ -27,6 +27,21 @@ pub struct Request {
     pub ids: Vec<u64>,
 }
 
+impl Request {
+    /// Whether the last of its objects stands for fewer tokens than an object has.
+    pub fn ends_partly(&self) -> bool {
+        ends_partly(self.input_tokens, self.ids.len())
+    }
+}
+
+/// Whether the last of so many objects stands for fewer tokens than an object has.
+pub(crate) fn ends_partly(input_tokens: u32, objects: usize) -> bool {
+    u64::from(input_tokens) < TOKENS_PER_OBJECT * objects as u64
+}
+
+/// What one id of a trace stands for.
+pub(crate) const TOKENS_PER_OBJECT: u64 = 512;
+
 /// Why a trace ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {

@@ -36,6 +36,15 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     parse(text, &DURATION_UNITS).map(Duration::from_micros).ok_or_else(|| wanted.to_owned())
 }
 
+/// Reads a number above 0.
+///
+/// # Errors
+/// A sentence for the person who wrote it.
+pub fn parse_positive(text: &str) -> Result<f64, String> {
+    let parsed = text.parse().ok().filter(|number: &f64| number.is_finite() && *number > 0.0);
+    parsed.ok_or_else(|| "expected a number above 0".to_owned())
+}
+
 /// Reads seconds, more than 0 and at most a day; the unit is in the flag's name.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use larder_benches::names::key_of;
 use larder_benches::node_stats::{CpuSource, NodeStats};
 use larder_benches::paths::PathChoice;
 use larder_benches::reference::Lru;
-use larder_benches::replay::{Replay, Rules};
+use larder_benches::replay::{Replay, Rules, Touch};
 use larder_benches::tally::Tally;
 use larder_benches::trace::{Request, bundled};
 use larder_client::{Client, NamespaceSpec, Payload, Pending, PutObject, PutOptions};
@@ -45,7 +45,8 @@ fn plan(node: &Node, op: Op) -> Plan {
 const READS: [Reads; 4] = [Reads::Allocated, Reads::Own, Reads::Registered, Reads::Leased];
 
 fn rules(object_bytes: u32) -> Rules {
-    Rules { object_bytes, verify: true, deadline: Duration::from_secs(10) }
+    let (deadline, touch) = (Duration::from_secs(10), Touch::Last);
+    Rules { object_bytes, verify: true, deadline, touch }
 }
 
 fn sample(count: usize) -> Vec<Request> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use larder_benches::node_stats::NodeStats;
 use larder_benches::progress::{Progress, bar};
-use larder_benches::replay::{Counts, Replay, Rules};
+use larder_benches::replay::{Counts, Replay, Rules, Touch};
 use larder_benches::report::{Output, Table, ratio};
 use larder_benches::sides::{SideFigures, Sides};
 use larder_benches::standstill::Standstill;
@@ -70,7 +70,7 @@ impl Demo {
         eprintln!("{}", node.ready_line());
         let address = node.address().to_string();
         let (object_bytes, deadline) = (self.object_bytes, Duration::from_secs(10));
-        let rules = Rules { object_bytes, verify: true, deadline };
+        let rules = Rules { object_bytes, verify: true, deadline, touch: Touch::Last };
         let mut replay = Replay::begin(&address, rules.clone())?;
         let mut sides = Sides::connect(&address, object_bytes, deadline)?;
         let requests: Vec<Request> = bundled().collect::<Result<_, _>>()?;

@@ -10,7 +10,7 @@ use larder_benches::progress::{Progress, bar};
 use larder_benches::report::{Output, Table};
 use larder_benches::tally::Tally;
 use larder_benches::trace::{Trace, bundled};
-use larder_benches::units::{format_bytes, parse_bytes, parse_object_bytes};
+use larder_benches::units::{format_bytes, parse_bytes, parse_object_bytes, parse_positive};
 use larder_node::store::Policy;
 use serde::Serialize;
 
@@ -44,17 +44,17 @@ pub(super) struct MixedArgs {
         value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     media: u32,
     /// Requests for media in a second
-    #[arg(long, value_name = "RATE", default_value_t = 2.0, value_parser = positive)]
+    #[arg(long, value_name = "RATE", default_value_t = 2.0, value_parser = parse_positive)]
     media_rate: f64,
     /// How many features there are
     #[arg(long, value_name = "COUNT", default_value_t = 500_000,
         value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     features: u32,
     /// Requests for features in a second
-    #[arg(long, value_name = "RATE", default_value_t = 500.0, value_parser = positive)]
+    #[arg(long, value_name = "RATE", default_value_t = 500.0, value_parser = parse_positive)]
     feature_rate: f64,
     /// Popularity: the n-th of media, and of features, is asked for 1/n^SKEW as often as the first
-    #[arg(long, value_name = "SKEW", default_value_t = 0.9, value_parser = positive)]
+    #[arg(long, value_name = "SKEW", default_value_t = 0.9, value_parser = parse_positive)]
     skew: f64,
     /// Parts into which memory is cut to find the best split
     #[arg(long, value_name = "COUNT", default_value_t = 16,
@@ -150,9 +150,4 @@ impl AllResults {
         table.row(&["hits".into(), shared, split, format_bytes(self.memory_bytes)]);
         table
     }
-}
-
-fn positive(text: &str) -> Result<f64, String> {
-    let parsed = text.parse().ok().filter(|number: &f64| number.is_finite() && *number > 0.0);
-    parsed.ok_or_else(|| "expected a number above 0".to_owned())
 }

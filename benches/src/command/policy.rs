@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use larder_benches::policy::{Chart, Line, Rules, Score, Whole, optimum, replay};
 use larder_benches::report::{Output, Table};
 use larder_benches::trace::{Trace, bundled};
+use larder_benches::units::parse_positive;
 use larder_node::store::Policy;
 use serde::Serialize;
 
@@ -49,10 +50,13 @@ pub(super) struct PolicyArgs {
     /// that give `Hints`
     #[arg(long, value_enum, value_name = "on|off", default_value_t = Switch::On)]
     ends: Switch,
-    /// How often the shards of `hazard` learn what all of them saw, in seconds of the trace
+    /// How often the shards of `hazard` learn what all of them saw, in seconds of the replay
     #[arg(long, value_name = "SECONDS", default_value_t = 10,
         value_parser = clap::value_parser!(u32).range(1..))]
     refit_seconds: u32,
+    /// Replay at so many times the trace's pace, as `replay --speed` does: all times are divided by it
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = parse_positive)]
+    speed: f64,
     /// Replay several policies with several capacities, and draw them
     #[arg(long, conflicts_with_all = ["capacity", "policy"])]
     sweep: bool,
@@ -143,6 +147,7 @@ impl PolicyArgs {
         if let Some(path) = &self.hints {
             whole.hint(path)?;
         }
+        let whole = whole.at_speed(self.speed);
         if self.sweep {
             return self.run_sweep(&whole);
         }

@@ -7,13 +7,17 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use larder_benches::node_stats::NodeStats;
+use larder_benches::policy::{self, Whole, at_speed};
 use larder_benches::progress::Progress;
 use larder_benches::reference::Lru;
-use larder_benches::replay::{Counts, Replay, Rules};
+use larder_benches::replay::{Counts, Replay, Rules, Touch};
 use larder_benches::report::{Output, Table, ratio};
 use larder_benches::tally::Tally;
 use larder_benches::trace::{Request, Trace, bundled};
-use larder_benches::units::{parse_bytes, parse_duration, parse_object_bytes, show_bytes};
+use larder_benches::units::{
+    parse_bytes, parse_duration, parse_object_bytes, parse_positive, show_bytes,
+};
+use larder_node::store::Policy;
 use larder_protocol::stats::Stat;
 use serde::Serialize;
 
@@ -21,13 +25,14 @@ use super::{Failure, embedded};
 
 /// Replay a trace against a node as an inference server would use it
 ///
-/// For each request: match the chain, get what is there, put what is not (deepest first), touch the
-/// whole chain. Hits are counted at the match. The comparison with plain LRU supposes that nobody
-/// else uses the node. Lines are Mooncake's JSON or `t_ms tokens id0 id1 …`, plain or compressed
-/// with zstd.
+/// For each request: match its chain with touch, get the run that is there, put what is missing and
+/// wanted, head first. Hits are counted at the match. The comparisons, with plain LRU and with what
+/// `policy` makes of it, suppose that nobody else uses the node. Lines are Mooncake's JSON or
+/// `t_ms tokens id0 id1 …`, plain or compressed with zstd.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    larder-bench replay --trace conversation_trace.jsonl --object-bytes 64KiB --verify\n  \
+    larder-bench replay --trace conversation_trace.jsonl --object-bytes 192KiB --speed 60\n  \
+    larder-bench replay --trace conversation_trace.jsonl --object-bytes 64KiB --touch last --verify\n  \
     larder-bench replay --embedded --memory 512MiB --object-bytes 16KiB --verify --json\n  \
     larder-bench replay --node 10.0.0.7:7400 --trace trace.txt.zst --object-bytes 1MiB")]
 pub(super) struct ReplayArgs {
@@ -54,6 +59,15 @@ pub(super) struct ReplayArgs {
     /// Check every byte that is read
     #[arg(long)]
     verify: bool,
+    /// Begin requests when they are due, at so many times the trace's pace, and compare with what
+    /// the node's default policy makes of the trace at that pace in virtual time; without it they
+    /// follow one another as fast as they can
+    #[arg(long, value_name = "FACTOR", value_parser = parse_positive)]
+    speed: Option<f64>,
+    /// When a request touches its chain: `first`, as it asks for it, or `last`, when all of it is
+    /// there, and then everything that is missing is put, the deepest first
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = When::First)]
+    touch: When,
     /// Stop after so many requests
     #[arg(long, value_name = "REQUESTS")]
     limit: Option<usize>,
@@ -62,6 +76,13 @@ pub(super) struct ReplayArgs {
     deadline: Duration,
     #[command(flatten)]
     output: Output,
+}
+
+/// When a request touches its chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum When {
+    First,
+    Last,
 }
 
 /// Everything that `replay` tells. Names are kept: programs read them.
@@ -87,6 +108,10 @@ pub(super) struct Results {
     evicted: u64,
     pub(super) lru_prefix_hit: f64,
     lru_inserts_per_reference: f64,
+    /// At a pace: what the node's default policy makes of the same room in virtual time, and how
+    /// much later than it was due a request began.
+    policy_prefix_hit: Option<f64>,
+    late_seconds_max: f64,
     first_error: Option<String>,
     first_wrong: Option<String>,
 }
@@ -106,9 +131,14 @@ impl ReplayArgs {
         let evicted_before = NodeStats::read(replay.client())?.sum(Stat::Evicted);
         let started = Instant::now();
         let mut progress = Progress::new(started);
-        let mut requests = Vec::new();
+        let (mut requests, mut late) = (Vec::new(), Duration::ZERO);
         for request in trace.take(self.limit.unwrap_or(usize::MAX)) {
             let request = request?;
+            if let Some(speed) = self.speed {
+                let due = started + Duration::from_millis(at_speed(request.t_ms, speed));
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                late = late.max(due.elapsed());
+            }
             replay.request(&request)?;
             let now = Instant::now();
             if progress.is_due(now) {
@@ -122,14 +152,22 @@ impl ReplayArgs {
         let evicted = stats.sum(Stat::Evicted) - evicted_before;
         let held = stats.sum(Stat::Objects) - stats.sum(Stat::StaleObjects);
         let lru = model(&requests, held, evicted);
-        let results = Results::new(replay.counts(), &rules, took, &Held { held, evicted, lru });
+        let twin = self.speed.map(|speed| twin(&requests, speed, held, stats.shards()));
+        let twin = twin.transpose()?;
+        let mut results = Results::new(replay.counts(), &rules, took, &Held { held, evicted, lru });
+        results.policy_prefix_hit = twin.map(|tally| tally.prefix_hit());
+        results.late_seconds_max = late.as_secs_f64();
         self.output.emit("replay", &results, &results.table())?;
         Ok(results.exit_code())
     }
 
     fn rules(&self) -> Rules {
         let (object_bytes, verify, deadline) = (self.object_bytes, self.verify, self.deadline);
-        Rules { object_bytes, verify, deadline }
+        let touch = match self.touch {
+            When::First => Touch::First,
+            When::Last => Touch::Last,
+        };
+        Rules { object_bytes, verify, deadline, touch }
     }
 }
 
@@ -148,6 +186,24 @@ pub(super) fn model(requests: &[Request], held: u64, evicted: u64) -> Tally {
     requests.iter().for_each(|request| lru.request(request, &mut tally));
     tally
 }
+
+/// What the node's default policy makes of requests at a pace, with room for so many objects on so
+/// many shards.
+fn twin(requests: &[Request], speed: f64, held: u64, shards: usize) -> Result<Tally, Failure> {
+    let whole = Whole::read(requests.iter().cloned().map(Ok))?.at_speed(speed);
+    let rules = policy::Rules {
+        policy: Policy::Hazard { by_cost: false, small_bytes_end: 0 },
+        capacity: usize::try_from(held).unwrap_or(usize::MAX),
+        shards: u16::try_from(shards).unwrap_or(u16::MAX),
+        admission: true,
+        ends: true,
+        refit_ms: REFIT_MS,
+    };
+    Ok(policy::replay(&whole, &rules)?.tally)
+}
+
+/// As the shards of a node do about it.
+const REFIT_MS: u64 = 1000;
 
 impl Results {
     pub(super) fn new(counts: &Counts, rules: &Rules, took: Duration, held: &Held) -> Self {
@@ -172,6 +228,8 @@ impl Results {
             evicted: held.evicted,
             lru_prefix_hit: held.lru.prefix_hit(),
             lru_inserts_per_reference: held.lru.inserts_per_reference(),
+            policy_prefix_hit: None,
+            late_seconds_max: 0.0,
             first_error: counts.first_error.clone(),
             first_wrong: counts.first_wrong.clone(),
         }
@@ -190,6 +248,10 @@ impl Results {
         row("references", self.references.to_string());
         row("prefix hit", percent(self.prefix_hit));
         row("  of plain LRU with the same room", percent(self.lru_prefix_hit));
+        if let Some(hit) = self.policy_prefix_hit {
+            row("  of its default policy in virtual time", percent(hit));
+            row("late by at most, seconds", format!("{:.3}", self.late_seconds_max));
+        }
         row("block hit", percent(self.block_hit));
         row("inserts per reference", format!("{:.4}", self.inserts_per_reference));
         row("objects held, evicted", format!("{}, {}", self.objects_held, self.evicted));

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::tally::Tally;
+use crate::trace::TOKENS_PER_OBJECT;
 
 /// Counts of a replay.
 #[derive(Debug, Default, Clone, Copy)]
@@ -55,8 +56,6 @@ fn work(tokens: f64) -> f64 {
     tokens + tokens * tokens / (2.0 * CONTEXT_TOKENS)
 }
 
-/// What one id of a trace stands for.
-pub(super) const TOKENS_PER_OBJECT: u64 = 512;
 /// Context at which attention costs as much as the rest: 1.396e10 / (4 · 4096 · 32).
 const CONTEXT_TOKENS: f64 = 26_624.0;
 

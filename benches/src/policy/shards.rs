@@ -74,12 +74,18 @@ pub fn replay(whole: &Whole, rules: &Rules) -> Result<Score, larder_transport::R
         score.count(asked.input_tokens, &hits);
         let asked = Asked { ends_partly: asked.ends_partly && rules.ends, ..asked };
         let begun = cpu_time();
-        for shard in shards.iter_mut().filter(touched) {
-            score.tally.inserts += if is_by_request {
-                shard.use_at_once(&asked, rules.admission)
-            } else {
-                shard.use_one_by_one(&asked)
-            };
+        if is_by_request {
+            let asking = shards.iter_mut().filter(touched);
+            let unwanted = asking.filter_map(|shard| shard.use_at_once(&asked, rules.admission));
+            // What is behind a hole is of no use, whoever has the hole.
+            let end = unwanted.min().unwrap_or(usize::MAX);
+            for shard in shards.iter_mut().filter(touched) {
+                score.tally.inserts += shard.write_missing(&asked, end, rules.admission);
+            }
+        } else {
+            for shard in shards.iter_mut().filter(touched) {
+                score.tally.inserts += shard.use_one_by_one(&asked);
+            }
         }
         if is_by_request && asked.t_ms >= learned_ms + rules.refit_ms {
             learn(&mut shards);
@@ -160,26 +166,45 @@ impl Shard {
         }
     }
 
-    /// Uses all keys as one request, and then writes what is missing, head first, until something
-    /// is not wanted: what is behind a hole is of no use. How many were written.
-    fn use_at_once(&mut self, asked: &Asked<'_>, admission: bool) -> u64 {
+    /// Uses all keys as one request, as a match does; the depth of the first that is missing and
+    /// not wanted.
+    fn use_at_once(&mut self, asked: &Asked<'_>, admission: bool) -> Option<usize> {
         let told = self.told(asked);
         self.store.used(self.namespace, &self.uses, told, asked.t_ms);
+        if !admission {
+            return None;
+        }
+        let missing = self.uses.iter().zip(&self.keys).filter(|(a_use, _)| !a_use.is_hit());
+        let (mut places, mut depths) = (Vec::new(), Vec::new());
+        for (_, (key, depth)) in missing {
+            places.push(self.store.place_of(self.namespace, key.as_bytes()));
+            depths.push(*depth);
+        }
+        let mut first = None;
+        self.store.wants_each(self.namespace, places.into_iter(), 0, |nth, is_wanted| {
+            if !is_wanted {
+                first.get_or_insert(depths[nth]);
+            }
+        });
+        first
+    }
+
+    /// Writes what is missing and not as deep as this, head first, as a put of it does: each is
+    /// asked about once more. How many were written.
+    fn write_missing(&mut self, asked: &Asked<'_>, end: usize, admission: bool) -> u64 {
         let mut written = 0;
-        let is_hit = |a_use: &Use| a_use.is_hit();
-        let first = self.uses.iter().take_while(|a_use| is_hit(a_use)).count();
-        for index in first..self.keys.len() {
+        let ends = self.keys.iter().position(|&(_, depth)| depth >= end);
+        for index in 0..ends.unwrap_or(self.keys.len()) {
             let (key, depth) = self.keys[index];
             let place = self.store.place_of(self.namespace, key.as_bytes());
             let ask = self.ask(asked.t_ms);
             if self.store.peek_at(&ask, key.as_bytes(), place).is_ok() {
                 continue;
             }
-            if admission && !self.store.wants(self.namespace, place, 0) {
-                break;
+            if !admission || self.store.wants(self.namespace, place, 0) {
+                self.write(&key, depth, asked);
+                written += 1;
             }
-            self.write(&key, depth, asked);
-            written += 1;
         }
         written
     }

@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 
 use ahash::AHashMap;
 
-use super::score::TOKENS_PER_OBJECT;
-use crate::trace::{Request, TraceError};
+use crate::trace::{Request, TraceError, ends_partly};
 
 /// A trace that was read to its end.
 #[derive(Debug, Default)]
@@ -121,13 +120,20 @@ impl Whole {
         Ok(())
     }
 
+    /// The same at so many times its pace.
+    pub fn at_speed(mut self, speed: f64) -> Self {
+        let hastened = |request: &mut Head| request.t_ms = at_speed(request.t_ms, speed);
+        self.requests.iter_mut().for_each(hastened);
+        self
+    }
+
     /// Its requests in order.
     pub fn requests(&self) -> impl ExactSizeIterator<Item = Asked<'_>> {
         self.requests.iter().enumerate().map(|(index, head)| {
             let start = index.checked_sub(1).map_or(0, |before| self.requests[before].end);
             let Head { t_ms, input_tokens, hint, end } = *head;
             let ids = &self.ids[start..end];
-            let ends_partly = u64::from(input_tokens) < TOKENS_PER_OBJECT * ids.len() as u64;
+            let ends_partly = ends_partly(input_tokens, ids.len());
             Asked { t_ms, input_tokens, hint, ends_partly, ids }
         })
     }
@@ -146,6 +152,11 @@ impl Whole {
     pub(super) fn references(&self) -> &[u32] {
         &self.ids
     }
+}
+
+/// When something is due that is due at a time of the trace, at so many times its pace.
+pub fn at_speed(t_ms: u64, speed: f64) -> u64 {
+    (t_ms as f64 / speed) as u64
 }
 
 #[cfg(test)]
