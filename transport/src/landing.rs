@@ -7,7 +7,8 @@
 
 use crate::lend::Ticket;
 use crate::pieces::Pieces;
-use crate::rdma::reach::Reached;
+use crate::rdma::reach::{Exposed, Reached};
+use larder_protocol::message::RemotePiece;
 use std::any::Any;
 use std::sync::Arc;
 
@@ -16,7 +17,18 @@ use std::sync::Arc;
 pub struct Landing {
     /// Dropped before the memory comes home.
     pub(crate) reached: Option<Reached>,
+    /// Likewise: who waits for the memory may use this as well then.
+    aboard: Option<Box<Aboard>>,
     memory: Memory,
+}
+
+/// Memory of a device, as long as the landing, that cards write instead.
+#[derive(Debug)]
+struct Aboard {
+    exposed: Exposed,
+    address: u64,
+    /// Dropped with the landing.
+    _away: Arc<dyn Any + Send + Sync>,
 }
 
 #[derive(Debug)]
@@ -73,7 +85,39 @@ impl Landing {
     }
 
     const fn new(memory: Memory) -> Self {
-        Self { reached: None, memory }
+        Self { reached: None, memory, aboard: None }
+    }
+
+    /// As it is, but for cards, which write to `address` and on in `exposed` memory of a device
+    /// instead: what comes another way comes to where it came before. `away` is dropped with the
+    /// landing, and no peer writes there any more then.
+    ///
+    /// # Safety
+    ///
+    /// Until `away` is dropped nobody else reads or writes so many bytes there.
+    #[must_use]
+    pub unsafe fn or_aboard(
+        mut self,
+        exposed: &Exposed,
+        address: u64,
+        away: Arc<dyn Any + Send + Sync>,
+    ) -> Self {
+        let aboard = Aboard { exposed: exposed.clone(), address, _away: away };
+        self.aboard = Some(Box::new(aboard));
+        self
+    }
+
+    /// Whether cards write to memory of a device, so that what has landed cannot be looked at.
+    pub fn is_aboard(&self) -> bool {
+        self.aboard.is_some()
+    }
+
+    /// What a peer is told of memory of a device, if there is some, and that memory.
+    pub(crate) fn aboard(&self) -> Option<(RemotePiece, Exposed)> {
+        let Aboard { exposed, address, .. } = self.aboard.as_deref()?;
+        let bytes = u32::try_from(self.len()).ok()?;
+        let rkey = exposed.key_of(*address, bytes.into())?;
+        Some((RemotePiece { address: *address, rkey, bytes }, exposed.clone()))
     }
 
     /// Bytes it has room for: the object's length.
@@ -144,7 +188,7 @@ impl Landing {
     pub fn into_vec(self) -> Result<Vec<u8>, Self> {
         match self.memory {
             Memory::Owned(bytes) => Ok(bytes),
-            memory @ Memory::Pieces { .. } => Err(Self { reached: self.reached, memory }),
+            memory @ Memory::Pieces { .. } => Err(Self { memory, ..self }),
         }
     }
 }

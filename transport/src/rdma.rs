@@ -9,6 +9,7 @@
 //! polled or its queue pair is gone, whatever the peer, the deadline or the connection says.
 
 pub mod any;
+pub mod device_memory;
 pub mod fabric;
 pub mod reach;
 pub mod simulated;
@@ -17,6 +18,7 @@ pub mod transfers;
 pub mod verbs;
 
 pub use any::{AnyFabric, AnyMemory, AnyPair};
+pub use device_memory::{DeviceMemory, Home};
 pub use fabric::{Completion, Direction, Fabric, FabricError, Memory, QueuePair, Work, WorkError};
 pub use reach::{Exposed, Reach};
 pub use transfers::{Ended, Held, Refused, Transfers, TransfersConfig};

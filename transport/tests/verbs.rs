@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use larder_protocol::message::RemotePiece;
-use larder_transport::rdma::verbs::{DeviceMemory, VerbsMemory, VerbsPair, devices};
+use larder_transport::rdma::verbs::{VerbsMemory, VerbsPair, devices};
 use larder_transport::rdma::{
-    Ended, Fabric, Held, Memory, QueuePair, Refused, Transfers, TransfersConfig, Verbs,
-    VerbsConfig, WorkError,
+    DeviceMemory, Ended, Fabric, Held, Memory, QueuePair, Refused, Transfers, TransfersConfig,
+    Verbs, VerbsConfig, WorkError,
 };
 use larder_transport::{Arena, HugePages, Region, Registered, SharedMemory, Slot};
 

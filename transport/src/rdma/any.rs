@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use larder_protocol::message::PairAddress;
 
+use crate::rdma::device_memory::{DeviceMemory, Home};
 use crate::rdma::fabric::{Completion, Fabric, FabricError, Memory, QueuePair, Work};
 use crate::rdma::simulated::{SimulatedFabric, SimulatedMemory, SimulatedPair};
 #[cfg(feature = "rdma")]
@@ -118,6 +119,24 @@ impl Fabric for AnyFabric {
             Self::Verbs(fabric) => {
                 // SAFETY: the caller keeps the same promise.
                 unsafe { fabric.expose(memory) }.map(AnyMemory::Verbs)
+            }
+        }
+    }
+
+    unsafe fn expose_device(
+        &self,
+        memory: &DeviceMemory<'_>,
+        home: Home,
+    ) -> Result<AnyMemory, FabricError> {
+        match self {
+            Self::Simulated(fabric) => {
+                // SAFETY: the caller keeps the same promise.
+                unsafe { fabric.expose_device(memory, home) }.map(AnyMemory::Simulated)
+            }
+            #[cfg(feature = "rdma")]
+            Self::Verbs(fabric) => {
+                // SAFETY: the caller keeps the same promise.
+                unsafe { fabric.expose_device(memory, home) }.map(AnyMemory::Verbs)
             }
         }
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use larder_protocol::message::{PairAddress, RemotePiece};
 
+use crate::rdma::device_memory::{DeviceMemory, Home};
 use crate::region::Region;
 use crate::registered::Registered;
 
@@ -34,6 +35,22 @@ pub trait Fabric {
     /// Whoever is told the key reads and writes only what it was asked to: ranges of landings and
     /// sources that live.
     unsafe fn expose(&self, memory: &Registered) -> Result<Self::Memory, FabricError>;
+
+    /// Registers memory of a GPU, for peers to write and read by its key. Until what is answered
+    /// was dropped, `home` keeps the memory.
+    ///
+    /// # Errors
+    /// [`FabricError`] if the driver of the card, or that of the memory, knows no such thing, or
+    /// the range is not in the buffer.
+    ///
+    /// # Safety
+    ///
+    /// As [`Fabric::expose`], and the range is memory for as long as `home` is there.
+    unsafe fn expose_device(
+        &self,
+        memory: &DeviceMemory<'_>,
+        home: Home,
+    ) -> Result<Self::Memory, FabricError>;
 
     /// A queue pair that is not connected yet, with room for so many works at a time.
     ///

@@ -13,6 +13,7 @@ use larder_protocol::message::{PairAddress, RemotePiece};
 
 use crate::landing::Landing;
 use crate::rdma::any::{AnyFabric, AnyMemory, AnyPair};
+use crate::rdma::device_memory::{DeviceMemory, Home};
 use crate::rdma::fabric::{Fabric, FabricError, Memory, QueuePair};
 use crate::registered::Registered;
 use crate::shared::SharedMemory;
@@ -67,12 +68,30 @@ impl Exposed {
         Self::new(fabric, &memory.registered())
     }
 
+    /// Has the fabric know memory of another device, which `home` keeps.
+    ///
+    /// # Errors
+    /// As [`Exposed::new`].
+    ///
+    /// # Safety
+    ///
+    /// The range is memory for as long as `home` is there.
+    pub unsafe fn of_device(
+        fabric: &AnyFabric,
+        memory: &DeviceMemory<'_>,
+        home: Home,
+    ) -> Result<Self, FabricError> {
+        // SAFETY: the caller answers for the memory; its key is told as in `new`.
+        let memory = unsafe { fabric.expose_device(memory, home) }?;
+        Ok(Self { memory: Arc::new(memory) })
+    }
+
     /// Whether these are clones of one.
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.memory, &other.memory)
     }
 
-    fn key_of(&self, address: u64, bytes: u64) -> Option<u32> {
+    pub(crate) fn key_of(&self, address: u64, bytes: u64) -> Option<u32> {
         self.memory.remote_key().filter(|_| self.memory.contains(address, bytes))
     }
 }
@@ -153,7 +172,16 @@ impl Reached {
 impl Landing {
     /// Lets the peer of `reach` write it, in these pieces, if all of it lies in exposed memory.
     /// Nobody else may until it is settled: whoever asks for its bytes ends the pair.
+    ///
+    /// One that lies aboard as well is written there alone.
     pub fn reach(&mut self, reach: &Reach, exposed: &[Exposed]) -> Option<Vec<RemotePiece>> {
+        if self.is_aboard() {
+            self.withdraw();
+            let (piece, memory) = self.aboard().filter(|_| !reach.is_over())?;
+            let reach = reach.clone();
+            self.reached = Some(Reached { reach, is_settled: false, _memory: vec![memory] });
+            return Some(vec![piece]);
+        }
         let mut ends = Vec::new();
         self.for_each_piece(0, u64::MAX, |piece| ends.push((piece.as_ptr(), piece.len())));
         let (pieces, reached) = pieces(&ends, reach, exposed)?;
@@ -326,6 +354,42 @@ mod tests {
         assert!(!reach.is_over());
         drop(source);
         assert!(reach.is_over());
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "needs a memfd")]
+    fn a_landing_with_memory_aboard_is_written_there_and_looked_at_here() {
+        let fabric = AnyFabric::Simulated(SimulatedFabric::new(1, Faults::default()));
+        let memfd = rustix::fs::memfd_create("device", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&memfd, 8192).unwrap();
+        // No address of this process.
+        let address = 0xffff_8000_0000_0000;
+        let expose = |offset, bytes| {
+            let descriptor = std::os::fd::AsFd::as_fd(&memfd);
+            let memory = DeviceMemory { descriptor, offset, bytes, address };
+            // SAFETY: memory of a memfd is there for as long as it is mapped.
+            unsafe { Exposed::of_device(&fabric, &memory, Box::new(())) }
+        };
+        assert!(expose(0, 8193).is_err() && expose(1, 100).is_err() && expose(0, 0).is_err());
+        let (exposed, away) = (expose(4096, 4096).unwrap(), Arc::new(()));
+        let aboard = |at: u64, away: &Arc<()>| {
+            let landing = Landing::from_vec(vec![7; 100]);
+            // SAFETY: nobody else knows the memory.
+            unsafe { landing.or_aboard(&exposed, address + at, Arc::clone(away) as _) }
+        };
+        let reach = Reach::new(&fabric).unwrap();
+        assert!(aboard(3997, &away).reach(&reach, &[]).is_none(), "it does not end there");
+        let mut landing = aboard(3996, &away);
+        let piece = landing.reach(&reach, &[]).unwrap().remove(0);
+        assert_eq!((piece.address, piece.bytes), (address + 3996, 100));
+        assert!(landing.is_aboard() && landing.settle());
+        assert_eq!(landing.piece_at(98), [7, 7], "what comes another way comes here");
+        landing.reach(&reach, &[]).unwrap();
+        assert!(!reach.is_over());
+        assert_eq!(Arc::strong_count(&away), 2);
+        drop(landing);
+        assert!(reach.is_over() && Arc::strong_count(&away) == 1);
+        assert!(aboard(0, &away).reach(&reach, &[]).is_none(), "the pair is over");
     }
 
     #[test]

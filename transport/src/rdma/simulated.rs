@@ -5,6 +5,8 @@
 //! card does at any time, and nothing by itself; somebody has to [`step`](SimulatedFabric::step).
 //! Packets that were sent before a pair ended still arrive at the peer, as they would.
 
+mod mapped;
+mod memory;
 mod peer;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -15,12 +17,14 @@ use std::time::Duration;
 
 use larder_protocol::message::PairAddress;
 
-use crate::rdma::fabric::{
-    Completion, Direction, Fabric, FabricError, Memory, QueuePair, Work, WorkError,
-};
+use crate::rdma::device_memory::{DeviceMemory, Home as DeviceHome};
+use crate::rdma::fabric::{Completion, Direction, Fabric, FabricError, QueuePair, Work, WorkError};
 use crate::region::Region;
 use crate::registered::Registered;
 
+use mapped::Mapped;
+pub use memory::SimulatedMemory;
+use memory::{Entry, Home, Span};
 pub use peer::PeerMemory;
 
 /// The fabric. Clones are the same; one for all sides.
@@ -38,12 +42,6 @@ pub struct Faults {
     pub completions_doubled: u32,
 }
 
-/// Registered memory of a [`SimulatedFabric`].
-#[derive(Debug, Clone)]
-pub struct SimulatedMemory {
-    entry: Arc<Entry>,
-}
-
 /// A queue pair of a [`SimulatedFabric`].
 #[derive(Debug)]
 pub struct SimulatedPair {
@@ -52,33 +50,12 @@ pub struct SimulatedPair {
 }
 
 #[derive(Debug)]
-struct Entry {
-    world: Arc<Mutex<World>>,
-    key: u32,
-    span: Span,
-    /// Keeps the memory where it is.
-    _home: Home,
-}
-
-#[derive(Debug)]
-enum Home {
-    Region(#[expect(dead_code, reason = "is dropped")] Arc<Region>),
-    Registered(#[expect(dead_code, reason = "is dropped")] Registered),
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Span {
-    address: u64,
-    bytes: u64,
-    for_peers: bool,
-}
-
-#[derive(Debug)]
 struct World {
     random: u64,
     faults: Faults,
     connecting_takes: Duration,
     refuses_memory: bool,
+    writes_to_spoil: u32,
     last_key: u32,
     last_number: u32,
     memories: BTreeMap<u32, Span>,
@@ -122,6 +99,7 @@ impl SimulatedFabric {
             faults,
             connecting_takes: Duration::ZERO,
             refuses_memory: false,
+            writes_to_spoil: 0,
             last_key: 0,
             last_number: 0,
             memories: BTreeMap::new(),
@@ -152,6 +130,12 @@ impl SimulatedFabric {
         lock(&self.world).refuses_memory = true;
     }
 
+    /// Of so many packets that are written from now on a bit is another one when they arrive, as
+    /// where what is between card and memory is broken.
+    pub fn spoil_writes(&self, packets: u32) {
+        lock(&self.world).writes_to_spoil = packets;
+    }
+
     /// Keeps everything as it is until the answer is dropped.
     #[cfg(test)]
     pub(crate) fn hold(&self) -> impl Drop + '_ {
@@ -159,8 +143,7 @@ impl SimulatedFabric {
     }
 
     fn enter(&self, address: u64, bytes: u64, home: Home) -> SimulatedMemory {
-        let for_peers = matches!(home, Home::Registered(_));
-        let span = Span { address, bytes, for_peers };
+        let span = Span::new(address, bytes, &home);
         let mut world = lock(&self.world);
         world.last_key += 1;
         let key = world.last_key;
@@ -188,6 +171,18 @@ impl Fabric for SimulatedFabric {
         Ok(self.enter(address, bytes, Home::Registered(memory.clone())))
     }
 
+    unsafe fn expose_device(
+        &self,
+        memory: &DeviceMemory<'_>,
+        home: DeviceHome,
+    ) -> Result<SimulatedMemory, FabricError> {
+        if lock(&self.world).refuses_memory {
+            return Err(refused("expose_device", ErrorKind::OutOfMemory));
+        }
+        let mapped = Mapped::new(memory)?;
+        Ok(self.enter(memory.address, memory.bytes, Home::Device(mapped, home)))
+    }
+
     fn pair(&self, works_max: u32) -> Result<SimulatedPair, FabricError> {
         let mut world = lock(&self.world);
         world.last_number += 1;
@@ -196,26 +191,6 @@ impl Fabric for SimulatedFabric {
         world.pairs.insert(number, pair);
         drop(world);
         Ok(SimulatedPair { world: Arc::clone(&self.world), number })
-    }
-}
-
-impl Memory for SimulatedMemory {
-    fn local_key(&self) -> u32 {
-        self.entry.key
-    }
-
-    fn remote_key(&self) -> Option<u32> {
-        self.entry.span.for_peers.then_some(self.entry.key)
-    }
-
-    fn contains(&self, address: u64, bytes: u64) -> bool {
-        self.entry.span.contains(address, bytes)
-    }
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        lock(&self.world).memories.remove(&self.key);
     }
 }
 
@@ -347,7 +322,11 @@ impl World {
         if is_cut || peer.filter(answers).is_none() {
             return self.fail(number, WorkError::NoAnswer);
         }
-        let Packet { work, from, bytes, asked, is_last } = packet;
+        let Packet { work, from, mut bytes, asked, is_last } = packet;
+        if let Some(byte) = bytes.first_mut().filter(|_| self.writes_to_spoil > 0) {
+            *byte ^= 1;
+            self.writes_to_spoil -= 1;
+        }
         let there = work.remote.address + u64::from(from);
         let here = work.local_address + u64::from(from);
         let arrived = match work.direction {
@@ -415,7 +394,7 @@ impl World {
         if !span.contains(address, bytes.into()) || by_peer && !span.for_peers {
             return None;
         }
-        let from = with_exposed_provenance::<u8>(usize::try_from(address).ok()?);
+        let from = with_exposed_provenance::<u8>(span.place(address)?);
         let mut copy = vec![0; bytes as usize];
         // SAFETY: it is inside of memory that was registered and is kept until it is not; whoever
         // told its key, or posted a work with it, promised that it may be read.
@@ -429,8 +408,8 @@ impl World {
         if !span.contains(address, bytes.len() as u64) || by_peer && !span.for_peers {
             return false;
         }
-        let Ok(address) = usize::try_from(address) else { return false };
-        let to = with_exposed_provenance_mut::<u8>(address);
+        let Some(place) = span.place(address) else { return false };
+        let to = with_exposed_provenance_mut::<u8>(place);
         // SAFETY: as for reading, with the promise that it may be written.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
         true
@@ -459,13 +438,6 @@ impl Pair {
             .map(|work| Completion { number: work.number, outcome: Err(WorkError::Flushed) });
         self.completions.extend(flushed);
         (self.works_sent, self.bytes_sent) = (0, 0);
-    }
-}
-
-impl Span {
-    fn contains(&self, address: u64, bytes: u64) -> bool {
-        let inside = address.checked_sub(self.address);
-        inside.and_then(|inside| inside.checked_add(bytes)).is_some_and(|end| end <= self.bytes)
     }
 }
 

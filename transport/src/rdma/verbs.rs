@@ -15,11 +15,11 @@ use std::sync::Arc;
 
 use larder_protocol::message::PairAddress;
 
+use crate::rdma::device_memory::{DeviceMemory, Home};
 use crate::rdma::fabric::{Completion, Fabric, FabricError, Memory, QueuePair, Work};
 use crate::region::Region;
 use crate::registered::Registered;
 
-pub use self::device::DeviceMemory;
 use self::device::{Device, Domain, Limits, Port, Reach, Registration};
 pub use self::devices::{DeviceReport, PortReport, devices};
 use self::pair::{Pair, Route};
@@ -163,26 +163,6 @@ impl Verbs {
         devices::numa_node_of(self.device())
     }
 
-    /// Registers memory of a GPU, for peers to write and read by its key. Until what is answered
-    /// was dropped, `home` keeps the memory.
-    ///
-    /// # Errors
-    /// [`FabricError`] if the driver of the card, or that of the memory, knows no such thing, or
-    /// the range is not in the buffer.
-    ///
-    /// # Safety
-    ///
-    /// As [`Fabric::expose`], and the range is memory for as long as `home` is there.
-    pub unsafe fn expose_device(
-        &self,
-        memory: &DeviceMemory<'_>,
-        home: Box<dyn std::any::Any + Send + Sync>,
-    ) -> Result<VerbsMemory, FabricError> {
-        // SAFETY: the caller keeps this promise.
-        let made = unsafe { Registration::of_device(&self.domain, memory, home) };
-        Ok(VerbsMemory::new(made?, memory.address, memory.bytes, Reach::Peers))
-    }
-
     /// # Safety
     ///
     /// As for [`Registration::new`].
@@ -191,7 +171,7 @@ impl Verbs {
         address: usize,
         bytes: usize,
         reach: Reach,
-        home: Box<dyn std::any::Any + Send + Sync>,
+        home: Home,
     ) -> Result<VerbsMemory, FabricError> {
         // SAFETY: the caller keeps this promise.
         let made = unsafe { Registration::new(&self.domain, address, bytes, reach, home) };
@@ -223,6 +203,16 @@ impl Fabric for Verbs {
         let (address, bytes) = (memory.address(), memory.len());
         // SAFETY: it stays memory while it is registered, and the caller answers for the peers.
         unsafe { self.enter(address, bytes, Reach::Peers, Box::new(memory.clone())) }
+    }
+
+    unsafe fn expose_device(
+        &self,
+        memory: &DeviceMemory<'_>,
+        home: Home,
+    ) -> Result<VerbsMemory, FabricError> {
+        // SAFETY: the caller keeps this promise.
+        let made = unsafe { Registration::of_device(&self.domain, memory, home) };
+        Ok(VerbsMemory::new(made?, memory.address, memory.bytes, Reach::Peers))
     }
 
     fn pair(&self, works_max: u32) -> Result<VerbsPair, FabricError> {

@@ -4,14 +4,14 @@
 //! wrong: a forked child has these values too, and the descriptor behind them, so it would take its
 //! parent's pairs down. Only the process that made them unmakes them.
 
-use std::any::Any;
 use std::ffi::{CStr, c_int};
 use std::fmt;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::ptr::{NonNull, with_exposed_provenance_mut};
 use std::sync::Arc;
 
 use crate::fork::process_id;
+use crate::rdma::device_memory::{DeviceMemory, Home};
 use crate::rdma::fabric::FabricError;
 use crate::rdma::verbs::bindings::{done, made, packet_bytes, remote_access, sys, unmade};
 
@@ -72,25 +72,11 @@ impl Reach {
     }
 }
 
-/// Memory of another device, a GPU, that a card reaches without a processor: what a dma-buf stands
-/// for.
-#[derive(Debug, Clone, Copy)]
-pub struct DeviceMemory<'a> {
-    /// The dma-buf.
-    pub descriptor: BorrowedFd<'a>,
-    /// Where in it, in bytes.
-    pub offset: u64,
-    /// How much of it, in bytes.
-    pub bytes: u64,
-    /// The address by which peers name its first byte, such as the one that the device uses.
-    pub address: u64,
-}
-
 /// Memory that the device knows.
 pub(super) struct Registration {
     region: NonNull<sys::ibv_mr>,
     /// Keeps the memory where it is.
-    home: Option<Box<dyn Any + Send + Sync>>,
+    home: Option<Home>,
     domain: Arc<Domain>,
 }
 
@@ -242,7 +228,7 @@ impl Registration {
         address: usize,
         bytes: usize,
         reach: Reach,
-        home: Box<dyn Any + Send + Sync>,
+        home: Home,
     ) -> Result<Self, FabricError> {
         let (at, access) = (with_exposed_provenance_mut(address), reach.access());
         // SAFETY: the domain is there, and the memory too, as the caller promised.
@@ -259,7 +245,7 @@ impl Registration {
     pub(super) unsafe fn of_device(
         domain: &Arc<Domain>,
         memory: &DeviceMemory<'_>,
-        home: Box<dyn Any + Send + Sync>,
+        home: Home,
     ) -> Result<Self, FabricError> {
         let DeviceMemory { descriptor, offset, bytes, address } = *memory;
         let (pd, fd) = (domain.domain.as_ptr(), descriptor.as_raw_fd());
