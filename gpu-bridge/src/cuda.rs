@@ -7,20 +7,27 @@ mod copies;
 mod driver;
 mod export;
 mod kernel;
+mod list;
 mod memory;
+mod module;
 mod pinned;
+mod polynomial;
 #[cfg(feature = "product")]
 pub mod product;
 mod stream;
+mod sums;
 #[cfg(test)]
 mod tests;
 
 use std::any::Any;
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use cudarc::driver::sys;
 
 use crate::device::{Batch, Device, DeviceError, Direction, PlacedPiece};
+use crate::dock::Shown;
 use crate::host_range::{Access, HostRange};
 use crate::movers::Movers;
 use crate::plan::Plan;
@@ -29,11 +36,12 @@ use driver::{Context, check};
 use kernel::{Kernel, Launch, Place, Tiles};
 use memory::Origin;
 use stream::Held;
+use sums::Summing;
 
 pub use driver::{Properties, device_count};
 pub use export::IpcHandle;
-pub use kernel::KernelOrigin;
 pub use memory::CudaMemory;
+pub use module::KernelOrigin;
 pub use pinned::CudaPinned;
 pub use stream::{CudaEvent, CudaStream};
 
@@ -49,6 +57,8 @@ pub struct CudaDevice {
 struct Shared {
     /// None where it could not be loaded: all is left to the copy engines then.
     kernel: Option<Kernel>,
+    /// None where it could not be loaded: there are no docks then.
+    summing: Option<Summing>,
     properties: Properties,
     context: Arc<Context>,
     ordinal: u32,
@@ -75,9 +85,12 @@ impl CudaDevice {
                 tracing::warn!(%error, "no kernel was loaded; small pieces are copied one by one");
             })
             .ok();
+        let summing = Summing::load(&context, properties.capability)
+            .inspect_err(|error| tracing::warn!(%error, "the device makes no checksums"))
+            .ok();
         let movers = Movers::default();
         let engines = Engines::new(&context, movers.batches)?;
-        let shared = Arc::new(Shared { kernel, properties, context, ordinal });
+        let shared = Arc::new(Shared { kernel, summing, properties, context, ordinal });
         Ok(Self { shared, engines, movers })
     }
 
@@ -188,7 +201,7 @@ impl CudaDevice {
         let pages: usize = batch.objects.iter().map(|object| object.pages.len()).sum();
         let mut copies = Copies::with_capacity(plan.page_pieces().len() * pages);
         for object in batch.objects {
-            let start = object.pinned.host_address() + object.offset;
+            let start = object.pinned.copy_address() + object.offset;
             for piece in plan.pieces(object.pages) {
                 let host = start + (piece.object_offset - first);
                 let device = batch.memory.address() + piece.device_offset;
@@ -196,7 +209,7 @@ impl CudaDevice {
                     Direction::ToDevice => (device, host),
                     Direction::FromDevice => (host, device),
                 };
-                copies.push(target, source, piece.bytes)?;
+                copies.push(target, source, piece.bytes, object.pinned.is_on_device())?;
             }
         }
         self.engines.submit(stream, batch.direction, &mut copies)
@@ -216,6 +229,54 @@ impl Device for CudaDevice {
 
     fn pin(&self, range: HostRange) -> Result<CudaPinned, DeviceError> {
         CudaPinned::new(self.context(), &range, self.shared.properties.pins_read_only)
+    }
+
+    fn dock(&self, bytes: u64) -> Result<(CudaPinned, Shown), DeviceError> {
+        if self.shared.summing.is_none() {
+            return Err(NO_CHECKSUMS);
+        }
+        // What a driver maps at a time, so that it begins and ends where pages do.
+        let memory = self.allocate(bytes.next_multiple_of(DOCK_UNIT_BYTES))?;
+        let (address, bytes) = (memory.address(), memory.bytes());
+        let dma_buf = memory.export_dma_buf(self)?;
+        let shown = Shown::dma_buf(dma_buf, address, bytes, Arc::new(memory.clone()));
+        Ok((CudaPinned::of_device(memory), shown))
+    }
+
+    fn checksums(
+        &self,
+        stream: &mut CudaStream,
+        of: &CudaPinned,
+        ranges: &[Range<u64>],
+        until: Instant,
+    ) -> Result<Option<Vec<u64>>, DeviceError> {
+        let summing = self.shared.summing.as_ref().ok_or(NO_CHECKSUMS)?;
+        let ranges = sums::addresses(ranges, of.device_address(), of.bytes())?;
+        let launches = sums::Launch::all(&ranges);
+        let mut lists = Vec::with_capacity(launches.len());
+        let happened = (|| {
+            let _current = self.context().enter()?;
+            if self.shared.properties.flushes_cards {
+                driver::flush_cards()?;
+            }
+            for launch in &launches {
+                lists.push(stream.list()?);
+                let list = lists.last().expect("it was pushed just now");
+                summing.launch(stream, list, launch, self.movers.sms_max)?;
+            }
+            self.wait_until(&stream.record()?, until)
+        })();
+        let mut remainders = vec![0; ranges.len()];
+        if happened == Ok(true) {
+            launches
+                .iter()
+                .zip(&lists)
+                .for_each(|(launch, list)| launch.take(list, &mut remainders));
+        }
+        // Also after an error: some of it may be under way. The device keeps code and tables.
+        let used = Held::Any(Box::new((self.clone(), of.clone())));
+        stream.keep(lists.into_iter().map(Held::List).chain([used]))?;
+        Ok(happened?.then(|| sums::finish(&ranges, &remainders)))
     }
 
     fn learn(&self, plan: Plan) -> Result<CudaLearnt, DeviceError> {
@@ -272,7 +333,7 @@ impl Device for CudaDevice {
             if direction == Direction::FromDevice && pinned.access() == Access::ReadOnly {
                 return Err(DeviceError::ReadOnly { bytes: device.bytes });
             }
-            let host = pinned.host_address() + piece.offset;
+            let host = pinned.copy_address() + piece.offset;
             let device_at = device.memory.address() + device.offset;
             let (target, source) = match direction {
                 Direction::ToDevice => (device_at, host),
@@ -280,7 +341,7 @@ impl Device for CudaDevice {
             };
             // The driver takes no copy of nothing.
             if device.bytes > 0 {
-                copies.push(target, source, device.bytes)?;
+                copies.push(target, source, device.bytes, pinned.is_on_device())?;
             }
         }
         let submitted = {
@@ -355,3 +416,6 @@ fn owner(address: u64) -> Result<Option<u32>, DeviceError> {
 
 const NOT_OURS: DeviceError =
     DeviceError::Unsupported { what: "what was to be adopted is no memory of this device" };
+const NO_CHECKSUMS: DeviceError =
+    DeviceError::Unsupported { what: "this device makes no checksums: its kernel was not loaded" };
+const DOCK_UNIT_BYTES: u64 = 2 << 20;

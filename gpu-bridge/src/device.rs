@@ -6,8 +6,10 @@
 
 use std::any::Any;
 use std::fmt::Debug;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use crate::dock::Shown;
 use crate::host_range::HostRange;
 use crate::layout::LayoutError;
 use crate::plan::Plan;
@@ -19,7 +21,8 @@ use crate::plan::Plan;
 pub trait Device: Clone + Debug + Send + Sync + 'static {
     /// Memory of the device. The last clone gives it back; copies under way hold one.
     type Memory: Clone + Debug + Send + Sync + 'static;
-    /// Host memory that the device reaches by itself. The last clone undoes the registration.
+    /// Where objects are that are copied: host memory that the device reaches by itself, of which
+    /// the last clone undoes the registration, or the device's own memory of a dock.
     type Pinned: Clone + Debug + Send + Sync + 'static;
     /// A plan, and what the device keeps to follow it. Clones are the same.
     type Learnt: Clone + Debug + Send + Sync + 'static;
@@ -34,6 +37,34 @@ pub trait Device: Clone + Debug + Send + Sync + 'static {
 
     /// Registers host memory. Slow, some 0.1 s a GiB: once for each region, never for each request.
     fn pin(&self, range: HostRange) -> Result<Self::Pinned, DeviceError>;
+
+    /// Memory of the device for objects that network cards bring, zeroed, of at least `bytes`
+    /// bytes, and the same as cards are shown it. Only for a device that makes checksums.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unsupported`] where device or driver show their memory to nobody.
+    fn dock(&self, bytes: u64) -> Result<(Self::Pinned, Shown), DeviceError> {
+        let _ = bytes;
+        Err(DeviceError::Unsupported { what: "this device lets no network card into its memory" })
+    }
+
+    /// The protocol's checksums of ranges of memory, which nobody writes meanwhile. What others
+    /// than the device have written there is seen, as far as the device knows how to see to it.
+    /// Waits for them no longer than `until`; `None` if they are not made by then, and are still
+    /// under way in the stream.
+    ///
+    /// # Errors
+    /// [`DeviceError::Bounds`], [`DeviceError::Unsupported`] for a device that makes none.
+    fn checksums(
+        &self,
+        stream: &mut Self::Stream,
+        of: &Self::Pinned,
+        ranges: &[Range<u64>],
+        until: Instant,
+    ) -> Result<Option<Vec<u64>>, DeviceError> {
+        let _ = (stream, of, ranges, until);
+        Err(DeviceError::Unsupported { what: "this device makes no checksums" })
+    }
 
     /// Readies the device for a plan. Slow: once for each plan, never for each request.
     fn learn(&self, plan: Plan) -> Result<Self::Learnt, DeviceError>;
@@ -223,7 +254,12 @@ impl<D: Device> Placed<'_, D> {
     }
 }
 
-fn within(memory: &'static str, offset: u64, bytes: u64, limit: u64) -> Result<(), DeviceError> {
+pub(crate) fn within(
+    memory: &'static str,
+    offset: u64,
+    bytes: u64,
+    limit: u64,
+) -> Result<(), DeviceError> {
     let fits = offset.checked_add(bytes).is_some_and(|end| end <= limit);
     fits.then_some(()).ok_or(DeviceError::Bounds { memory, offset, bytes, limit })
 }

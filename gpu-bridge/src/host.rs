@@ -5,9 +5,15 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use crate::device::{Batch, Device, DeviceError, DeviceRange, Direction, PlacedPiece};
+use larder_protocol::checksum::crc64;
+use larder_transport::SharedMemory;
+
+use crate::device::{Batch, Device, DeviceError, DeviceRange, Direction, PlacedPiece, within};
+use crate::dock::Shown;
 use crate::host_range::{Access, HostRange};
 use crate::pieces::Piece;
 use crate::plan::Plan;
@@ -82,6 +88,34 @@ impl Device for HostDevice {
 
     fn pin(&self, range: HostRange) -> Result<HostRange, DeviceError> {
         Ok(range)
+    }
+
+    fn dock(&self, bytes: u64) -> Result<(HostRange, Shown), DeviceError> {
+        let memory = SharedMemory::new(bytes).map_err(|error| DeviceError::Call {
+            call: "SharedMemory::new",
+            bytes,
+            reason: error.to_string(),
+        })?;
+        // SAFETY: nobody has a reference to the bytes: what is shown is shown to cards alone.
+        let range = unsafe { HostRange::of_shared(&memory) };
+        Ok((range, Shown::host(memory)))
+    }
+
+    fn checksums(
+        &self,
+        _: &mut HostStream,
+        of: &HostRange,
+        ranges: &[Range<u64>],
+        _: Instant,
+    ) -> Result<Option<Vec<u64>>, DeviceError> {
+        let sum = |range: &Range<u64>| {
+            let bytes = range.end.saturating_sub(range.start);
+            within("memory of objects", range.start, bytes, of.bytes())?;
+            let mut copy = vec![0; bytes as usize];
+            of.copy_to(range.start, &mut copy);
+            Ok(crc64(&copy))
+        };
+        ranges.iter().map(sum).collect::<Result<_, _>>().map(Some)
     }
 
     fn learn(&self, plan: Plan) -> Result<Arc<Plan>, DeviceError> {

@@ -11,9 +11,11 @@
 //
 // STAND_IN_DEVICES: how many there are, 1 if unset. STAND_IN_VERSION: 13000 if unset.
 // STAND_IN_NO_READ_ONLY: memory that is mapped for reading is not pinned. STAND_IN_NO_BATCHES: the
-// call for a batch of copies is there, and refuses the device.
+// call for a batch of copies is there, and refuses the device. STAND_IN_NO_DMA_BUF: memory is not
+// exported; where it is, what stands for the dma-buf is a memfd.
 
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -51,10 +53,24 @@ static void store(uint4 *to, uint4 value)
 #define __global__
 #define __launch_bounds__(threads)
 #include "pages.c"
+#undef LOAD
+#undef STORE
+#undef LANES
+#undef LOADS
+static unsigned long long load_word(const unsigned long long *from)
+{
+    if ((uintptr_t)from % 8)
+        DIE("a load at %p", (const void *)from);
+    return *from;
+}
+static void add_to(unsigned long long *to, unsigned long long value) { *to ^= value; }
+#define LOAD(from) load_word(from)
+#define ADD(to, value) add_to(to, value)
+#include "sums.c"
 
 // Ranges of memory: of the device, and of the host as the device knows it.
 enum kind { DEVICE, HOST, HOST_READ_ONLY };
-struct range { address start; size_t bytes; enum kind kind; struct range *next; };
+struct range { address start; size_t bytes; enum kind kind; int memfd; struct range *next; };
 static struct range *ranges;
 
 static struct range *find(address start, size_t bytes)
@@ -73,10 +89,10 @@ static int overlaps(address start, size_t bytes)
     return 0;
 }
 
-static void add(address start, size_t bytes, enum kind kind)
+static void add(address start, size_t bytes, enum kind kind, int memfd)
 {
     struct range *r = malloc(sizeof *r);
-    *r = (struct range){start, bytes, kind, ranges};
+    *r = (struct range){start, bytes, kind, memfd, ranges};
     ranges = r;
 }
 
@@ -88,6 +104,8 @@ static size_t drop(address start, int is_device)
             struct range *gone = *at;
             size_t bytes = gone->bytes;
             *at = gone->next;
+            if (gone->memfd >= 0)
+                close(gone->memfd);
             free(gone);
             return bytes;
         }
@@ -105,11 +123,13 @@ static void protect(int protection)
             mprotect((void *)r->start, (r->bytes + 4095) & ~4095UL, protection);
 }
 
-static void check(const char *what, address at, size_t bytes, int is_device, int is_written)
+enum side { PINNED_SIDE, DEVICE_SIDE, EITHER };
+static void check(const char *what, address at, size_t bytes, enum side side, int is_written)
 {
     struct range *r = find(at, bytes);
-    if (!r || (r->kind == DEVICE) != is_device)
-        DIE("%s: %zu bytes at %#lx are no %s memory", what, bytes, at, is_device ? "device" : "pinned");
+    if (!r || (side != EITHER && (r->kind == DEVICE) != (side == DEVICE_SIDE)))
+        DIE("%s: %zu bytes at %#lx are no %s memory", what, bytes, at,
+            side == DEVICE_SIDE ? "device" : side == EITHER ? "known" : "pinned");
     if (is_written && r->kind == HOST_READ_ONLY)
         DIE("%s: %zu bytes at %#lx are pinned for reading", what, bytes, at);
 }
@@ -117,7 +137,7 @@ static void check(const char *what, address at, size_t bytes, int is_device, int
 // Streams: what was queued, in order.
 struct event { struct stream *stream; uint64_t after; int is_gone; };
 struct op {
-    enum { COPY, WAIT, KERNEL } kind;
+    enum { COPY, WAIT, KERNEL, SUMS } kind;
     address to, from;
     size_t bytes;
     struct stream *other;
@@ -125,6 +145,7 @@ struct op {
     unsigned blocks;
     address tiles, places;
     unsigned tile_count, place_count, to_device;
+    address tables, sums;
     struct op *next;
 };
 struct stream { struct op *first, **last; uint64_t queued, done; int is_gone, magic; };
@@ -162,7 +183,7 @@ static void kernel(struct op *o)
     check("the kernel's places", o->places, o->place_count * sizeof *places, 1, 0);
     for (unsigned p = 0; p < o->place_count; p++)
         for (unsigned t = 0; t < o->tile_count; t++) {
-            check("the kernel", places[p].object + tiles[t].object, tiles[t].bytes, 0, !o->to_device);
+            check("the kernel", places[p].object + tiles[t].object, tiles[t].bytes, EITHER, !o->to_device);
             check("the kernel", places[p].device + tiles[t].device, tiles[t].bytes, 1, o->to_device);
         }
     gridDim.x = o->blocks;
@@ -170,6 +191,24 @@ static void kernel(struct op *o)
     for (blockIdx.x = 0; blockIdx.x < gridDim.x; blockIdx.x++)
         for (threadIdx.x = 0; threadIdx.x < blockDim.x; threadIdx.x++)
             larder_pages(tiles, o->tile_count, places, o->place_count, o->to_device);
+}
+
+static void sums(struct op *o)
+{
+    struct larder_sum_tile *tiles = (void *)o->tiles;
+    check("the sums' tiles", o->tiles, o->tile_count * sizeof *tiles, DEVICE_SIDE, 0);
+    check("the sums' tables", o->tables, sizeof(struct larder_sum_tables), DEVICE_SIDE, 0);
+    for (unsigned t = 0; t < o->tile_count; t++) {
+        unsigned front = tiles[t].shape >> 16 & 15, back = tiles[t].shape >> 20 & 15;
+        size_t bytes = 8 * (tiles[t].shape & 0xffff) - front - back;
+        check("a sum", tiles[t].address + front, bytes, EITHER, 0);
+        check("a sum's place", o->sums + 8 * tiles[t].range, 8, DEVICE_SIDE, 1);
+    }
+    gridDim.x = o->blocks;
+    blockDim.x = 32;
+    for (blockIdx.x = 0; blockIdx.x < gridDim.x; blockIdx.x++)
+        for (threadIdx.x = 0; threadIdx.x < blockDim.x; threadIdx.x++)
+            larder_sums(tiles, o->tile_count, (void *)o->tables, (void *)o->sums);
 }
 
 static void step(struct stream *s)
@@ -182,12 +221,13 @@ static void step(struct stream *s)
         run_until(o->other, o->after);
     protect(PROT_READ | PROT_WRITE);
     if (o->kind == COPY) {
-        int to_device = find(o->to, o->bytes) && find(o->to, o->bytes)->kind == DEVICE;
-        check("a copy's target", o->to, o->bytes, to_device, 1);
-        check("a copy's source", o->from, o->bytes, !to_device, 0);
+        check("a copy's target", o->to, o->bytes, EITHER, 1);
+        check("a copy's source", o->from, o->bytes, EITHER, 0);
         memcpy((void *)o->to, (void *)o->from, o->bytes);
     } else if (o->kind == KERNEL) {
         kernel(o);
+    } else if (o->kind == SUMS) {
+        sums(o);
     }
     protect(PROT_NONE);
     free(o);
@@ -240,7 +280,9 @@ CALL(cuDeviceGetAttribute, int *value, int attribute, int device)
     case 76: *value = 0; return OK;
     case 91: *value = 1; return OK;
     case 113: *value = !getenv("STAND_IN_NO_READ_ONLY"); return version < 11010 ? INVALID : OK;
-    case 124: *value = 0; return version < 11070 ? INVALID : OK;
+    case 117: *value = 1; return version < 11030 ? INVALID : OK;
+    case 118: *value = 0; return version < 11030 ? INVALID : OK;
+    case 124: *value = !getenv("STAND_IN_NO_DMA_BUF"); return version < 11070 ? INVALID : OK;
     default: return INVALID;
     }
 }
@@ -272,13 +314,17 @@ CALL(cuMemAlloc_v2, address *start, size_t bytes)
         LEAVE(INVALID);
     if (bytes > 16UL << 30)
         LEAVE(NO_MEMORY);
-    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    // So that it can be exported; a network card has a mapping of its own then.
+    int memfd = memfd_create("device", MFD_CLOEXEC);
+    if (memfd < 0 || ftruncate(memfd, (bytes + 4095) & ~4095UL))
+        LEAVE(NO_MEMORY);
+    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
     if (base == MAP_FAILED)
         LEAVE(NO_MEMORY);
     // Somebody else's, until it is zeroed.
     memset(base, 0xd0, bytes);
     mprotect(base, bytes, PROT_NONE);
-    add(*start = (address)base, bytes, DEVICE);
+    add(*start = (address)base, bytes, DEVICE, memfd);
     LEAVE(OK);
 }
 CALL(cuMemFree_v2, address start)
@@ -322,7 +368,7 @@ CALL(cuMemHostAlloc, void **base, size_t bytes, unsigned flags)
     ENTER;
     (void)flags;
     *base = aligned_alloc(4096, (bytes + 4095) & ~4095UL);
-    add((address)*base, bytes, HOST);
+    add((address)*base, bytes, HOST, -1);
     LEAVE(OK);
 }
 CALL(cuMemFreeHost, void *base)
@@ -350,7 +396,7 @@ CALL(cuMemHostRegister_v2, void *base, size_t bytes, unsigned flags)
         close(ends[0]);
         close(ends[1]);
     }
-    add((address)base, bytes, flags & 8 ? HOST_READ_ONLY : HOST);
+    add((address)base, bytes, flags & 8 ? HOST_READ_ONLY : HOST, -1);
     LEAVE(OK);
 }
 CALL(cuMemHostUnregister, void *base)
@@ -397,6 +443,22 @@ CALL(cuIpcGetMemHandle, unsigned char handle[64], address at)
     memset(handle, 0, 64);
     memcpy(handle, &at, sizeof at);
     LEAVE(OK);
+}
+CALL(cuMemGetHandleForAddressRange, int *fd, address at, size_t bytes, int kind, uint64_t flags)
+{
+    ENTER;
+    struct range *r = find(at, bytes);
+    if (!r || r->start != at || r->kind != DEVICE || kind != 1 || flags || at % 4096 || bytes % 4096)
+        LEAVE(INVALID);
+    *fd = fcntl(r->memfd, F_DUPFD_CLOEXEC, 0);
+    LEAVE(*fd < 0 ? NO_MEMORY : OK);
+}
+CALL(cuFlushGPUDirectRDMAWrites, int target, int scope)
+{
+    if (number("STAND_IN_VERSION", 13000) < 11030)
+        DIE("a call that drivers before CUDA 11.3 do not have");
+    ENTER;
+    LEAVE(target == 0 && scope == 100 ? OK : INVALID);
 }
 struct handle { unsigned char bytes[64]; };
 CALL(cuIpcOpenMemHandle_v2, address *start, struct handle handle, unsigned flags)
@@ -481,22 +543,28 @@ CALL(cuStreamWaitEvent, void *raw, struct event *event, unsigned flags)
 }
 
 // Copies.
-static int copy(void *stream, address to, address from, size_t bytes, int to_device)
+static int copy(void *stream, address to, address from, size_t bytes, enum side target,
+                enum side source)
 {
-    check("a copy's target", to, bytes, to_device, 1);
-    check("a copy's source", from, bytes, !to_device, 0);
+    check("a copy's target", to, bytes, target, 1);
+    check("a copy's source", from, bytes, source, 0);
     queue(stream_of(stream), (struct op){.kind = COPY, .to = to, .from = from, .bytes = bytes});
     return OK;
 }
 CALL(cuMemcpyHtoDAsync_v2, address to, const void *from, size_t bytes, void *stream)
 {
     ENTER;
-    LEAVE(copy(stream, to, (address)from, bytes, 1));
+    LEAVE(copy(stream, to, (address)from, bytes, DEVICE_SIDE, PINNED_SIDE));
 }
 CALL(cuMemcpyDtoHAsync_v2, void *to, address from, size_t bytes, void *stream)
 {
     ENTER;
-    LEAVE(copy(stream, (address)to, from, bytes, 0));
+    LEAVE(copy(stream, (address)to, from, bytes, PINNED_SIDE, DEVICE_SIDE));
+}
+CALL(cuMemcpyDtoDAsync_v2, address to, address from, size_t bytes, void *stream)
+{
+    ENTER;
+    LEAVE(copy(stream, to, from, bytes, DEVICE_SIDE, DEVICE_SIDE));
 }
 struct location { int type, id; };
 struct attributes { int order; struct location from, to; unsigned flags; };
@@ -517,7 +585,7 @@ static int batch(address *to, address *from, size_t *bytes, size_t count,
             *failed = i;
             LEAVE(INVALID);
         }
-        copy(stream, to[i], from[i], bytes[i], r->kind == DEVICE);
+        copy(stream, to[i], from[i], bytes[i], EITHER, r->kind == DEVICE ? EITHER : DEVICE_SIDE);
     }
     LEAVE(OK);
 }
@@ -532,31 +600,45 @@ CALL(cuGetProcAddress_v2, const char *name, void **found, int version, uint64_t 
     return OK;
 }
 
-// The kernel.
+// The kernels: a module has one, and both are named by its name.
+static const char *const names[] = {"larder_pages", "larder_sums"};
 CALL(cuModuleLoadData, void **module, const char *text)
 {
     ENTER;
-    *module = &standard;
-    LEAVE(strstr(text, ".visible .entry larder_pages(") ? OK : BAD_PTX);
+    for (int i = 0; i < 2; i++) {
+        char entry[64];
+        snprintf(entry, sizeof entry, ".visible .entry %s(", names[i]);
+        *module = (void *)&names[i];
+        if (strstr(text, entry))
+            LEAVE(OK);
+    }
+    LEAVE(BAD_PTX);
 }
 CALL(cuModuleGetFunction, void **function, void *module, const char *name)
 {
     ENTER;
     *function = module;
-    LEAVE(strcmp(name, "larder_pages") ? NOT_FOUND : OK);
+    LEAVE(strcmp(name, *(const char **)module) ? NOT_FOUND : OK);
 }
-CALL(cuModuleUnload, void *module)
+CALL(cuModuleUnload, const char **module)
 {
     ENTER;
-    LEAVE(module == &standard ? OK : BAD_HANDLE);
+    LEAVE(module == names || module == names + 1 ? OK : BAD_HANDLE);
 }
 CALL(cuLaunchKernel, void *function, unsigned blocks, unsigned y, unsigned z, unsigned threads,
      unsigned ty, unsigned tz, unsigned shared, void *stream, void **arguments, void **extra)
 {
     ENTER;
-    if (function != &standard || !blocks || y != 1 || z != 1 || !threads || threads > 1024 ||
+    int is_sums = function == names + 1;
+    if ((!is_sums && function != names) || !blocks || y != 1 || z != 1 || !threads || threads > 1024 ||
         ty != 1 || tz != 1 || shared || extra)
         LEAVE(INVALID);
+    if (is_sums) {
+        queue(stream_of(stream), (struct op){.kind = SUMS, .blocks = blocks,
+            .tiles = *(address *)arguments[0], .tile_count = *(unsigned *)arguments[1],
+            .tables = *(address *)arguments[2], .sums = *(address *)arguments[3]});
+        LEAVE(OK);
+    }
     queue(stream_of(stream), (struct op){.kind = KERNEL, .blocks = blocks,
         .tiles = *(address *)arguments[0], .tile_count = *(unsigned *)arguments[1],
         .places = *(address *)arguments[2], .place_count = *(unsigned *)arguments[3],

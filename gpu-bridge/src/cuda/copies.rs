@@ -24,6 +24,8 @@ pub(crate) struct Copies {
     targets: Vec<u64>,
     sources: Vec<u64>,
     sizes: Vec<usize>,
+    /// Whether both sides are the device's.
+    within: Vec<bool>,
 }
 
 /// `cuMemcpyBatchAsync` as of CUDA 12.8.
@@ -41,11 +43,19 @@ type BatchCall = unsafe extern "C" fn(
 
 impl Copies {
     pub(crate) fn with_capacity(count: usize) -> Self {
-        let sizes = Vec::with_capacity(count);
-        Self { targets: Vec::with_capacity(count), sources: Vec::with_capacity(count), sizes }
+        let (targets, sources) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let (sizes, within) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        Self { targets, sources, sizes, within }
     }
 
-    pub(crate) fn push(&mut self, target: u64, source: u64, bytes: u64) -> Result<(), DeviceError> {
+    pub(crate) fn push(
+        &mut self,
+        target: u64,
+        source: u64,
+        bytes: u64,
+        is_within: bool,
+    ) -> Result<(), DeviceError> {
+        self.within.push(is_within);
         self.targets.push(target);
         self.sources.push(source);
         self.sizes.push(length(bytes)?);
@@ -139,8 +149,15 @@ fn one_by_one(
     copies: &Copies,
 ) -> Result<(), DeviceError> {
     let sides = copies.targets.iter().zip(&copies.sources);
-    for ((&target, &source), &bytes) in sides.zip(&copies.sizes) {
+    let whats = copies.sizes.iter().zip(&copies.within);
+    for ((&target, &source), (&bytes, &is_within)) in sides.zip(whats) {
         let stream = stream.raw();
+        if is_within {
+            // SAFETY: both sides are inside memory that the stream keeps.
+            let code = unsafe { sys::cuMemcpyDtoDAsync_v2(target, source, bytes, stream) };
+            check("cuMemcpyDtoDAsync", bytes as u64, code)?;
+            continue;
+        }
         match direction {
             Direction::ToDevice => {
                 let source: *const c_void = std::ptr::with_exposed_provenance(source as usize);

@@ -51,6 +51,9 @@ pub struct Properties {
     pub same_addresses: bool,
     /// Whether its memory can be exported as a dma-buf.
     pub exports_dma_buf: bool,
+    /// Whether what a network card has written to its memory is seen only after the driver was
+    /// asked to see to it, and the driver can.
+    pub flushes_cards: bool,
 }
 
 impl Context {
@@ -98,7 +101,21 @@ impl Context {
                 Attribute::CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM,
             )?,
             exports_dma_buf: flag(Attribute::CU_DEVICE_ATTRIBUTE_DMA_BUF_SUPPORTED)?,
+            flushes_cards: self.flushes_cards()?,
         })
+    }
+
+    /// Drivers before CUDA 11.3 know neither question, and lack the call.
+    fn flushes_cards(&self) -> Result<bool, DeviceError> {
+        use sys::CUdevice_attribute as Attribute;
+        let can =
+            self.attribute(Attribute::CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_FLUSH_WRITES_OPTIONS)?;
+        let ordered =
+            self.attribute(Attribute::CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WRITES_ORDERING)?;
+        let by_host =
+            sys::CUflushGPUDirectRDMAWritesOptions::CU_FLUSH_GPU_DIRECT_RDMA_WRITES_OPTION_HOST;
+        let owner = sys::CUGPUDirectRDMAWritesOrdering::CU_GPU_DIRECT_RDMA_WRITES_ORDERING_OWNER;
+        Ok(can & by_host as u32 != 0 && ordered < owner as u32)
     }
 
     fn attribute(&self, attribute: sys::CUdevice_attribute) -> Result<u32, DeviceError> {
@@ -166,6 +183,18 @@ pub fn device_count() -> Result<u32, DeviceError> {
     let code = unsafe { sys::cuDeviceGetCount(&raw mut count) };
     check("cuDeviceGetCount", 0, code)?;
     Ok(u32::try_from(count).unwrap_or(0))
+}
+
+/// Has the device see all that network cards have written to its memory by now. The context is
+/// current; only for a device that says that it flushes.
+pub(crate) fn flush_cards() -> Result<(), DeviceError> {
+    use sys::CUflushGPUDirectRDMAWritesScope as Scope;
+    use sys::CUflushGPUDirectRDMAWritesTarget as Target;
+    let target = Target::CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TARGET_CURRENT_CTX;
+    let scope = Scope::CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TO_OWNER;
+    // SAFETY: the driver has the call, for it knew what was asked of the device.
+    let code = unsafe { sys::cuFlushGPUDirectRDMAWrites(target, scope) };
+    check("cuFlushGPUDirectRDMAWrites", 0, code)
 }
 
 /// What a call of the driver answered, in words if it failed.

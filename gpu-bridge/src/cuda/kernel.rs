@@ -4,54 +4,26 @@
 //! wrong: it does not follow a list of pieces. Tiles of one page and a place for each page are all
 //! it is told, so what is sent for a batch does not grow with the number of pieces.
 
-use std::ffi::{CString, c_void};
-use std::fmt;
+use std::ffi::c_void;
 use std::sync::Arc;
 
-use cudarc::driver::sys;
-use cudarc::nvrtc;
-
-use crate::cuda::driver::{Context, check, log};
-use crate::cuda::memory::{CudaMemory, HostAllocation};
+use crate::cuda::driver::Context;
+use crate::cuda::list::{LIST_BYTES, List};
+use crate::cuda::memory::CudaMemory;
+use crate::cuda::module::{KernelOrigin, Module, Source, blocks};
 use crate::cuda::stream::CudaStream;
 use crate::device::{DeviceError, Direction};
 use crate::plan::Plan;
 
 /// The kernel, loaded on a device.
 #[derive(Debug)]
-pub(crate) struct Kernel {
-    module: sys::CUmodule,
-    function: sys::CUfunction,
-    origin: KernelOrigin,
-    context: Arc<Context>,
-}
-
-// SAFETY: the driver's modules belong to no thread.
-unsafe impl Send for Kernel {}
-// SAFETY: as above, and the driver's calls may be made from several threads at once.
-unsafe impl Sync for Kernel {}
-
-/// Who compiled the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KernelOrigin {
-    /// NVRTC, as the device was opened.
-    Nvrtc,
-    /// NVRTC, before; the text in this crate.
-    Text,
-}
+pub(crate) struct Kernel(Module);
 
 /// The tiles of a plan, in the device's memory.
 #[derive(Debug, Clone)]
 pub(crate) struct Tiles {
     memory: CudaMemory,
     count: u32,
-}
-
-/// Room for the places of one launch, on both sides. Used by one launch at a time.
-#[derive(Debug)]
-pub(crate) struct List {
-    host: HostAllocation,
-    device: CudaMemory,
 }
 
 /// What one launch does.
@@ -76,42 +48,13 @@ pub(crate) struct Place {
 }
 
 impl Kernel {
-    /// Compiles and loads it: by NVRTC where there is one that works, else from the text.
+    /// Compiles and loads it.
     pub(crate) fn load(context: &Arc<Context>, capability: [u32; 2]) -> Result<Self, DeviceError> {
-        let compiled = match compile(capability) {
-            Ok(text) => Self::load_text(context, &text, KernelOrigin::Nvrtc),
-            Err(error) => Err(error),
-        };
-        compiled.or_else(|error| {
-            tracing::debug!(%error, "NVRTC is not used; the kernel is the text that came with us");
-            Self::load_text(context, TEXT, KernelOrigin::Text)
-        })
-    }
-
-    pub(crate) fn load_text(
-        context: &Arc<Context>,
-        text: &str,
-        origin: KernelOrigin,
-    ) -> Result<Self, DeviceError> {
-        let _current = context.enter()?;
-        let bytes = text.len() as u64;
-        let zero_inside = DeviceError::Unsupported { what: "a kernel's text has a zero inside" };
-        let text = CString::new(text).map_err(|_| zero_inside)?;
-        let mut module = std::ptr::null_mut();
-        // SAFETY: the text ends with a zero, and the place to write is ours.
-        let code = unsafe { sys::cuModuleLoadData(&raw mut module, text.as_ptr().cast()) };
-        check("cuModuleLoadData", bytes, code)?;
-        let function = std::ptr::null_mut();
-        let mut kernel = Self { module, function, origin, context: Arc::clone(context) };
-        let name = c"larder_pages".as_ptr();
-        // SAFETY: the module is loaded, and the place to write is ours.
-        let code = unsafe { sys::cuModuleGetFunction(&raw mut kernel.function, module, name) };
-        check("cuModuleGetFunction", 0, code)?;
-        Ok(kernel)
+        Module::load(context, &SOURCE, capability).map(Self)
     }
 
     pub(crate) const fn origin(&self) -> KernelOrigin {
-        self.origin
+        self.0.origin()
     }
 
     /// Queues the tiles of every place, on at most `sms_max` multiprocessors.
@@ -125,10 +68,9 @@ impl Kernel {
         assert!(places.len() <= tiles.places_max(), "the caller splits what is longer");
         list.send(stream, places)?;
         let place_count = places.len() as u32;
-        let total = tiles.count * place_count;
-        let blocks = total.div_ceil(BLOCK_THREADS / LANES).clamp(1, sms_max.max(1));
+        let blocks = blocks(tiles.count * place_count, sms_max);
         let (mut tiles_at, mut tile_count) = (tiles.memory.address(), tiles.count);
-        let (mut places_at, mut place_count) = (list.device.address(), place_count);
+        let (mut places_at, mut place_count) = (list.address(), place_count);
         let mut to_device = u32::from(direction == Direction::ToDevice);
         let mut arguments: [*mut c_void; 5] = [
             (&raw mut tiles_at).cast(),
@@ -137,35 +79,9 @@ impl Kernel {
             (&raw mut place_count).cast(),
             (&raw mut to_device).cast(),
         ];
-        let (arguments, extra) = (arguments.as_mut_ptr(), std::ptr::null_mut());
-        let (function, raw) = (self.function, stream.raw());
-        // SAFETY: the arguments are those of the kernel, in its order, and are read during the
-        // call. Tiles and places stay inside memory that was checked and that the stream keeps.
-        let code = unsafe {
-            sys::cuLaunchKernel(
-                function,
-                blocks,
-                1,
-                1,
-                BLOCK_THREADS,
-                1,
-                1,
-                0,
-                raw,
-                arguments,
-                extra,
-            )
-        };
-        check("cuLaunchKernel", bytes, code)
-    }
-}
-
-impl Drop for Kernel {
-    fn drop(&mut self) {
-        let Ok(_current) = self.context.enter() else { return };
-        // SAFETY: it was loaded here; no stream of this device is left, so nothing runs of it.
-        let code = unsafe { sys::cuModuleUnload(self.module) };
-        log("cuModuleUnload", code);
+        // SAFETY: these are the kernel's, in its order. Tiles and places stay inside memory that
+        // was checked and that the stream keeps.
+        unsafe { self.0.launch(stream, blocks, &mut arguments, bytes) }
     }
 }
 
@@ -203,69 +119,21 @@ pub(crate) fn tile_words(plan: &Plan) -> Vec<u64> {
     plan.page_pieces().iter().flat_map(cut).collect()
 }
 
-impl List {
-    pub(crate) fn new(context: &Arc<Context>) -> Result<Self, DeviceError> {
-        let bytes = (PLACES_MAX * size_of::<Place>()) as u64;
-        let host = HostAllocation::new(context, bytes)?;
-        Ok(Self { host, device: CudaMemory::allocate(context, bytes)? })
-    }
-
-    fn send(&self, stream: &CudaStream, places: &[Place]) -> Result<(), DeviceError> {
-        let room: *mut Place = self.host.base().cast();
-        // SAFETY: the room is as long as the longest list, is aligned for anything, and no launch
-        // uses it now.
-        unsafe { std::ptr::copy_nonoverlapping(places.as_ptr(), room, places.len()) };
-        let (target, source, bytes) =
-            (self.device.address(), self.host.base(), size_of_val(places));
-        // SAFETY: both sides have room for the longest list, and stay until the launch is done.
-        let code = unsafe { sys::cuMemcpyHtoDAsync_v2(target, source, bytes, stream.raw()) };
-        check("cuMemcpyHtoDAsync", bytes as u64, code)
-    }
-}
-
-/// The kernel as text for any device of this capability and later ones.
-fn compile([major, minor]: [u32; 2]) -> Result<String, DeviceError> {
-    let failed = |reason: String| DeviceError::Call {
-        call: "nvrtcCompileProgram",
-        bytes: SOURCE.len() as u64,
-        reason,
-    };
-    // SAFETY: runs what the library does when it is loaded, which any CUDA program trusts.
-    if !unsafe { nvrtc::sys::is_culib_present() } {
-        return Err(DeviceError::Unsupported { what: "NVRTC is not installed" });
-    }
-    let options = nvrtc::CompileOptions {
-        options: vec![format!("--gpu-architecture=compute_{major}{minor}")],
-        name: Some("pages.cu".into()),
-        ..nvrtc::CompileOptions::default()
-    };
-    let compiled = nvrtc::compile_ptx_with_opts(SOURCE, options);
-    compiled.map(|text| text.to_src()).map_err(|error| failed(error.to_string()))
-}
-
-impl fmt::Display for KernelOrigin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Nvrtc => "nvrtc",
-            Self::Text => "text",
-        })
-    }
-}
-
-const SOURCE: &str = include_str!("pages.cu");
-/// What NVRTC of CUDA 12.0 makes of the source for capability 7.0; a test says how to make it anew.
-pub(crate) const TEXT: &str = include_str!("pages.ptx");
+/// A test says how to make the text anew.
+pub(crate) const SOURCE: Source = Source {
+    name: c"larder_pages",
+    file: "pages.cu",
+    source: include_str!("pages.cu"),
+    text: include_str!("pages.ptx"),
+};
 
 /// What a warp copies at a time: 8 loads of 16 bytes for each of its threads.
 const TILE_BYTES: u64 = 4096;
 const TILE_WORDS: usize = 3;
 /// An object of the longest kind, all in whole tiles; more pieces are left to the copy engines.
 const TILES_MAX: u32 = 1 << 20;
-/// Pages of one launch. A guess: the list is then 64 KiB, and a launch moves megabytes.
-const PLACES_MAX: usize = 4096;
-const LANES: u32 = 32;
-/// As many as a multiprocessor has room for with the registers that the kernel takes.
-const BLOCK_THREADS: u32 = 1024;
+/// Pages of one launch, as the list has room for: a launch moves megabytes.
+const PLACES_MAX: usize = LIST_BYTES / size_of::<Place>();
 
 #[cfg(test)]
 mod tests;

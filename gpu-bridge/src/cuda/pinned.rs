@@ -11,15 +11,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use cudarc::driver::sys;
 
 use crate::cuda::driver::{Context, check, log};
-use crate::cuda::memory::length;
+use crate::cuda::memory::{CudaMemory, length};
 use crate::device::DeviceError;
 use crate::host_range::{Access, HostRange};
 
-/// Host memory that the device reads and writes by itself.
+/// Host memory that the device reads and writes by itself, or memory of its own: a dock's.
 #[derive(Debug, Clone)]
 pub struct CudaPinned {
     address: u64,
-    registration: Arc<Registration>,
+    home: Home,
+}
+
+#[derive(Debug, Clone)]
+enum Home {
+    Host(Arc<Registration>),
+    Device(CudaMemory),
 }
 
 /// Of a driver, for all devices.
@@ -55,32 +61,55 @@ impl CudaPinned {
         // is ours.
         let code = unsafe { sys::cuMemHostGetDevicePointer_v2(&raw mut address, base, 0) };
         check("cuMemHostGetDevicePointer", range.bytes(), code)?;
-        Ok(Self { address, registration })
+        Ok(Self { address, home: Home::Host(registration) })
     }
 
-    /// Whether both are the same registration.
+    /// The device's own.
+    pub(crate) const fn of_device(memory: CudaMemory) -> Self {
+        Self { address: memory.address(), home: Home::Device(memory) }
+    }
+
+    /// Whether both are the same registration, or of one allocation.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.registration, &other.registration)
+        match (&self.home, &other.home) {
+            (Home::Host(one), Home::Host(other)) => Arc::ptr_eq(one, other),
+            (Home::Device(one), Home::Device(other)) => one.is_same(other),
+            _ => false,
+        }
+    }
+
+    /// Whether it is the device's own.
+    pub(crate) const fn is_on_device(&self) -> bool {
+        matches!(self.home, Home::Device(_))
     }
 
     /// Where the device finds it.
-    pub fn device_address(&self) -> u64 {
+    pub const fn device_address(&self) -> u64 {
         self.address
     }
 
-    /// Where this process finds it.
-    pub fn host_address(&self) -> u64 {
-        self.registration.range.base().addr().get() as u64
+    /// Where copies find it: this process, if it is the host's.
+    pub fn copy_address(&self) -> u64 {
+        match &self.home {
+            Home::Host(registration) => registration.range.base().addr().get() as u64,
+            Home::Device(_) => self.address,
+        }
     }
 
     /// How long it is.
     pub fn bytes(&self) -> u64 {
-        self.registration.range.bytes()
+        match &self.home {
+            Home::Host(registration) => registration.range.bytes(),
+            Home::Device(memory) => memory.bytes(),
+        }
     }
 
     /// What the device may do with it.
     pub fn access(&self) -> Access {
-        self.registration.range.access()
+        match &self.home {
+            Home::Host(registration) => registration.range.access(),
+            Home::Device(_) => Access::ReadWrite,
+        }
     }
 }
 

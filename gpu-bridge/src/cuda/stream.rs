@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cudarc::driver::sys;
 
 use crate::cuda::driver::{Context, check, log};
-use crate::cuda::kernel::List;
+use crate::cuda::list::List;
 use crate::device::DeviceError;
 
 /// A stream of a device: our own, or a caller's that was adopted.

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use larder_transport::{HugePages, MappedRegion, Region};
 
+mod docks;
+
 use super::*;
 use crate::bay::Bay;
 use crate::device::{DeviceRange, Placed};
@@ -284,7 +286,10 @@ fn memory_is_exported_where_the_device_can() {
 #[ignore = "needs an NVIDIA GPU"]
 fn text_that_came_with_us_loads_too() {
     let device = device(Movers::default());
-    Kernel::load_text(device.context(), kernel::TEXT, KernelOrigin::Text).unwrap();
+    for source in [kernel::SOURCE, sums::SOURCE] {
+        let (context, origin) = (device.context(), KernelOrigin::Text);
+        module::Module::load_text(context, source.name, source.text, origin).unwrap();
+    }
 }
 
 /// Where a GPU is, the driver is the one that is first in the path all the same.
@@ -306,8 +311,10 @@ fn stand_in_driver_shows_what_a_device_would() {
     };
     let all = ["--ignored", "--skip", "text_is_what", "--test-threads", "1"];
     run(&[], &all);
-    let lesser = ["--ignored", "every_layout", "region_of", "refuses", "--test-threads", "1"];
+    let lesser =
+        ["--ignored", "every_layout", "region_of", "refuses", "docks", "--test-threads", "1"];
     run(&[("STAND_IN_NO_BATCHES", "1"), ("STAND_IN_NO_READ_ONLY", "1")], &lesser);
+    run(&[("STAND_IN_NO_DMA_BUF", "1")], &lesser);
     run(&[("STAND_IN_VERSION", "11000")], &lesser);
     run(&[("STAND_IN_DEVICES", "0")], &["--ignored", "--exact", "cuda::tests::no_device"]);
     std::fs::remove_dir_all(folder).unwrap();

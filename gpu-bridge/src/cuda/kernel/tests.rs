@@ -1,39 +1,10 @@
-//! The kernel without a device: its threads run by the host, its text against its source.
+//! The kernel without a device: its threads run by the host.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 
 use super::*;
+use crate::cuda::module::tests::{build, feed};
 use crate::layout::{Layout, Order, PagedCache, Shape};
-
-/// The kernel's source compiled as C, with a `main` that runs its threads.
-fn program() -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cuda");
-    let built = std::env::temp_dir().join(format!("larder-pages-{}", std::process::id()));
-    std::fs::create_dir_all(&built).unwrap();
-    // What is C++ alone.
-    let source = SOURCE.replace("extern \"C\" ", "");
-    std::fs::write(built.join("pages.c"), source).unwrap();
-    let program = built.join("run");
-    let compiled = Command::new("cc")
-        .args([
-            "-O1",
-            "-std=c11",
-            "-Wall",
-            "-Werror",
-            "-Wno-unknown-pragmas",
-            "-fsanitize=undefined",
-        ])
-        .args(["-fno-sanitize-recover=all", "-I"])
-        .arg(&built)
-        .arg(folder.join("kernel/on_host.c"))
-        .arg("-o")
-        .arg(&program)
-        .status();
-    assert!(compiled.expect("a C compiler").success());
-    program
-}
 
 /// Bytes that look like nothing else here.
 fn random(seed: u64, count: usize) -> Vec<u8> {
@@ -57,21 +28,15 @@ fn run(
     let mut input: Vec<u8> = numbers.flat_map(u64::to_le_bytes).collect();
     input.extend_from_slice(object);
     input.extend_from_slice(device);
-    let mut child =
-        Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let writer = std::thread::spawn(move || stdin.write_all(&input).unwrap());
-    let output = child.wait_with_output().unwrap();
-    writer.join().unwrap();
-    assert!(output.status.success(), "{:?}", output.status);
-    let (first, second) = output.stdout.split_at(object.len());
+    let output = feed(program, input);
+    let (first, second) = output.split_at(object.len());
     object.copy_from_slice(first);
     device.copy_from_slice(second);
 }
 
 #[test]
 fn kernel_moves_what_the_plan_says_and_nothing_else() {
-    let program = program();
+    let program = build(&SOURCE, include_str!("on_host.c"));
     let shape = |page_tokens, heads, head_bytes| Shape {
         layers: 3,
         planes: 2,
@@ -133,28 +98,4 @@ fn kernel_moves_what_the_plan_says_and_nothing_else() {
         }
     }
     std::fs::remove_dir_all(program.parent().unwrap()).unwrap();
-}
-
-#[test]
-fn text_has_the_entry_that_is_looked_for() {
-    assert!(TEXT.contains(".visible .entry larder_pages("));
-    assert!(TEXT.contains(".target sm_70"));
-    assert_eq!(TEXT.matches(".param .u64 larder_pages_param").count(), 2);
-    assert_eq!(TEXT.matches(".param .u32 larder_pages_param").count(), 3);
-}
-
-/// With `LARDER_WRITE_TEXT=1` it is written anew. Lines that begin with `//` say which compiler.
-#[test]
-#[ignore = "needs libnvrtc.so.12 of CUDA 12.0 on LD_LIBRARY_PATH"]
-fn text_is_what_the_compiler_makes_of_the_source() {
-    let made = compile([7, 0]).unwrap();
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cuda/pages.ptx");
-    if std::env::var_os("LARDER_WRITE_TEXT").is_some() {
-        std::fs::write(path, &made).unwrap();
-        return;
-    }
-    let code = |text: &str| -> Vec<String> {
-        text.lines().filter(|line| !line.starts_with("//")).map(str::to_owned).collect()
-    };
-    assert_eq!(code(&made), code(TEXT));
 }
