@@ -15,6 +15,8 @@ use larder_transport::process_id;
 
 use crate::completion::Sink;
 use crate::connected::ClientInfo;
+#[cfg(feature = "gpu")]
+use crate::copying::Aboard;
 use crate::copying::Copying;
 use crate::error::{Error, KeyError, KeyResult};
 use crate::inbox::Remote;
@@ -286,6 +288,34 @@ impl Uncopied {
     }
 }
 
+#[cfg(feature = "gpu")]
+impl Uncopied {
+    /// As [`Uncopied::complete`], but for what is in memory of a device, which has no answer yet.
+    fn complete_ashore(self, awaited_since: Option<Instant>) -> (Outcome, Vec<Aboard>) {
+        let (mut ashore, mut aboard) = (Vec::new(), Vec::new());
+        for copy in self.copies {
+            match copy.ashore_or_aboard() {
+                Ok(copy) => ashore.push(copy),
+                Err(object) => aboard.push(object),
+            }
+        }
+        (Self { copies: ashore, ..self }.complete(awaited_since), aboard)
+    }
+}
+
+#[cfg(feature = "gpu")]
+impl Pending<Vec<KeyResult<Landed>>> {
+    /// As [`Pending::wait`]. What cards have written to memory of a device is told apart, and says
+    /// until it was checked that the deadline passed.
+    pub(crate) fn wait_ashore(mut self) -> Result<(Vec<KeyResult<Landed>>, Vec<Aboard>), Error> {
+        let (outcome, awaited_since) = self.outcome()?;
+        match self.call.left(outcome).complete_ashore(awaited_since) {
+            (Outcome::GetInto(keys), aboard) => Ok((keys, aboard)),
+            (other, _) => unreachable!("gets have gets' outcomes: {other:?}"),
+        }
+    }
+}
+
 impl State {
     fn take_answer(&mut self) -> Option<Result<Outcome, Error>> {
         self.outcome.take().map(Ok)
@@ -368,6 +398,12 @@ impl<T> Pending<T> {
     /// # Errors
     /// What concerns the call as a whole; what concerns one key is in its own result.
     pub fn wait(mut self) -> Result<T, Error> {
+        let (outcome, awaited_since) = self.outcome()?;
+        self.finish(outcome, awaited_since)
+    }
+
+    /// Waits for the outcome; and since when somebody has.
+    fn outcome(&mut self) -> Result<(Outcome, Option<Instant>), Error> {
         if self.call.pid != process_id() {
             return Err(Error::Forked);
         }
@@ -377,8 +413,7 @@ impl<T> Pending<T> {
             let remote = &self.call.remote;
             remote.helm().steer(remote, &self.call, std::mem::take(&mut self.unsent));
         }
-        let outcome = self.call.wait()?;
-        self.finish(outcome, awaited_since)
+        Ok((self.call.wait()?, awaited_since))
     }
 
     /// Ends the call early: keys without an answer get [`KeyError::Cancelled`].

@@ -6,8 +6,13 @@
 //! reader would get wrong: this owns the landing. Whoever drops it without finishing it has let go
 //! of the landing as it was, and nobody writes it any more.
 
+#[cfg(feature = "gpu")]
+use std::ops::Range;
+
 use bytes::Bytes;
 use larder_protocol::Status;
+#[cfg(feature = "gpu")]
+use larder_protocol::checksum::{decode_part, part_count, part_range};
 use larder_transport::Landing;
 
 use crate::call::Outcome;
@@ -37,7 +42,50 @@ pub(crate) enum From {
     Landed { bytes: u32 },
 }
 
+/// An object that a card has written to memory of a device, where no processor looks. It is not
+/// answered before whoever had it land there has checked it.
+#[cfg(feature = "gpu")]
+#[derive(Debug)]
+pub(crate) struct Aboard {
+    /// The key's place in the call.
+    pub(crate) place: usize,
+    pub(crate) bytes: u32,
+    said: Said,
+    checks: Checks,
+}
+
+#[cfg(feature = "gpu")]
+impl Aboard {
+    /// Where each of its parts is, from its start on, and the checksum that it shall have; `None`
+    /// is that of no bytes.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (Range<u32>, Option<u64>)> {
+        let Self { bytes, checks: Checks { parts, part_bytes, part_first }, .. } = self;
+        (0..part_count(*bytes, *part_bytes)).map(|index| {
+            let expected = decode_part(parts, usize::from(*part_first) + index as usize);
+            (part_range(*bytes, *part_bytes, index), expected)
+        })
+    }
+
+    /// What is answered of it once it was checked.
+    pub(crate) fn landed(self) -> Landed {
+        let Said { object_bytes, version, user_meta } = self.said;
+        Landed { bytes: self.bytes, object_bytes, version, user_meta }
+    }
+}
+
 impl Copying {
+    /// What a card has written to memory of a device, apart. Its landing was let go of.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn ashore_or_aboard(self) -> Result<Self, Aboard> {
+        match (&self.from, &self.landing) {
+            (&From::Landed { bytes }, Some(landing)) if landing.is_aboard() => {
+                let Self { place, said, checks, .. } = self;
+                Err(Aboard { place, bytes, said, checks })
+            }
+            _ => Ok(self),
+        }
+    }
+
     /// Makes the copy and answers its key. The landing is dropped and the lease has ended when this
     /// returns.
     pub(crate) fn finish(self, outcome: &mut Outcome) {
@@ -57,6 +105,8 @@ impl Copying {
             }
             (From::Landed { .. }, landing) => {
                 let mut landing = landing.expect("what has landed has a landing");
+                // Nobody here can look at it: its verifier is shown nothing.
+                let landed = if landing.is_aboard() { 0 } else { landed };
                 landing.for_each_piece(0, landed.into(), check);
             }
         }

@@ -1,8 +1,9 @@
 //! Objects straight into a device's memory, and out of it.
 //!
 //! From a node on this host an object goes from where the node has it: the device reads it there
-//! under a lease, and no processor touches it. From others it comes over the network into pinned
-//! memory, a bay, and on from there while the next bytes arrive.
+//! under a lease, and no processor touches it. From others it comes over the network: by cards into
+//! memory of the device, a dock, where the device checks it; else into pinned memory, a bay, and on
+//! from there while the next bytes arrive.
 //!
 //! What a reader would get wrong: when [`Ferry::get`] returns, answers are final and bytes are not
 //! there yet. They are when the event has happened that it answers, and nothing is written to the
@@ -13,6 +14,7 @@ mod leg;
 mod load;
 mod pins;
 mod quay;
+mod receive;
 mod unload;
 
 use larder_gpu_bridge::{Device, DeviceError, DeviceRange};
@@ -94,11 +96,15 @@ pub struct FerryConfig {
     /// others. Off by default: the node checked them, nobody could write them since, and reading
     /// them costs more than to move them.
     pub verify: bool,
+    /// Whether network cards write objects of nodes on other hosts straight into memory of the
+    /// device, as much of it as the bays have, where card and device let them. They are checked
+    /// there, by the device, before they are answered. On by default.
+    pub docks: bool,
 }
 
 impl Default for FerryConfig {
     fn default() -> Self {
-        Self { bay_bytes: 32 << 20, verify: false }
+        Self { bay_bytes: 32 << 20, verify: false, docks: true }
     }
 }
 
@@ -129,6 +135,8 @@ pub struct Crossed {
     pub staged: u64,
     /// Through a bay, received there.
     pub received: u64,
+    /// Into memory of the device, by a network card.
+    pub landed: u64,
 }
 
 /// Why a ferry stopped. What was under way has ended.
@@ -153,11 +161,12 @@ impl<D: Device> Ferry<D> {
         stream: D::Stream,
         config: &FerryConfig,
     ) -> Result<Self, FerryError> {
-        let bay = || Quay::new(&client.shared.memories, device.clone(), config.bay_bytes);
+        let (memories, bay_bytes) = (&client.shared.memories, config.bay_bytes);
+        let bay = || Quay::new(memories, device.clone(), bay_bytes, config.docks);
         Ok(Self {
             client: client.clone(),
             bays: [bay()?, bay()?],
-            bay_bytes: config.bay_bytes,
+            bay_bytes,
             legs: 0,
             pins: Pins::new(device.clone()),
             crossed: Crossed::default(),

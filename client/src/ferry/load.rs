@@ -1,4 +1,5 @@
-//! Gets, leg by leg: leases that the device reads by itself, or bays.
+//! Gets, leg by leg: leases that the device reads by itself, or bays. What comes from other hosts
+//! is received in `receive.rs`.
 //!
 //! What a reader would get wrong: nothing is given to the device but objects that are answered with
 //! success, so what failed was never begun. A bay that the device does not give back in time is a
@@ -12,7 +13,7 @@ use larder_protocol::limits::INLINE_BYTES_MAX;
 
 use crate::config::GetOptions;
 use crate::error::{KeyError, KeyResult};
-use crate::ferry::cargo::{Ashore, Cargo, Stowed};
+use crate::ferry::cargo::{Ashore, Cargo};
 use crate::ferry::leg::{Leg, Load};
 use crate::ferry::{Ferry, FerryError};
 use crate::lease::Lease;
@@ -157,44 +158,6 @@ impl<D: Device> Ferry<D> {
         self.crossed.staged += stowed.len() as u64;
         load.cargo.cross(bay, &mut self.stream, Direction::ToDevice, &stowed)?;
         Ok(true)
-    }
-
-    /// Receives objects in a bay, and has the device read them there.
-    fn receive<C: Cargo<D>>(
-        &mut self,
-        load: &Load<'_, C>,
-    ) -> Result<Vec<KeyResult<u32>>, FerryError> {
-        let Load { cargo, leg, .. } = *load;
-        self.far_legs -= 1;
-        self.legs += 1;
-        let bay = &mut self.bays[self.legs % 2];
-        if !bay.settle_by(load.until)? {
-            return Ok(vec![Err(KeyError::DeadlineExceeded); leg.objects().len()]);
-        }
-        let mut places = Vec::with_capacity(leg.objects().len());
-        let (mut rest, mut start) = (bay.bytes_mut()?, 0);
-        for Stowed { at, offset, bytes } in leg.full(cargo) {
-            let (room, behind) = rest[(offset - start) as usize..].split_at_mut(bytes as usize);
-            (rest, start) = (behind, offset + bytes);
-            places.push((cargo.key(at), room));
-        }
-        let landed = self.client.get_into(load.namespace, &mut places, &load.options)?;
-        let right = |(at, landed): (usize, KeyResult<crate::Landed>)| match landed {
-            Ok(landed) if cargo.takes(at, landed.bytes.into()) => Ok(landed.bytes),
-            Ok(_) => Err(KeyError::Status(Status::MissSize)),
-            Err(error) => Err(error),
-        };
-        let landed = leg.objects().clone().zip(landed);
-        let answers: Vec<KeyResult<u32>> = landed.map(right).collect();
-        let arrived = leg.objects().clone().zip(&answers);
-        let stowed = arrived.filter_map(|(at, answer)| {
-            let bytes = answer.as_ref().ok()?;
-            Some(leg.stowed(at, u64::from(*bytes)))
-        });
-        let stowed: Vec<_> = stowed.collect();
-        self.crossed.received += stowed.len() as u64;
-        cargo.cross(bay, &mut self.stream, Direction::ToDevice, &stowed)?;
-        Ok(answers)
     }
 
     /// Whether an object fits its place, and is right if that is to be looked at.

@@ -1,13 +1,15 @@
 //! A bay that nodes reach by themselves: those on this host read puts from it, and those on others
-//! reach it through network cards. One copy less, and none through a socket.
+//! reach it through network cards. One copy less, and none through a socket. Beside it lies a dock
+//! where device and card have one: what cards write there never comes to the bay.
 //!
 //! What a reader would get wrong: a node may still read here when a put's deadline has passed. What
 //! it reads is checked against what the put said, so bytes that changed meanwhile are not stored.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::time::Instant;
 
-use larder_gpu_bridge::{Bay, Device, DeviceError};
+use larder_gpu_bridge::{Bay, Device, DeviceError, Dock};
 use larder_transport::rdma::Exposed;
 use larder_transport::{SharedMemory, process_id};
 
@@ -20,6 +22,10 @@ pub(super) struct Quay<D: Device> {
     /// None if the card refuses: what is for others goes by TCP then. Dropped before the memory.
     _exposed: Option<ExposedMemory>,
     bay: Bay<D>,
+    /// None where there is no card, or it or the device refuses; or once it brought wrong bytes.
+    pub(super) dock: Option<Dock<D>>,
+    /// Until when it is not used.
+    pub(super) dock_rests_until: Option<Instant>,
     /// None where the client has as many as it may: puts are sent then.
     known: Option<Arc<Known>>,
     memories: Arc<Memories>,
@@ -30,7 +36,14 @@ impl<D: Device> Quay<D> {
         memories: &Arc<Memories>,
         device: D,
         bytes: u64,
+        docks: bool,
     ) -> Result<Self, DeviceError> {
+        let fabric = memories.card.fabric().filter(|_| docks);
+        let dock = fabric.and_then(|fabric| {
+            Dock::new(device.clone(), bytes, fabric)
+                .inspect_err(|error| tracing::info!(%error, "cards write no memory of the device"))
+                .ok()
+        });
         let memory = SharedMemory::new(bytes).map_err(|error| DeviceError::Call {
             call: "SharedMemory::new",
             bytes,
@@ -43,7 +56,15 @@ impl<D: Device> Quay<D> {
             .inspect_err(|error| tracing::debug!(%error, "a bay is not shared with nodes"))
             .ok();
         let memories = Arc::clone(memories);
-        Ok(Self { _exposed: exposed.ok(), bay, known, memories })
+        let (_exposed, dock_rests_until) = (exposed.ok(), None);
+        Ok(Self { _exposed, bay, dock, dock_rests_until, known, memories })
+    }
+}
+
+impl<D: Device> Quay<D> {
+    /// The bay and the dock, if there is one.
+    pub(super) fn sides(&mut self) -> (&mut Bay<D>, Option<&mut Dock<D>>) {
+        (&mut self.bay, self.dock.as_mut())
     }
 }
 
@@ -84,12 +105,15 @@ mod tests {
     fn card_of_a_client_knows_its_bays_for_as_long_as_they_are() {
         let fabric = AnyFabric::Simulated(SimulatedFabric::new(7, Faults::default()));
         let memories = Arc::new(Memories::with_card(Some(fabric), crate::config::PathChoice::Auto));
-        let bays = [0, 1].map(|_| Quay::new(&memories, HostDevice, 1 << 20).unwrap());
+        let bays = [0, 1].map(|_| Quay::new(&memories, HostDevice, 1 << 20, true).unwrap());
         assert_eq!(memories.card.exposed().len(), 2);
+        assert!(bays.iter().all(|bay| bay.dock.is_some()));
+        assert!(Quay::new(&memories, HostDevice, 4096, false).unwrap().dock.is_none());
         drop(bays);
         assert!(memories.card.exposed().is_empty());
         // Without a card they are bays all the same.
         let memories = Arc::default();
-        assert!(Quay::new(&memories, HostDevice, 1 << 20).unwrap().known.is_some());
+        let bay = Quay::new(&memories, HostDevice, 1 << 20, true).unwrap();
+        assert!(bay.known.is_some() && bay.dock.is_none());
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use larder_gpu_bridge::{Dock, HostDevice};
 use larder_protocol::message::{
     CAPABILITY_REMOTE, Get, PairAddress, Payload as Form, Put, RemotePiece,
 };
@@ -192,6 +193,37 @@ fn wrong_bytes_in_a_landing_are_a_miss() {
         link.talk.session.take_all();
         assert!(answers(call)[0].is_err());
     });
+}
+
+#[test]
+fn what_lands_aboard_a_device_is_no_answer_for_who_cannot_look_there() {
+    let (mut link, mut memory) = Link::new();
+    let any = AnyFabric::Simulated(link.fabric.clone());
+    let mut dock = Dock::new(HostDevice, 1 << 20, &any).unwrap();
+    let bytes = object_of(30_000);
+    landing(&mut memory[..30_000], |landing| {
+        let call = link.talk.get_into(b"k", dock.take(landing, 4096));
+        let frame = only(link.talk.frames());
+        link.write(&bytes, aimed(&frame));
+        assert!(only(link.run()).outcome.is_ok());
+        link.say_landed(&frame.header, b"k", &bytes);
+        assert_eq!(answers(call), [Err(KeyError::Status(Status::MissCorrupt))]);
+    });
+    assert!(memory.iter().all(|&byte| byte == CANARY), "nothing was written here");
+    let soon = std::time::Instant::now() + Duration::from_secs(5);
+    let sums = dock.checksums(&[4096..34_096, 0..0], soon).unwrap().unwrap();
+    assert_eq!(sums[0], larder_protocol::checksum::crc64(&bytes));
+    // What is sent comes to where it would without a device.
+    landing(&mut memory[..500], |landing| {
+        let call = link.talk.get_into(b"k", dock.take(landing, 0));
+        let frame = only(link.talk.frames());
+        assert_eq!(aims(&frame), [None], "short objects are sent");
+        let body = link.talk.hit(b"k", &bytes[..500]);
+        link.talk.say(&frame.header.reply(Code::Ok), &body, &bytes[..500]);
+        link.talk.receive().unwrap();
+        assert_eq!(only(answers(call)).unwrap().bytes, 500);
+    });
+    assert!(memory[..500] == bytes[..500] && !link.talk.session.pairing.is_lost());
 }
 
 #[test]

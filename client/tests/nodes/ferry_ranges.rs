@@ -1,18 +1,15 @@
 //! Objects in ranges of device memory, and a device that is too late.
 
-use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use larder_client::{
     Berth, Ferry, FerryConfig, GetOptions, Key, KeyError, PathChoice, PutObject, PutOptions, Status,
 };
-use larder_gpu_bridge::{
-    Batch, Device, DeviceError, DeviceRange, Direction, HostDevice, HostRange, Layout, Order,
-    PagedCache, PlacedPiece, Plan, Shape,
-};
+use larder_gpu_bridge::{Device, DeviceRange, HostDevice, Layout, Order, PagedCache, Shape};
 
+use crate::device::Held;
 use crate::host::Host;
 
 type Memory = <HostDevice as Device>::Memory;
@@ -54,7 +51,7 @@ fn objects_in_ranges_are_stored_and_come_back_to_others() {
         let host = Host::on_path(&format!("ranges-{path:?}"), 2, 64 << 20, path);
         let device = HostDevice;
         let memories = [0, 1].map(|_| device.allocate(1 << 20).unwrap());
-        let config = FerryConfig { bay_bytes: 100_000, verify: true };
+        let config = FerryConfig { bay_bytes: 100_000, verify: true, ..FerryConfig::default() };
         let stream = device.stream().unwrap();
         let mut ferry = Ferry::new(&host.client, device, stream, &config).unwrap();
         let all: Vec<_> =
@@ -115,91 +112,11 @@ fn objects_in_ranges_are_stored_and_come_back_to_others() {
     }
 }
 
-/// A device that does nothing while it is held.
-#[derive(Debug, Clone)]
-struct Held {
-    device: HostDevice,
-    is_held: Arc<AtomicBool>,
-}
-
-impl Device for Held {
-    type Memory = Memory;
-    type Pinned = HostRange;
-    type Learnt = Arc<Plan>;
-    type Stream = <HostDevice as Device>::Stream;
-    type Event = <HostDevice as Device>::Event;
-
-    fn allocate(&self, bytes: u64) -> Result<Memory, DeviceError> {
-        self.device.allocate(bytes)
-    }
-    fn pin(&self, range: HostRange) -> Result<HostRange, DeviceError> {
-        self.device.pin(range)
-    }
-    fn learn(&self, plan: Plan) -> Result<Arc<Plan>, DeviceError> {
-        self.device.learn(plan)
-    }
-    fn plan(learnt: &Arc<Plan>) -> &Plan {
-        learnt
-    }
-    fn stream(&self) -> Result<Self::Stream, DeviceError> {
-        self.device.stream()
-    }
-    fn submit(
-        &self,
-        stream: &mut Self::Stream,
-        batch: &Batch<'_, Self>,
-    ) -> Result<(), DeviceError> {
-        let objects: Vec<_> = batch
-            .objects
-            .iter()
-            .map(|object| larder_gpu_bridge::Placed::<HostDevice> {
-                pinned: object.pinned,
-                offset: object.offset,
-                pages: object.pages,
-            })
-            .collect();
-        let Batch { direction, memory, plan, .. } = *batch;
-        self.device.submit(stream, &Batch { direction, memory, plan, objects: &objects })
-    }
-    fn submit_pieces(
-        &self,
-        _: &mut Self::Stream,
-        _: Direction,
-        _: &[PlacedPiece<'_, Self>],
-    ) -> Result<(), DeviceError> {
-        Err(DeviceError::Unsupported { what: "no pieces here" })
-    }
-    fn keep(
-        &self,
-        stream: &mut Self::Stream,
-        what: Box<dyn Any + Send>,
-    ) -> Result<(), DeviceError> {
-        self.device.keep(stream, what)
-    }
-    fn record(&self, stream: &mut Self::Stream) -> Result<Self::Event, DeviceError> {
-        self.device.record(stream)
-    }
-    fn has_happened(&self, event: &Self::Event) -> Result<bool, DeviceError> {
-        if self.is_held.load(Ordering::Relaxed) {
-            Ok(false)
-        } else {
-            self.device.has_happened(event)
-        }
-    }
-    fn wait(&self, event: &Self::Event) -> Result<(), DeviceError> {
-        assert!(!self.is_held.load(Ordering::Relaxed), "waits for a device that may never answer");
-        self.device.wait(event)
-    }
-    fn finish(&self, stream: &mut Self::Stream) -> Result<(), DeviceError> {
-        self.device.finish(stream)
-    }
-}
-
 #[test]
 fn device_that_is_late_costs_a_call_its_deadline_and_not_more() {
     let host = Host::on_path("late", 1, 64 << 20, PathChoice::Tcp);
-    let is_held = Arc::new(AtomicBool::new(false));
-    let device = Held { device: HostDevice, is_held: Arc::clone(&is_held) };
+    let device = Held::default();
+    let is_held = Arc::clone(&device.is_held);
     let shape = Shape { layers: 1, planes: 1, page_tokens: 16, heads: 4, head_bytes: 512 };
     let order = Order::PAGE_FIRST_NHD;
     let cache = PagedCache::dense(shape, 8, order).unwrap();
@@ -208,7 +125,7 @@ fn device_that_is_late_costs_a_call_its_deadline_and_not_more() {
     let layout = Layout::new(cache, order).unwrap();
     let plan = device.learn(layout.plan(1, 0..1).unwrap()).unwrap();
     // One object a leg.
-    let config = FerryConfig { bay_bytes: object_bytes, verify: false };
+    let config = FerryConfig { bay_bytes: object_bytes, ..FerryConfig::default() };
     let stream = device.stream().unwrap();
     let mut ferry = Ferry::new(&host.client, device.clone(), stream, &config).unwrap();
     let berth = Berth { memory: &memory, plan: &plan };

@@ -2,10 +2,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
 mod calls;
+#[cfg(feature = "gpu")]
+mod device;
 mod fake;
 mod faults;
 #[cfg(feature = "gpu")]
 mod ferry;
+#[cfg(feature = "gpu")]
+mod ferry_cards;
 #[cfg(feature = "gpu")]
 mod ferry_ranges;
 mod helm;
