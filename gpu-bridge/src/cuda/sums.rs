@@ -92,7 +92,11 @@ impl Launch {
                 let back = if until == end { end * WORD - range.end } else { 0 };
                 let shape = (until - from) | (front << 16) | (back << 20);
                 let behind = BEHIND[((end - until) / TILE_WORDS) as usize];
-                if launches.last().is_none_or(|launch| launch.tiles.len() == TILES_MAX) {
+                // Ranges of nothing have a sum and no tile.
+                let is_full = |launch: &Self| {
+                    launch.tiles.len() == TILES_MAX || number - launch.first >= TILES_MAX
+                };
+                if launches.last().is_none_or(is_full) {
                     launches.push(Self { tiles: Vec::new(), first: number, count: 0 });
                 }
                 let launch = launches.last_mut().expect("one was pushed if there was none");

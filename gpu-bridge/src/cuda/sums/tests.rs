@@ -60,5 +60,9 @@ fn kernel_makes_the_checksums_of_the_protocol() {
     ranges.push(7..RANGE_BYTES_MAX + 7);
     assert!(Launch::all(&ranges).len() > 3);
     assert_eq!(sums(&program, 8, &memory, &ranges), expected(&memory, &ranges));
+    // Ranges of nothing, which have a sum each and no tile.
+    let mut ranges = vec![5..5; 10_000];
+    (ranges[0], ranges[9_999]) = (0..9, 3..90);
+    assert_eq!(sums(&program, 1, &memory, &ranges), expected(&memory, &ranges));
     std::fs::remove_dir_all(program.parent().unwrap()).unwrap();
 }
