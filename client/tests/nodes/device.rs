@@ -86,6 +86,9 @@ impl Device for Held {
         self.device.submit_pieces(stream, direction, &pieces)
     }
     fn dock(&self, bytes: u64) -> Result<(HostRange, Shown), DeviceError> {
+        if *self.sums.lock().unwrap() == Sums::Failed {
+            return Err(DeviceError::Unsupported { what: "no docks without checksums" });
+        }
         self.device.dock(bytes)
     }
     fn checksums(

@@ -350,8 +350,25 @@ fn card_that_refuses_the_devices_memory_writes_to_bays_or_nothing() {
     let mut world = World::between(fabric, HostDevice, PathChoice::Auto, &config());
     world.get_until("by TCP", |crossed| crossed.received == COUNT as u64);
     let docks = FerryConfig { docks: false, ..config() };
-    let mut world = World::new(HostDevice, PathChoice::Rdma, &docks);
+    cards_write_to_bays(World::new(HostDevice, PathChoice::Rdma, &docks));
+}
+
+#[test]
+fn device_that_shows_no_memory_has_cards_write_to_bays() {
+    let device = Held::default();
+    *device.sums.lock().unwrap() = Sums::Failed;
+    cards_write_to_bays(World::new(device, PathChoice::Rdma, &config()));
+}
+
+fn cards_write_to_bays(mut world: World<impl Device>) {
     world.get_until("into bays", |crossed| crossed.received == COUNT as u64);
+    // What is sent is not spoilt.
+    world.spoil_writes(u32::MAX);
+    let until = Instant::now() + PATIENCE;
+    while world.get(PATIENCE).iter().all(Result::is_ok) {
+        assert!(Instant::now() < until, "by card");
+    }
+    assert_eq!(world.ferry.crossed().landed, 0);
 }
 
 /// With `LD_LIBRARY_PATH` naming the stand-in's folder they run without a GPU, as below.
