@@ -98,13 +98,14 @@ pub struct FerryConfig {
     pub verify: bool,
     /// Whether network cards write objects of nodes on other hosts straight into memory of the
     /// device, as much of it as the bays have, where card and device let them. They are checked
-    /// there, by the device, before they are answered. On by default.
+    /// there, by the device, before they are answered. Off by default: that a card which was told to
+    /// stop writes nothing more there was not shown on hardware yet.
     pub docks: bool,
 }
 
 impl Default for FerryConfig {
     fn default() -> Self {
-        Self { bay_bytes: 32 << 20, verify: false, docks: true }
+        Self { bay_bytes: 32 << 20, verify: false, docks: false }
     }
 }
 

@@ -193,7 +193,7 @@ fn object(number: usize) -> Vec<u8> {
 
 fn config() -> FerryConfig {
     // Room for three a leg, or four.
-    FerryConfig { bay_bytes: 600 << 10, ..FerryConfig::default() }
+    FerryConfig { bay_bytes: 600 << 10, docks: true, ..FerryConfig::default() }
 }
 
 fn on_host(path: PathChoice) -> World<HostDevice> {
@@ -349,8 +349,8 @@ fn card_that_refuses_the_devices_memory_writes_to_bays_or_nothing() {
     fabric.refuse_memory();
     let mut world = World::between(fabric, HostDevice, PathChoice::Auto, &config());
     world.get_until("by TCP", |crossed| crossed.received == COUNT as u64);
-    let docks = FerryConfig { docks: false, ..config() };
-    cards_write_to_bays(World::new(HostDevice, PathChoice::Rdma, &docks));
+    let none = FerryConfig { docks: false, ..config() };
+    cards_write_to_bays(World::new(HostDevice, PathChoice::Rdma, &none));
 }
 
 #[test]
@@ -424,7 +424,7 @@ mod nvidia {
         let Some(device) = device() else { return };
         let card = AnyFabric::open(None).unwrap();
         // What drivers map at a time.
-        let config = FerryConfig { bay_bytes: 2 << 20, ..FerryConfig::default() };
+        let config = FerryConfig { bay_bytes: 2 << 20, docks: true, ..FerryConfig::default() };
         let mut world = World::over(card, device, PathChoice::Rdma, &config);
         (0..COUNT).for_each(|number| world.put(number));
         world.get_until_landed();
