@@ -148,12 +148,15 @@ async fn wait_while(
     let polls = Rc::clone(&wire.polls);
     let mut watch = Watch::new(core, &polls);
     while core.shard(|shard| waits(shard, peer)) {
-        if core.shard(|shard| shard.is_stuck(peer)) {
-            core.shard(|shard| shard.give_up_pair(peer, outbox));
-        }
+        // The card is looked at before it is judged: this task may have waited for long.
         let has_ended = answer_ended(wire, core, peer, patience, outbox).await?;
         if has_ended {
             watch.renew(core);
+        } else if core.shard(|shard| shard.is_stuck(peer)) {
+            core.shard(|shard| shard.give_up_pair(peer, outbox));
+            // What it was asked for is answered.
+            answer_ended(wire, core, peer, patience, outbox).await?;
+            continue;
         }
         watch.rest(wire, core).await;
         check_peer(wire)?;

@@ -95,12 +95,13 @@ impl<'p> Reading<'_, 'p> {
             if let Some(read) = self.peer.take_read() {
                 break read;
             }
-            // First, for what else the peer asks wins its put no time.
-            if self.put.is_doubted(self.core) || self.core.shard(|s| s.is_stuck(self.peer)) {
+            // The card is looked at before it is judged: this task may have waited for long. What
+            // else the peer asks wins its put no time.
+            if self.answer_others().await? {
+                watch.renew(self.core);
+            } else if self.put.is_doubted(self.core) || self.core.shard(|s| s.is_stuck(self.peer)) {
                 let Self { core, peer, outbox, .. } = self;
                 core.shard(|s| s.give_up_pair(peer, outbox));
-            } else if self.answer_others().await? {
-                watch.renew(self.core);
             } else {
                 watch.rest(self.wire, self.core).await;
             }

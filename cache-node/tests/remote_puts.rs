@@ -315,7 +315,7 @@ fn put_whose_client_asks_for_another_pair_is_given_up_at_once() {
     far.raw.send(&[put, pair].concat());
     assert_eq!(far.raw.reply().header.code, Code::Unreachable);
     let took = begun.elapsed();
-    let reply = far.raw.reply();
+    let reply = far.pair_reply();
     own.connect(&PairAddress::decode(&reply.body).unwrap()).unwrap();
     far.pair = Some(own);
     stand.go();

@@ -118,12 +118,37 @@ impl Far {
     pub(crate) fn connect_pair(&mut self) -> Code {
         self.pair = None;
         let (frame, mut pair) = self.pair_frame();
-        let reply = self.raw.call(&frame);
+        self.raw.send(&frame);
+        let reply = self.pair_reply();
         if reply.header.code == Code::Ok {
             pair.connect(&PairAddress::decode(&reply.body).unwrap()).unwrap();
             self.pair = Some(pair);
         }
         reply.header.code
+    }
+
+    /// The answer to such a request: a node tells at once what takes it 20 ms, and what takes longer
+    /// behind its next answer.
+    pub(crate) fn pair_reply(&mut self) -> Reply {
+        let (mut asked, mut pair) = (0, None);
+        while pair.is_none() || asked > 0 {
+            self.raw.set_patience(SOON);
+            let has_come = self.raw.socket().peek(&mut [0; 1]).is_ok();
+            self.raw.set_patience(PATIENCE);
+            if !has_come {
+                let frame = self.raw.match_frame(&[b"anything"], false);
+                self.raw.send(&frame);
+                asked += 1;
+                continue;
+            }
+            let reply = self.raw.reply();
+            if reply.header.opcode == Opcode::Pair as u8 {
+                pair = Some(reply);
+            } else {
+                asked -= 1;
+            }
+        }
+        pair.unwrap()
     }
 
     /// A request to be connected with a new pair.
@@ -223,6 +248,9 @@ impl Far {
 /// What memory holds before anything lands there.
 pub(crate) const CANARY: u8 = 0xc5;
 const MODEL: &str = "far";
+/// A node that has not answered by then waits for another request.
+const SOON: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(20);
 const GO: u8 = 0;
 const HOLD: u8 = 1;
 const END: u8 = 2;
