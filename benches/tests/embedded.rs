@@ -1,11 +1,12 @@
 //! Loads and replays against a real node in this process, over TCP, with every byte checked.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use larder_benches::load::{Load, Op, Plan, Reads};
 use larder_benches::names::key_of;
 use larder_benches::node_stats::{CpuSource, NodeStats};
 use larder_benches::paths::PathChoice;
+use larder_benches::policy;
 use larder_benches::reference::Lru;
 use larder_benches::replay::{Replay, Rules, Touch};
 use larder_benches::tally::Tally;
@@ -13,6 +14,7 @@ use larder_benches::trace::{Request, bundled};
 use larder_client::{Client, NamespaceSpec, Payload, Pending, PutObject, PutOptions};
 use larder_node::config::Config;
 use larder_node::node::Node;
+use larder_node::store::Policy;
 use larder_protocol::stats::Stat;
 
 fn node(shards: u16, memory_bytes: u64) -> Node {
@@ -141,6 +143,37 @@ fn a_replay_begins_with_nothing_and_finds_all_that_fits() {
         assert_eq!(replay.counts().wrong, 0);
         assert_eq!(replay.counts().bytes_read, 1000 * model.block_hits);
     }
+}
+
+/// As `replay --speed` does. Ages are steps of time, so it changes little if the machine is late.
+#[test]
+fn a_replay_at_a_pace_finds_what_the_policy_finds_in_virtual_time() {
+    const SPEED: f64 = 100.0;
+    let node = node(1, 48 << 20);
+    let rules = Rules { touch: Touch::First, ..rules(20_000) };
+    let mut replay = Replay::begin(&node.address().to_string(), rules).unwrap();
+    let requests = sample(1500);
+    let started = Instant::now();
+    for request in &requests {
+        let due = started + Duration::from_millis(policy::at_speed(request.t_ms, SPEED));
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        replay.request(request).unwrap();
+    }
+    let (found, held) = (replay.counts().tally, NodeStats::read(replay.client()).unwrap());
+    assert_eq!((replay.counts().wrong, replay.counts().errors), (0, 0));
+    let whole = policy::Whole::read(requests.iter().cloned().map(Ok)).unwrap().at_speed(SPEED);
+    let twin = policy::Rules {
+        policy: Policy::Hazard { by_cost: false, small_bytes_end: 0 },
+        capacity: usize::try_from(held.sum(Stat::Objects)).unwrap(),
+        shards: 1,
+        admission: true,
+        ends: true,
+        refit_ms: 1000,
+    };
+    let twin = policy::replay(&whole, &twin).unwrap().tally;
+    let [found, twin] = [found.prefix_hit(), twin.prefix_hit()].map(|hit| 100.0 * hit);
+    eprintln!("{found:.2} % of the node, {twin:.2} % of its policy");
+    assert!((found - twin).abs() < 1.0, "{found:.2} % of the node, {twin:.2} % of its policy");
 }
 
 /// Overwrites the object of `id` behind the back of whoever reads it next.

@@ -118,7 +118,8 @@ impl Hazard {
     }
 
     /// A request named these keys, in this order: hash, and number if it is here. They are of one
-    /// chain, unless `alone` says what they have in place of its silence.
+    /// chain, unless `alone` says what they have in place of its silence. Whether that is a request
+    /// of its own, and not what follows one that named all of them already.
     pub(super) fn used(
         &mut self,
         notes: &mut Notes,
@@ -126,7 +127,7 @@ impl Hazard {
         told: Told,
         alone: Option<Gap>,
         now_ms: u64,
-    ) {
+    ) -> bool {
         self.move_on(now_ms);
         let mut known = std::mem::take(&mut self.known);
         known.clear();
@@ -145,10 +146,6 @@ impl Hazard {
                 }
             }
         }));
-        if known.is_empty() {
-            self.known = known;
-            return;
-        }
         if alone.is_none() {
             guess_gaps(&mut known);
         }
@@ -156,13 +153,22 @@ impl Hazard {
         let told = if alone.is_some() { Told::default() } else { told };
         let last = known.len().saturating_sub(1);
         self.counts = [0; CLASSES];
+        let mut is_new = false;
         for (index, key) in known.iter().enumerate() {
             let is_partial = told.ends_partly && index == last;
             let (class, _) = self.class_of(key.past.as_ref(), gap, told.hint, is_partial);
             self.counts[class.row()] += 1;
-            // Who stands there, if anybody does, is of another request.
-            self.cohorts[class.row()] = None;
+            let before = key.past.filter(|past| !key.is_guess && self.is_one_request(past));
+            is_new |= before.is_none_or(|past| past.class != class);
         }
+        // A get behind its match says nothing new: what is put next belongs to what that named.
+        if !is_new {
+            self.known = known;
+            return false;
+        }
+        // Who stands there, if anybody does, is of another request.
+        let cohorts = self.cohorts.iter_mut().zip(self.counts);
+        cohorts.filter(|(_, count)| *count > 0).for_each(|(cohort, _)| *cohort = None);
         for (index, key) in known.iter().enumerate().rev() {
             let is_partial = told.ends_partly && index == last;
             // A key that is not here may stand deeper, and need not be the head of its chain.
@@ -196,6 +202,7 @@ impl Hazard {
             }
         }
         self.known = known;
+        true
     }
 
     /// A new object, listed nowhere yet.

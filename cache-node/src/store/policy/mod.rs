@@ -192,9 +192,10 @@ impl Order {
     ) {
         let is_small = alone_bytes.is_some_and(|bytes| bytes < self.small_bytes_end);
         if matches!(self.policy, Policy::Hazard { .. }) && !is_small {
-            self.running = running;
-            let keys = uses.iter().map(Use::key);
-            self.chains.used(&mut self.notes, keys, told, alone_bytes.map(Gap::alone), now_ms);
+            let (keys, alone) = (uses.iter().map(Use::key), alone_bytes.map(Gap::alone));
+            if self.chains.used(&mut self.notes, keys, told, alone, now_ms) {
+                self.running = running;
+            }
         }
     }
 

@@ -208,6 +208,27 @@ fn get_put_and_touch_of_one_request_are_one_use() {
 }
 
 #[test]
+fn a_get_behind_its_match_leaves_the_request_in_one_cohort() {
+    let order = |has_get: bool| {
+        let (mut notes, mut hazard) = (Notes::new(u8::MAX), Hazard::new(16, false));
+        let put = |hazard: &mut Hazard, notes: &mut Notes, number: u32, now_ms| {
+            let new = Newcomer { number, hash: number, depth: number as u16, hint: 0, alone: None };
+            hazard.inserted(notes, &new, now_ms);
+        };
+        (0..2).for_each(|number| put(&mut hazard, &mut notes, number, 0));
+        let chain = (0..5).map(|n| (n, (n < 2).then_some(n)));
+        assert!(hazard.used(&mut notes, chain, Told::default(), None, 20_000));
+        if has_get {
+            let run = (0..2).map(|n| (n, Some(n)));
+            assert!(!hazard.used(&mut notes, run, Told::default(), None, 20_400));
+        }
+        (2..5).for_each(|number| put(&mut hazard, &mut notes, number, 20_800));
+        (0..5).map(|number| (notes[number].last_ms, notes[number].tally)).collect::<Vec<_>>()
+    };
+    assert_eq!(order(true), order(false));
+}
+
+#[test]
 fn what_is_asked_for_in_vain_is_known_when_it_is_put() {
     let told = Told { hint: 1, ends_partly: false };
     let (mut notes, mut hazard) = (Notes::new(u8::MAX), Hazard::new(16, false));
