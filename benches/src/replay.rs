@@ -1,10 +1,10 @@
 //! Replays a trace against real nodes, with real bytes, as an inference server would use them.
 //!
 //! For each request as runtimes do: match its chain with touch, read the run that is there, store
-//! what is missing and wanted, head first. Or, for LRU touched tail to head to the object: ask which
-//! is there (a probe, so that asking changes nothing), read what is, store what is not, the deepest
-//! first, and touch the whole chain, so that its head ends youngest. Hits are counted when the chain
-//! is asked for.
+//! what is missing and wanted, head first. Or, for LRU touched tail to head to the object: ask
+//! which is there (a probe, so that asking changes nothing), read what is, store what is not, the
+//! deepest first, and touch the whole chain, so that its head ends youngest. Hits are counted when
+//! the chain is asked for.
 
 use std::time::{Duration, Instant};
 
@@ -67,8 +67,8 @@ pub struct Counts {
     pub wrong: u64,
     /// Objects, or keys, without an answer, and objects that were not stored.
     pub errors: u64,
-    /// Objects that were there when asked for, and not when they were read a moment later: somebody else's puts
-    /// made room for themselves.
+    /// Objects that were there when asked for, and not when they were read a moment later: somebody
+    /// else's puts made room for themselves.
     pub vanished: u64,
     /// Bytes of objects that came.
     pub bytes_read: u64,

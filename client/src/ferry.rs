@@ -98,8 +98,8 @@ pub struct FerryConfig {
     pub verify: bool,
     /// Whether network cards write objects of nodes on other hosts straight into memory of the
     /// device, as much of it as the bays have, where card and device let them. They are checked
-    /// there, by the device, before they are answered. Off by default: that a card which was told to
-    /// stop writes nothing more there was not shown on hardware yet.
+    /// there, by the device, before they are answered. Off by default: that a card which was told
+    /// to stop writes nothing more there was not shown on hardware yet.
     pub docks: bool,
 }
 

@@ -54,7 +54,8 @@ pub(super) struct PolicyArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 10,
         value_parser = clap::value_parser!(u32).range(1..))]
     refit_seconds: u32,
-    /// Replay at so many times the trace's pace, as `replay --speed` does: all times are divided by it
+    /// Replay at so many times the trace's pace, as `replay --speed` does: all times are divided
+    /// by it
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = parse_positive)]
     speed: f64,
     /// Replay several policies with several capacities, and draw them

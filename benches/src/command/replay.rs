@@ -32,7 +32,7 @@ use super::{Failure, embedded};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     larder-bench replay --trace conversation_trace.jsonl --object-bytes 192KiB --speed 60\n  \
-    larder-bench replay --trace conversation_trace.jsonl --object-bytes 64KiB --touch last --verify\n  \
+    larder-bench replay --trace conversation_trace.jsonl --touch last --verify\n  \
     larder-bench replay --embedded --memory 512MiB --object-bytes 16KiB --verify --json\n  \
     larder-bench replay --node 10.0.0.7:7400 --trace trace.txt.zst --object-bytes 1MiB")]
 pub(super) struct ReplayArgs {

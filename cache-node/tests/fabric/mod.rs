@@ -127,8 +127,8 @@ impl Far {
         reply.header.code
     }
 
-    /// The answer to such a request: a node tells at once what takes it 20 ms, and what takes longer
-    /// behind its next answer.
+    /// The answer to such a request: a node tells at once what takes it 20 ms, and what takes
+    /// longer behind its next answer.
     pub(crate) fn pair_reply(&mut self) -> Reply {
         let (mut asked, mut pair) = (0, None);
         while pair.is_none() || asked > 0 {
