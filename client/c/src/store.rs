@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use larder_client::number::OK;
 use larder_client::{
-    Client, Error, GetOptions, Jobs, JobsConfig, KeyResult, Lease, MatchOptions, MatchResult,
-    NamespaceSpec, PutOptions,
+    Client, Error, GetOptions, Hints, Jobs, JobsConfig, KeyResult, Lease, MatchOptions,
+    MatchResult, NamespaceSpec, PutOptions,
 };
 
 use crate::edge::{answer, array_mut, array_out, build, free, reference, text};
@@ -268,8 +268,18 @@ pub(crate) fn putting(flags: u32, timeout_ms: u32) -> PutOptions {
 }
 
 pub(crate) fn matching(flags: u32, timeout_ms: u32) -> MatchOptions {
-    let touch = flags & TOUCH != 0;
-    MatchOptions { deadline: deadline(timeout_ms), touch, ..MatchOptions::default() }
+    let class = match flags {
+        _ if flags & TOOL_CALL != 0 => 1,
+        _ if flags & TURN_END != 0 => 2,
+        _ => 0,
+    };
+    let is_last_partial = flags & ENDS_PARTLY != 0;
+    MatchOptions {
+        deadline: deadline(timeout_ms),
+        touch: flags & TOUCH != 0,
+        hints: Hints { class, is_last_partial, ..Hints::default() },
+        ..MatchOptions::default()
+    }
 }
 
 pub(crate) fn number<T>(answer: &KeyResult<T>, good: impl FnOnce(&T) -> i64) -> i64 {
@@ -303,3 +313,23 @@ pub(crate) const NO_OBJECTS: &str = "objects that are NULL";
 const IF_ABSENT: u32 = 1;
 const INSIST: u32 = 2;
 const TOUCH: u32 = 1;
+const TOOL_CALL: u32 = 2;
+const TURN_END: u32 = 4;
+const ENDS_PARTLY: u32 = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_of_a_match_say_what_a_policy_learns_from() {
+        let said = |flags| {
+            let options = matching(flags, 0);
+            (options.touch, options.hints.class, options.hints.is_last_partial)
+        };
+        assert_eq!(said(0), (false, 0, false));
+        assert_eq!(said(TOUCH | TOOL_CALL), (true, 1, false));
+        assert_eq!(said(TOUCH | TURN_END | ENDS_PARTLY), (true, 2, true));
+        assert_eq!(said(TOUCH | TOOL_CALL | TURN_END), (true, 1, false), "one of both");
+    }
+}

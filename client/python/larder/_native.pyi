@@ -200,6 +200,9 @@ class Store:
         touch: bool = False,
         with_meta: bool = False,
         timeout: float | None = None,
+        kind: int = 0,
+        ends_partly: bool = False,
+        object_bytes: int = 0,
     ) -> Match: ...
     def batch_exists_prefix(
         self, keys: _Names, *, timeout: float | None = None

@@ -10,10 +10,18 @@ use pyo3::types::{PyBytes, PyDict, PyList};
 use crate::arguments::{deadline, get_options, match_options};
 use crate::keys::{key, keys};
 use crate::lease::Lease;
-use crate::matched::Match;
+use crate::matched::{Match, matches};
 use crate::places::{Access, from_buffers};
 use crate::status::{numbers, of_call, settle};
 use crate::store::Store;
+
+impl Store {
+    fn match_all(&self, py: Python<'_>, keys: &[Key], options: &MatchOptions) -> PyResult<Match> {
+        let client = self.client()?;
+        let answer = py.detach(|| client.match_chain(&self.namespace, keys, options));
+        Match::settle(answer, keys.len())
+    }
+}
 
 #[pymethods]
 impl Store {
@@ -21,23 +29,28 @@ impl Store {
     ///
     /// Args:
     ///     keys: the chain.
-    ///     touch: counts as a use of what is there.
+    ///     touch: counts as a use of what is there, by one request that goes on to get and put.
     ///     with_meta: brings what the writer of each object said about it.
     ///     timeout: seconds.
-    #[pyo3(name = "match", signature = (keys, *, touch = false, with_meta = false, timeout = None))]
+    ///
+    /// What a node's policy learns from, of a request that touches:
+    ///     kind: 1 for one that a tool's call ends, 2 for one that ends a turn, 0 if not known.
+    ///     ends_partly: whether the chain's last object holds less than one may, so that no longer
+    ///         chain goes on from it.
+    ///     object_bytes: how long the missing objects are, each; 0 if not known.
+    #[pyo3(
+        name = "match",
+        signature = (keys, **said),
+        text_signature = "($self, keys, *, touch=False, with_meta=False, timeout=None, kind=0, \
+                          ends_partly=False, object_bytes=0)"
+    )]
     fn match_(
         &self,
         py: Python<'_>,
         #[pyo3(from_py_with = keys)] keys: Vec<Key>,
-        touch: bool,
-        with_meta: bool,
-        timeout: Option<f64>,
+        said: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Match> {
-        let client = self.client()?;
-        let deadline = deadline(timeout)?;
-        let options = MatchOptions { deadline, touch, with_meta, ..MatchOptions::default() };
-        let answer = py.detach(|| client.match_chain(&self.namespace, &keys, &options));
-        Match::settle(answer, keys.len())
+        self.match_all(py, &keys, &matches(said)?)
     }
 
     /// How many keys at the start of a chain are there.
@@ -63,7 +76,8 @@ impl Store {
         #[pyo3(from_py_with = keys)] keys: Vec<Key>,
         timeout: Option<f64>,
     ) -> PyResult<usize> {
-        Ok(self.match_(py, keys, true, false, timeout)?.hit_count())
+        let options = MatchOptions { touch: true, ..match_options(timeout)? };
+        Ok(self.match_all(py, &keys, &options)?.hit_count())
     }
 
     /// Reads objects into new ``bytes``; ``None`` for what could not be read.
@@ -129,8 +143,8 @@ impl Store {
     ///     versions: version of each, as the writer counts.
     #[pyo3(
         signature = (keys, buffers, **options),
-        text_signature = "($self, keys, buffers, *, timeout=None, if_absent=False, metas=None, \
-                          ttl=None, depths=None, tags=None, cost_hints=None, class_hints=None, \
+        text_signature = "($self, keys, buffers, *, timeout=None, if_absent=False, insist=False, \
+                          metas=None, ttl=None, depths=None, tags=None, cost_hints=None, class_hints=None, \
                           versions=None)"
     )]
     fn put(

@@ -1,14 +1,17 @@
-//! `larder.Match`: what a match found.
+//! `larder.Match`: what a match found; and what may be said with one.
 //!
 //! Its lists are made when they are first asked for, and are the same ones every time: most callers
 //! look at one of them, or at none.
 
 use larder_client::number::{MISS, OK};
-use larder_client::{Error, KeyError, MatchResult};
+use larder_client::{Error, KeyError, MatchOptions, MatchResult};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList};
 
+use crate::arguments::deadline;
+use crate::errors::invalid;
 use crate::status::of_call;
 
 /// Which keys of a chain are there, in the order of the keys asked about.
@@ -69,6 +72,32 @@ impl Match {
             .get_or_try_init(py, || Ok::<_, PyErr>(PyList::new(py, make())?.unbind()))?;
         Ok(list.bind(py).clone())
     }
+}
+
+/// The keywords of a match.
+///
+/// # Errors
+/// `InvalidArgument` for what makes no sense, `TypeError` for a keyword that there is not.
+pub(crate) fn matches(said: Option<&Bound<'_, PyDict>>) -> PyResult<MatchOptions> {
+    let mut options = MatchOptions::default();
+    let hints = &mut options.hints;
+    for (name, value) in said.into_iter().flatten() {
+        let name: String = name.extract()?;
+        let wrong = || invalid(format_args!("{name}: no number that fits"));
+        match name.as_str() {
+            "touch" => options.touch = value.is_truthy()?,
+            "with_meta" => options.with_meta = value.is_truthy()?,
+            "timeout" => options.deadline = deadline(value.extract()?)?,
+            "kind" => hints.class = value.extract().map_err(|_| wrong())?,
+            "ends_partly" => hints.is_last_partial = value.is_truthy()?,
+            "object_bytes" => hints.object_bytes = value.extract().map_err(|_| wrong())?,
+            other => {
+                let what = format!("a match has no keyword argument '{other}'");
+                return Err(PyTypeError::new_err(what));
+            }
+        }
+    }
+    Ok(options)
 }
 
 /// One status for each key of a match.

@@ -159,6 +159,12 @@ def test_options_that_make_no_sense_are_named(store: larder.Store) -> None:
     with pytest.raises(InvalidArgument, match="object 0"):
         store.put(["a"], [bytes((64 << 20) + 1)])
     assert store.get_one("a") is None
+    asked: list[dict[str, Any]] = [{"kind": 256}, {"kind": "tool"}, {"object_bytes": -1}]
+    for options in asked:
+        with pytest.raises(InvalidArgument, match=next(iter(options))):
+            store.match(["a"], **options)
+    with pytest.raises(TypeError, match="'colour'"):
+        store.match(["a"], colour="red")  # type: ignore[call-arg]
 
 
 def test_connecting_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

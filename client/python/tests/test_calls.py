@@ -36,6 +36,8 @@ def test_match_tells_what_is_there(store: larder.Store) -> None:
     assert not any(wanted and hit for wanted, hit in zip(found.wanted, found.hits))
     assert found.hits is found.hits, "made once"
     assert store.batch_exists_prefix(chain) == 3 and store.touch(chain) == 4
+    said = store.match(chain, touch=True, kind=2, ends_partly=True, object_bytes=7, timeout=None)
+    assert said.hits == found.hits and said.metas[0] == b""
 
 
 def test_objects_are_read_into_scattered_memory(store: larder.Store) -> None:
