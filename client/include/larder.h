@@ -169,12 +169,7 @@ enum { LARDER_IF_ABSENT = 1, LARDER_INSIST = 2 };
 /* Flags of a match. TOUCH: it is a request's use of what is there. What a node's policy learns from,
  * with TOUCH: TOOL_CALL, TURN_END: what ends the request; ENDS_PARTLY: the chain's last object holds
  * less than one may, so that no longer chain goes on from it. */
-enum {
-  LARDER_TOUCH = 1,
-  LARDER_TOOL_CALL = 2,
-  LARDER_TURN_END = 4,
-  LARDER_ENDS_PARTLY = 8
-};
+enum { LARDER_TOUCH = 1, LARDER_TOOL_CALL = 2, LARDER_TURN_END = 4, LARDER_ENDS_PARTLY = 8 };
 
 /* In all of these, a timeout of 0 ms takes the client's deadline. They answer LARDER_OK if `result`
  * of every object was set, or below 0, and then nothing was asked. */
