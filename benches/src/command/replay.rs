@@ -60,8 +60,8 @@ pub(super) struct ReplayArgs {
     #[arg(long)]
     verify: bool,
     /// Begin requests when they are due, at so many times the trace's pace, and compare with what
-    /// the node's default policy makes of the trace at that pace in virtual time; without it they
-    /// follow one another as fast as they can
+    /// the node's default policy makes in virtual time of requests that begin when these did;
+    /// without it they follow one another as fast as they can
     #[arg(long, value_name = "FACTOR", value_parser = parse_positive)]
     speed: Option<f64>,
     /// When a request touches its chain: `first`, as it asks for it, or `last`, when all of it is
@@ -133,12 +133,13 @@ impl ReplayArgs {
         let mut progress = Progress::new(started);
         let (mut requests, mut late) = (Vec::new(), Duration::ZERO);
         for request in trace.take(self.limit.unwrap_or(usize::MAX)) {
-            let request = request?;
+            let mut request = request?;
             if let Some(speed) = self.speed {
                 let due = started + Duration::from_millis(at_speed(request.t_ms, speed));
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
                 late = late.max(due.elapsed());
             }
+            request.t_ms = millis_since(started);
             replay.request(&request)?;
             let now = Instant::now();
             if progress.is_due(now) {
@@ -152,8 +153,7 @@ impl ReplayArgs {
         let evicted = stats.sum(Stat::Evicted) - evicted_before;
         let held = stats.sum(Stat::Objects) - stats.sum(Stat::StaleObjects);
         let lru = model(&requests, held, evicted);
-        let twin = self.speed.map(|speed| twin(&requests, speed, held, stats.shards()));
-        let twin = twin.transpose()?;
+        let twin = self.speed.map(|_| twin(&requests, held, stats.shards())).transpose()?;
         let mut results = Results::new(replay.counts(), &rules, took, &Held { held, evicted, lru });
         results.policy_prefix_hit = twin.map(|tally| tally.prefix_hit());
         results.late_seconds_max = late.as_secs_f64();
@@ -187,10 +187,10 @@ pub(super) fn model(requests: &[Request], held: u64, evicted: u64) -> Tally {
     tally
 }
 
-/// What the node's default policy makes of requests at a pace, with room for so many objects on so
-/// many shards.
-fn twin(requests: &[Request], speed: f64, held: u64, shards: usize) -> Result<Tally, Failure> {
-    let whole = Whole::read(requests.iter().cloned().map(Ok))?.at_speed(speed);
+/// What the node's default policy makes of requests that began when they say, with room for so many
+/// objects on so many shards.
+fn twin(requests: &[Request], held: u64, shards: usize) -> Result<Tally, Failure> {
+    let whole = Whole::read(requests.iter().cloned().map(Ok))?;
     let rules = policy::Rules {
         policy: Policy::Hazard { by_cost: false, small_bytes_end: 0 },
         capacity: usize::try_from(held).unwrap_or(usize::MAX),
@@ -200,6 +200,10 @@ fn twin(requests: &[Request], speed: f64, held: u64, shards: usize) -> Result<Ta
         refit_ms: REFIT_MS,
     };
     Ok(policy::replay(&whole, &rules)?.tally)
+}
+
+fn millis_since(started: Instant) -> u64 {
+    u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// As the shards of a node do about it.
