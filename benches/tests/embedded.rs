@@ -146,7 +146,7 @@ fn a_replay_begins_with_nothing_and_finds_all_that_fits() {
 }
 
 /// As `replay --speed` does: the policy is told when each request of the node began. A quarter is
-/// for what is put late on a machine that does other work; on a quiet one they differ by a fortieth.
+/// for what a machine that does other work puts late; on a quiet one they differ by a fortieth.
 #[test]
 fn a_replay_at_a_pace_finds_what_the_policy_finds_in_virtual_time() {
     const SPEED: f64 = 100.0;

@@ -40,9 +40,9 @@ impl Store {
     /// else as for ``put``. Answers one ``larder.Status`` for each.
     #[pyo3(
         signature = (keys, ptrs, sizes, **options),
-        text_signature = "($self, keys, ptrs, sizes, *, timeout=None, if_absent=False, metas=None, \
-                          ttl=None, depths=None, tags=None, cost_hints=None, class_hints=None, \
-                          versions=None)"
+        text_signature = "($self, keys, ptrs, sizes, *, timeout=None, if_absent=False, \
+                          insist=False, metas=None, ttl=None, depths=None, tags=None, \
+                          cost_hints=None, class_hints=None, versions=None)"
     )]
     fn batch_put_from(
         &self,
@@ -73,9 +73,9 @@ impl Store {
     /// As ``batch_put_from``, without waiting. Answers the job. Raises Busy.
     #[pyo3(
         signature = (keys, ptrs, sizes, **options),
-        text_signature = "($self, keys, ptrs, sizes, *, timeout=None, if_absent=False, metas=None, \
-                          ttl=None, depths=None, tags=None, cost_hints=None, class_hints=None, \
-                          versions=None)"
+        text_signature = "($self, keys, ptrs, sizes, *, timeout=None, if_absent=False, \
+                          insist=False, metas=None, ttl=None, depths=None, tags=None, \
+                          cost_hints=None, class_hints=None, versions=None)"
     )]
     fn submit_put_ptrs(
         &self,

@@ -144,8 +144,8 @@ impl Store {
     #[pyo3(
         signature = (keys, buffers, **options),
         text_signature = "($self, keys, buffers, *, timeout=None, if_absent=False, insist=False, \
-                          metas=None, ttl=None, depths=None, tags=None, cost_hints=None, class_hints=None, \
-                          versions=None)"
+                          metas=None, ttl=None, depths=None, tags=None, cost_hints=None, \
+                          class_hints=None, versions=None)"
     )]
     fn put(
         &self,

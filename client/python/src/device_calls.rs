@@ -54,8 +54,8 @@ impl Store {
     #[pyo3(
         signature = (keys, tensors, *, stream = None, **options),
         text_signature = "($self, keys, tensors, *, stream=None, timeout=None, if_absent=False, \
-                          metas=None, ttl=None, depths=None, tags=None, cost_hints=None, \
-                          class_hints=None, versions=None)"
+                          insist=False, metas=None, ttl=None, depths=None, tags=None, \
+                          cost_hints=None, class_hints=None, versions=None)"
     )]
     fn put_device(
         &self,
@@ -89,8 +89,8 @@ impl Store {
     #[pyo3(
         signature = (keys, ptrs, sizes, *, stream = None, **options),
         text_signature = "($self, keys, ptrs, sizes, *, stream=None, timeout=None, \
-                          if_absent=False, metas=None, ttl=None, depths=None, tags=None, \
-                          cost_hints=None, class_hints=None, versions=None)"
+                          if_absent=False, insist=False, metas=None, ttl=None, depths=None, \
+                          tags=None, cost_hints=None, class_hints=None, versions=None)"
     )]
     fn batch_put_device(
         &self,

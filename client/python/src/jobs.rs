@@ -47,9 +47,9 @@ impl Store {
     /// Busy.
     #[pyo3(
         signature = (keys, buffers, **options),
-        text_signature = "($self, keys, buffers, *, timeout=None, if_absent=False, metas=None, \
-                          ttl=None, depths=None, tags=None, cost_hints=None, class_hints=None, \
-                          versions=None)"
+        text_signature = "($self, keys, buffers, *, timeout=None, if_absent=False, insist=False, \
+                          metas=None, ttl=None, depths=None, tags=None, cost_hints=None, \
+                          class_hints=None, versions=None)"
     )]
     fn submit_batch_set(
         &self,
