@@ -32,6 +32,7 @@ use crate::store::Policy;
 use check::{OBJECTS_MAX_MAX, OBJECTS_MAX_MIN, refused};
 
 pub use budgets::Budget;
+pub(crate) use budgets::assigned;
 pub use cards::RdmaDevices;
 pub use peers::Peer;
 pub use ports::free_port_range;
@@ -80,6 +81,9 @@ pub struct Config {
     pub uds_allow: Vec<u32>,
     /// Most bytes that a connection may hold under lease, `None` for a quarter of a shard's memory.
     pub lease_bytes_max: Option<u64>,
+    /// Most bytes that a tenant may have pinned on a shard, `None` for an eighth of its memory; all
+    /// tenants together may have twice that.
+    pub pinned_bytes_max: Option<u64>,
     /// Which network cards may reach the memory of clients.
     pub rdma_devices: RdmaDevices,
     /// How long a shard with nothing to do looks for requests before it sleeps.
@@ -198,6 +202,11 @@ impl Config {
         self.lease_bytes_max.unwrap_or_else(|| self.share_of_memory(4))
     }
 
+    /// Most bytes that a tenant may have pinned on a shard.
+    pub fn pinned_bytes_max(&self) -> u64 {
+        self.pinned_bytes_max.unwrap_or_else(|| self.shard_memory_bytes() / 8)
+    }
+
     /// Finds free ports if `listen` has port 0. They are free, not reserved: bind them soon.
     ///
     /// # Errors
@@ -258,6 +267,7 @@ impl Default for Config {
             uds: None,
             uds_allow: Vec::new(),
             lease_bytes_max: None,
+            pinned_bytes_max: None,
             rdma_devices: RdmaDevices::Auto,
             spin: Spin::Auto,
             header_timeout: Duration::from_secs(10),

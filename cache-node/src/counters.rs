@@ -12,11 +12,12 @@ use std::time::Instant;
 use larder_protocol::Opcode;
 use larder_protocol::stats::{STAT_NUMBERS, Stat};
 
+use crate::board::Board;
 use crate::config::Config;
 use crate::judgement::Judgement;
 
 /// How many numbers a table of all opcodes needs.
-pub const OPCODE_NUMBERS: usize = 16;
+pub const OPCODE_NUMBERS: usize = 32;
 
 /// What one shard has published.
 #[derive(Debug)]
@@ -134,6 +135,8 @@ pub struct NodeState {
     pub shards: Vec<Arc<Counters>>,
     /// What they learn from each other.
     pub judgement: Judgement,
+    /// What they count by namespace and class.
+    pub board: Board,
     /// Where the admin listener is, once it is bound.
     pub admin: OnceLock<SocketAddr>,
     phase: AtomicU8,
@@ -154,6 +157,7 @@ impl NodeState {
             addresses: (0..config.shards).map(|shard| config.shard_address(shard)).collect(),
             shards: (0..config.shards).map(|_| Arc::default()).collect(),
             judgement: Judgement::new(config.shards),
+            board: Board::new(config.shards),
             admin: OnceLock::new(),
             phase: AtomicU8::new(Phase::Starting as u8),
             process_cpu_us: AtomicU64::new(0),
@@ -224,7 +228,7 @@ fn store_all(to: &[AtomicU64], values: &[u64]) {
 /// A bit of the ticks that no executor reaches by ticking, and that one more tick does not clear.
 const RETIRED: u64 = 1 << 63;
 
-const _: () = assert!((Opcode::Pair as usize) < OPCODE_NUMBERS);
+const _: () = assert!((Opcode::Accounts as usize) < OPCODE_NUMBERS);
 
 #[cfg(test)]
 mod tests {

@@ -5,7 +5,9 @@
 //! it runs on.
 #![forbid(unsafe_code)]
 
+pub mod account;
 mod beside;
+pub mod board;
 mod cards;
 pub mod config;
 pub mod control;

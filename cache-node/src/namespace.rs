@@ -7,10 +7,13 @@
 
 use std::collections::HashMap;
 use std::ops::{Index, IndexMut};
+use std::sync::Arc;
 
 use larder_protocol::checksum::crc64;
 use larder_protocol::limits::HANDLES_MAX;
 use larder_protocol::{DecodeError, Generation, NamespaceSpec};
+
+use crate::account::Account;
 
 /// Most namespaces of one shard.
 pub const NAMESPACES_MAX: usize = 4096;
@@ -40,7 +43,8 @@ pub enum OpenError {
 /// What a shard knows about one namespace.
 #[derive(Debug)]
 pub struct Namespace {
-    spec: Box<[u8]>,
+    spec: Arc<[u8]>,
+    tenant: Arc<str>,
     digest: u64,
     part_bytes: u32,
     object_bytes_max: u32,
@@ -58,6 +62,8 @@ pub struct Namespace {
     has_chains: bool,
     /// Length of the last object that was stored.
     object_bytes: u32,
+    /// What was counted of it.
+    pub(crate) account: Account,
 }
 
 impl Namespace {
@@ -65,6 +71,7 @@ impl Namespace {
         let spec = NamespaceSpec::decode(bytes)?;
         Ok(Self {
             spec: bytes.into(),
+            tenant: spec.tenant.as_str().into(),
             digest: crc64(bytes),
             part_bytes: spec.part_bytes,
             object_bytes_max: spec.object_bytes_max(),
@@ -75,6 +82,7 @@ impl Namespace {
             stale_objects: 0,
             has_chains: false,
             object_bytes: 0,
+            account: Account::default(),
         })
     }
 
@@ -84,8 +92,13 @@ impl Namespace {
     }
 
     /// The description, as it was registered.
-    pub fn spec(&self) -> &[u8] {
+    pub fn spec(&self) -> &Arc<[u8]> {
         &self.spec
+    }
+
+    /// Who owns the bytes.
+    pub fn tenant(&self) -> &Arc<str> {
+        &self.tenant
     }
 
     /// Bytes of one part of an object; 0 makes the whole object one part.
@@ -136,7 +149,7 @@ impl Namespace {
 /// The namespaces of a shard.
 #[derive(Debug, Default)]
 pub struct Namespaces {
-    by_spec: HashMap<Box<[u8]>, NamespaceId, ahash::RandomState>,
+    by_spec: HashMap<Arc<[u8]>, NamespaceId, ahash::RandomState>,
     table: Vec<Namespace>,
 }
 
@@ -166,7 +179,7 @@ impl Namespaces {
             self.by_spec.remove(&former.spec);
             id
         };
-        self.by_spec.insert(spec.into(), id);
+        self.by_spec.insert(Arc::clone(&self[id].spec), id);
         Ok(id)
     }
 
@@ -183,6 +196,11 @@ impl Namespaces {
         let stale = std::mem::take(&mut namespace.objects);
         namespace.stale_objects += stale;
         Some(stale)
+    }
+
+    /// All that are registered, by number.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Namespace> {
+        self.table.iter()
     }
 
     /// How many are registered.

@@ -3,6 +3,7 @@
 //! No socket, no clock, no executor: the driver sets `now_ms`, hands over what it read and sends
 //! what it finds in the outbox. A put takes three steps, since its bytes arrive in between.
 
+mod accounts;
 mod ahead;
 mod clients;
 mod get;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use larder_protocol::header::Opcode;
 use larder_protocol::limits::{GENERATION_MAX, HEADER_BYTES, OBJECT_BYTES_MAX, VERSION_MAX};
 use larder_protocol::message::{
-    Bump, Freshness, Get, Match, Put, Remove, SocketPath, encode_statuses,
+    Bump, Freshness, Get, Match, Pin, Put, Remove, SocketPath, encode_statuses,
 };
 use larder_protocol::placement::{anchor_hash, shard_of};
 use larder_protocol::stats::{STAT_NUMBERS, Stat};
@@ -71,6 +72,7 @@ pub(crate) struct Shard {
     pairs_coming: Gauge,
     counts: [u64; STAT_NUMBERS],
     requests: [u64; OPCODE_NUMBERS],
+    ticks: u64,
     /// Set by the driver before each call.
     pub(crate) now_ms: u64,
     random: ahash::RandomState,
@@ -163,6 +165,7 @@ impl Shard {
         };
         let mut store = Store::new(arena, bounds, KeyHash::random());
         store.keep_to(config.budgets.iter().map(|budget| budget.share(config.shards)).collect());
+        store.pin_at_most(config.pinned_bytes_max());
         let learns = matches!(config.policy, Policy::Hazard { .. });
         let learned = learns.then(judgement::Reader::default);
         let room = region_bytes.saturating_sub(RECORD_BYTES_MAX as u64);
@@ -187,6 +190,7 @@ impl Shard {
             sending_bytes_max: config.reply_bytes_max(),
             counts: [0; STAT_NUMBERS],
             requests: [0; OPCODE_NUMBERS],
+            ticks: 0,
             now_ms: 0,
             random: ahash::RandomState::new(),
             handles_made: 0,
@@ -236,10 +240,18 @@ impl Shard {
             }
             Some(Opcode::Stats) => self.stats(header, out),
             Some(Opcode::Clients) => self.clients(header, out),
+            Some(Opcode::Accounts) => self.accounts(header, out),
             Some(Opcode::Share) => return self.begin_share(peer, header, body, out),
             Some(Opcode::Unshare) => self.unshare(peer, header, body, out)?,
             Some(Opcode::Pair) => return self.begin_pair(peer, header, body, out),
-            Some(Opcode::Bump | Opcode::Match | Opcode::Get | Opcode::Put | Opcode::Remove) => {
+            Some(
+                Opcode::Bump
+                | Opcode::Match
+                | Opcode::Get
+                | Opcode::Put
+                | Opcode::Remove
+                | Opcode::Pin,
+            ) => {
                 return self.begin_in_namespace(peer, header, body, out);
             }
             _ => return Ok(self.refuse(header, Code::UnknownOpcode, out)),
@@ -286,6 +298,7 @@ impl Shard {
                 }
             }
             Opcode::Remove => self.remove(header, namespace, &Remove::decode(body)?, out),
+            Opcode::Pin => self.pin(header, namespace, &Pin::decode(body)?, out),
             Opcode::Put => {
                 let put = Put::decode(body, header.payload_bytes)?;
                 let Some(source) = peer.source_of(&put)? else {
@@ -321,6 +334,28 @@ impl Shard {
                 encode_statuses(std::iter::once(status), &mut out.bytes);
             }
         }
+        self.answer_in(header, Code::Ok, namespace).finish(0, at, &mut out.bytes);
+    }
+
+    fn pin(
+        &mut self,
+        header: &Header,
+        namespace: NamespaceId,
+        request: &Pin<'_>,
+        out: &mut Outbox,
+    ) {
+        let at = Header::begin(&mut out.bytes);
+        let (ask, mut refused) = (self.ask(header, namespace, Freshness::Any), 0);
+        let statuses = request.keys.iter().map(|key| {
+            if !self.identity.owns(key.as_bytes()) {
+                return Status::WrongShard;
+            }
+            let status = self.store.pin(&ask, key.as_bytes(), request.keep_ms);
+            refused += u64::from(status == Status::NoRoom);
+            status
+        });
+        encode_statuses(statuses, &mut out.bytes);
+        self.count(Stat::PinsRefused, refused);
         self.answer_in(header, Code::Ok, namespace).finish(0, at, &mut out.bytes);
     }
 

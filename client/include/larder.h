@@ -184,6 +184,12 @@ int64_t larder_match(larder_store *store, const larder_key *keys, size_t count, 
 int64_t larder_remove(larder_store *store, const larder_key *keys, size_t count,
                       uint32_t timeout_ms, int64_t *results);
 
+/* Has objects evicted last for `keep_ms` from now, or as all others again with 0. `results`, which
+ * may be NULL, gets LARDER_OK for each that is there, LARDER_MISS, or LARDER_NO_ROOM if its tenant
+ * has as much pinned as the node allows. */
+int64_t larder_pin(larder_store *store, const larder_key *keys, size_t count, uint32_t keep_ms,
+                   uint32_t timeout_ms, int64_t *results);
+
 /* -- Jobs: submit, go on, take the answer later ------------------------------------------------ */
 
 /* The number of the job, above 0, or below 0: LARDER_BUSY while 4,096 answers were not taken yet.

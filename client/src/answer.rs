@@ -13,6 +13,7 @@ use larder_protocol::message::{
 use larder_protocol::view::View;
 use larder_protocol::{Code, DecodeError, Generation, Header, Opcode, Status};
 
+use crate::account::AccountInfo;
 use crate::call::{Outcome, ShardValue};
 use crate::connected::ClientInfo;
 use crate::error::{KeyError, KeyResult};
@@ -107,12 +108,18 @@ impl Session {
             Opcode::Remove => {
                 take_statuses(&mut leg, body, MATCH_KEYS_MAX, Status::Removed, header.generation)
             }
+            Opcode::Pin => {
+                take_statuses(&mut leg, body, MATCH_KEYS_MAX, Status::Pinned, header.generation)
+            }
             Opcode::Match => take_matches(&mut leg, body),
             Opcode::Stats => decode_stats(body)
                 .map(|stats| tell(&mut leg, Ok(ShardValue::Stats(stats))))
                 .map_err(Broken::Decode),
             Opcode::Clients => ClientInfo::decode_all(body)
                 .map(|clients| tell(&mut leg, Ok(ShardValue::Clients(clients))))
+                .map_err(Broken::Decode),
+            Opcode::Accounts => AccountInfo::decode_all(body)
+                .map(|accounts| tell(&mut leg, Ok(ShardValue::Accounts(accounts))))
                 .map_err(Broken::Decode),
             Opcode::Open | Opcode::Bump => {
                 let namespace = leg.namespace.clone().expect("these are about a namespace");
@@ -198,7 +205,7 @@ fn take_statuses(
                     | Status::MissGeneration
             )
         } else {
-            status.is_miss()
+            status.is_miss() || (good == Status::Pinned && status == Status::NoRoom)
         };
         status == good || status == Status::WrongShard || is_refusal
     };

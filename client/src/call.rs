@@ -13,6 +13,7 @@ use larder_protocol::Generation;
 use larder_protocol::stats::Stat;
 use larder_transport::process_id;
 
+use crate::account::AccountInfo;
 use crate::completion::Sink;
 use crate::connected::ClientInfo;
 #[cfg(feature = "gpu")]
@@ -69,6 +70,8 @@ pub enum ShardValue {
     Stats(Vec<(Stat, u64)>),
     /// Who is connected to it.
     Clients(Vec<ClientInfo>),
+    /// What it counts of each namespace and of each class of objects.
+    Accounts(Vec<AccountInfo>),
     /// Whether it removed anything. A shard that does not count what it removes says so always.
     Removed(bool),
 }

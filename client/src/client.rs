@@ -336,6 +336,59 @@ impl Client {
         }))
     }
 
+    /// Has objects evicted last for so long from now (rounded up to milliseconds, at most seven
+    /// weeks), or as all others again if that is nothing.
+    ///
+    /// One answer for each key: `Ok` if it is there, a miss if it is not,
+    /// [`Status::NoRoom`](larder_protocol::Status::NoRoom) if the tenant has as much pinned as a
+    /// node allows (its `--pinned-bytes-max`). A pin is of an object: what is put in its place
+    /// later is not pinned.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn pin(
+        &self,
+        namespace: &Namespace,
+        keys: &[Key],
+        keep_for: Duration,
+        deadline: Option<Duration>,
+    ) -> Result<Vec<KeyResult<()>>, Error> {
+        self.prepare_pin(namespace, keys, keep_for, deadline)?.wait()
+    }
+
+    /// As [`Client::pin`], without waiting.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn start_pin(
+        &self,
+        namespace: &Namespace,
+        keys: &[Key],
+        keep_for: Duration,
+        deadline: Option<Duration>,
+    ) -> Result<Pending<Vec<KeyResult<()>>>, Error> {
+        self.prepare_pin(namespace, keys, keep_for, deadline).map(Pending::launch)
+    }
+
+    fn prepare_pin(
+        &self,
+        namespace: &Namespace,
+        keys: &[Key],
+        keep_for: Duration,
+        deadline: Option<Duration>,
+    ) -> Result<Pending<Vec<KeyResult<()>>>, Error> {
+        let keep_ms = keep_for.as_micros().div_ceil(1000);
+        let keep_ms = u32::try_from(keep_ms).unwrap_or(u32::MAX);
+        let missing = Err(KeyError::Status(larder_protocol::Status::Miss));
+        // Every holder is asked, and merged, as for a remove.
+        let call = self.begin(Outcome::Remove(vec![missing; keys.len()]), deadline, None)?;
+        let legs = self.legs(&call, namespace, |plan| plan.pin(keep_ms, keys));
+        Ok(Pending::new(call, legs, |_, outcome| match outcome {
+            Outcome::Remove(keys) => Ok(keys),
+            other => unreachable!("pins have removes' outcomes: {other:?}"),
+        }))
+    }
+
     pub(crate) fn land(
         &self,
         namespace: &Namespace,

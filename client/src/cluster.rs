@@ -127,6 +127,27 @@ impl Client {
         self.ask_shards(Opcode::Clients, None, deadline, |_| (), |_, answers| Ok(answers))
     }
 
+    /// What each shard of each node counts of its namespaces, and of each class of objects
+    /// ([`ShardValue::Accounts`]): of at most 768 namespaces, those that take most memory. A node
+    /// of a version that does not know the question refuses it.
+    ///
+    /// # Errors
+    /// [`Error::Forked`]. Shards that could not be asked say so in their answer.
+    pub fn accounts(&self, deadline: Option<Duration>) -> Result<Vec<ShardAnswer>, Error> {
+        self.start_accounts(deadline)?.wait()
+    }
+
+    /// As [`Client::accounts`], without waiting.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn start_accounts(
+        &self,
+        deadline: Option<Duration>,
+    ) -> Result<Pending<Vec<ShardAnswer>>, Error> {
+        self.ask_shards(Opcode::Accounts, None, deadline, |_| (), |_, answers| Ok(answers))
+    }
+
     fn open_everywhere(
         &self,
         namespace: Namespace,

@@ -1,5 +1,6 @@
 //! What is said on the command line, and what a failure means to a shell.
 
+mod accounts;
 mod cluster;
 mod objects;
 mod stat;
@@ -100,6 +101,8 @@ enum Command {
     Match(objects::Match),
     /// Removes objects by key or by tag.
     Rm(objects::Remove),
+    /// Has objects evicted last for a while.
+    Pin(objects::Pin),
     /// Shows what the shards count.
     Stat(stat::Stat),
     /// Begins a new generation: nothing stored before is found any more.
@@ -143,6 +146,7 @@ impl Arguments {
             Command::Get(get) => get.run(&client, &namespace()?),
             Command::Match(matching) => matching.run(&client, &namespace()?),
             Command::Rm(remove) => remove.run(&client, &namespace()?),
+            Command::Pin(pin) => pin.run(&client, &namespace()?),
             Command::Stat(stat) => stat.run(&client),
             Command::Bump => cluster::bump(&client, &namespace()?),
             Command::View(view) => view.run(&client),

@@ -156,6 +156,7 @@ const fn said(status: Status) -> &'static str {
         Status::Hit => "there",
         Status::Stored => "stored",
         Status::Removed => "removed",
+        Status::Pinned => "pinned",
         Status::Miss => "not there",
         Status::MissExpired => "not there any more: its time to live has passed",
         Status::MissGeneration => "not there in this generation",

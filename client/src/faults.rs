@@ -329,7 +329,7 @@ impl Io {
 impl Leg {
     /// Whether it asks one shard about itself, so that no other can answer.
     pub(crate) fn is_about_shard(&self) -> bool {
-        let asks = [Opcode::Open, Opcode::Bump, Opcode::Stats, Opcode::Clients];
+        let asks = [Opcode::Open, Opcode::Bump, Opcode::Stats, Opcode::Clients, Opcode::Accounts];
         asks.contains(&self.opcode) || self.is_tag()
     }
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use larder_protocol::limits::HEADER_BYTES;
-use larder_protocol::message::{Get, Match, Put, PutItem, Remove};
+use larder_protocol::message::{Get, Match, Pin, Put, PutItem, Remove};
 use larder_protocol::{Key, Opcode};
 use larder_transport::Landing;
 
@@ -164,6 +164,10 @@ impl Leg {
                     return vec![self];
                 }
             },
+            Opcode::Pin => {
+                let request = Pin::decode(body).expect("encoded by this client");
+                plan.pin_at(self.route, request.keep_ms, &pick(request.keys.iter(), &open))
+            }
             _ => {
                 self.frame = frame;
                 return vec![self];

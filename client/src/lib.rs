@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::vec_box, reason = "legs move from list to list; a pointer moves cheaply")]
 
+mod account;
 mod answer;
 mod bootstrap;
 mod call;
@@ -65,6 +66,7 @@ mod tcp;
 mod wanting;
 mod wire;
 
+pub use account::{AccountInfo, AccountName};
 pub use bytes::Bytes;
 pub use call::{Outcome, Pending, ShardAnswer, ShardValue};
 pub use card::ExposedMemory;

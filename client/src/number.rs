@@ -8,7 +8,7 @@ use larder_protocol::{Code, Status};
 
 use crate::error::{Error, KeyError, Reason, Unavailable};
 
-/// There, stored, removed.
+/// There, stored, removed, pinned.
 pub const OK: i32 = 0;
 /// Not there.
 pub const MISS: i32 = -1;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use larder_protocol::limits::{BATCH_OBJECTS_MAX, HEADER_BYTES, MATCH_KEYS_MAX, PARTS_MAX};
 use larder_protocol::message::{
-    Freshness, Get, GetItem, Match, Payload as Form, Put, PutItem, Remove, Sharing,
+    Freshness, Get, GetItem, Match, Payload as Form, Pin, Put, PutItem, Remove, Sharing,
 };
 use larder_protocol::{Header, Key, Opcode};
 use larder_transport::Landing;
@@ -22,6 +22,9 @@ use crate::router::{Indices, Route, Routes, Split};
 use crate::shared::PutSource;
 use crate::sums::Sums;
 use crate::wanting::Said;
+
+/// Keys that are asked about in one request.
+type Refs<'a> = std::vec::IntoIter<&'a Key>;
 
 /// Where legs come from and whom they answer.
 pub(crate) struct Plan<'a> {
@@ -179,23 +182,49 @@ impl Plan<'_> {
 
     /// Legs of a remove, to every shard that may hold one of the keys.
     pub(crate) fn remove(&self, keys: &[Key]) -> Vec<Box<Leg>> {
-        let groups = self.spread(keys, |routes, keys| routes.split_to_all_holders(keys));
-        groups
-            .into_iter()
-            .flat_map(|(route, group)| self.remove_group(route, &group, keys))
-            .collect()
+        self.to_all_holders(Opcode::Remove, keys, |keys, out| Remove::encode_keys(keys, out))
     }
 
     /// Legs of a remove to the one shard that did not answer yet.
     pub(crate) fn remove_from(&self, route: Route, keys: &[Key]) -> Vec<Box<Leg>> {
-        self.remove_group(route, &Indices::Run(0..keys.len() as u32), keys)
+        let all = Indices::Run(0..keys.len() as u32);
+        self.group(Opcode::Remove, route, &all, keys, |keys, out| Remove::encode_keys(keys, out))
     }
 
-    fn remove_group(&self, route: Route, group: &Indices, keys: &[Key]) -> Vec<Box<Leg>> {
+    /// Legs of a pin, to every shard that may hold one of the keys.
+    pub(crate) fn pin(&self, keep_ms: u32, keys: &[Key]) -> Vec<Box<Leg>> {
+        self.to_all_holders(Opcode::Pin, keys, |keys, out| Pin::encode(keep_ms, keys, out))
+    }
+
+    /// Legs of a pin to the one shard that did not answer yet.
+    pub(crate) fn pin_at(&self, route: Route, keep_ms: u32, keys: &[Key]) -> Vec<Box<Leg>> {
+        let all = Indices::Run(0..keys.len() as u32);
+        self.group(Opcode::Pin, route, &all, keys, |keys, out| Pin::encode(keep_ms, keys, out))
+    }
+
+    fn to_all_holders(
+        &self,
+        opcode: Opcode,
+        keys: &[Key],
+        encode: impl Fn(Refs<'_>, &mut Vec<u8>),
+    ) -> Vec<Box<Leg>> {
+        let groups = self.spread(keys, |routes, keys| routes.split_to_all_holders(keys));
+        let groups = groups.into_iter();
+        groups.flat_map(|(route, group)| self.group(opcode, route, &group, keys, &encode)).collect()
+    }
+
+    fn group(
+        &self,
+        opcode: Opcode,
+        route: Route,
+        group: &Indices,
+        keys: &[Key],
+        encode: impl Fn(Refs<'_>, &mut Vec<u8>),
+    ) -> Vec<Box<Leg>> {
         let legs = cut(group, MATCH_KEYS_MAX, |_| 0).into_iter().map(|indices| {
-            let mut leg = self.leg(Opcode::Remove, route, &indices);
-            let removed = indices.iter().map(|at| &keys[at]);
-            Remove::encode_keys(removed, &mut leg.frame);
+            let mut leg = self.leg(opcode, route, &indices);
+            let asked: Vec<&Key> = indices.iter().map(|at| &keys[at]).collect();
+            encode(asked.into_iter(), &mut leg.frame);
             leg
         });
         legs.collect()

@@ -56,18 +56,25 @@ pub enum Opcode {
     Pair = 14,
     /// Asks who is connected to the shard, and which way.
     Clients = 15,
+    /// Asks what the shard counts of each namespace, and of each class of objects.
+    Accounts = 16,
+    /// Has objects evicted last for a while.
+    Pin = 17,
 }
 
 from_byte!(
     Opcode, "opcode", Hello, Open, Bump, Match, Get, Put, Remove, View, Stats, Region, Share,
-    Unshare, Release, Pair, Clients,
+    Unshare, Release, Pair, Clients, Accounts, Pin,
 );
 
 impl Opcode {
     /// Whether a request of it changes nothing. While a node reads a put by its card it serves what
     /// only reads of the connection, and nothing behind what does not.
     pub const fn only_reads(self) -> bool {
-        matches!(self, Self::Match | Self::Get | Self::View | Self::Stats | Self::Clients)
+        matches!(
+            self,
+            Self::Match | Self::Get | Self::View | Self::Stats | Self::Clients | Self::Accounts
+        )
     }
 }
 

@@ -14,7 +14,7 @@ pub enum Kind {
 macro_rules! stats {
     ($($variant:ident = $number:literal, $kind:ident, $name:literal, $help:literal;)+) => {
         /// One thing that a shard counts.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u16)]
         #[non_exhaustive]
         pub enum Stat {
@@ -108,6 +108,8 @@ stats! {
     HitsAtHalf = 56, Counter, "hits_at_half_total", "Of these, hits of an LRU of half that.";
     HitsAtSame = 57, Counter, "hits_at_same_total", "Of these, hits of an LRU of the memory.";
     HitsAtTwice = 58, Counter, "hits_at_twice_total", "Of these, hits of an LRU of twice that.";
+    PinnedBytes = 59, Gauge, "pinned_bytes", "Bytes of slots whose objects are pinned.";
+    PinsRefused = 60, Counter, "pins_refused_total", "Pins refused: their tenant has too many.";
 }
 
 impl Stat {

@@ -49,6 +49,8 @@ pub enum Status {
     Stored = 1,
     /// Removed: no reader finds it any more.
     Removed = 2,
+    /// Pinned: it is evicted last until then.
+    Pinned = 3,
     /// Never seen here, or evicted and forgotten.
     Miss = 16,
     /// Its time to live has passed.
@@ -132,6 +134,7 @@ from_byte!(
     Hit,
     Stored,
     Removed,
+    Pinned,
     Miss,
     MissExpired,
     MissGeneration,

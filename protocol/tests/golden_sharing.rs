@@ -6,11 +6,12 @@ mod files;
 
 use files::{assert_golden, encoded, golden, key};
 use larder_protocol::message::{
-    CAPABILITY_REMOTE, CAPABILITY_SHARED, ClientPath, ClientReport, Get, GetItem, HelloReply,
-    LeasedPlace, PairAddress, Payload, Put, PutItem, Release, SharedRegion, Sharing, SocketPath,
-    Unshare,
+    Account, AccountOf, CAPABILITY_REMOTE, CAPABILITY_SHARED, ClientPath, ClientReport, Get,
+    GetItem, HelloReply, LeasedPlace, PairAddress, Payload, Pin, Put, PutItem, Release,
+    SharedRegion, Sharing, SocketPath, Unshare,
 };
-use larder_protocol::{DecodeError, Opcode};
+use larder_protocol::stats::Stat;
+use larder_protocol::{DecodeError, Opcode, Status};
 
 #[test]
 fn numbers_of_opcodes_are_golden() {
@@ -127,6 +128,42 @@ fn clients_are_golden() {
     unknown[9] = 3;
     let error = DecodeError::Value { what: "client path", found: 3 };
     assert_eq!(ClientReport::decode_all(&unknown).unwrap_err(), error);
+}
+
+#[test]
+fn accounts_are_golden() {
+    let golden = golden!("accounts_reply");
+    let accounts = [
+        (AccountOf::Namespace(b"what it is"), vec![(Stat::Hits, 7), (Stat::SlotBytes, 1 << 33)]),
+        (AccountOf::Class(200), vec![(Stat::Evicted, 258)]),
+    ];
+    let mut told = accounts.clone();
+    // A value of 0 is left out.
+    told[1].1.push((Stat::NotWanted, 0));
+    assert_golden(&encoded(|out| Account::encode_all(told.into_iter(), out)), &golden);
+    let read = Account::decode_all(&golden).unwrap();
+    assert_eq!(read, accounts.map(|(of, values)| Account { of, values }));
+    assert_eq!(Opcode::Accounts as u8, 16);
+    for cut in 0..golden.len() {
+        assert!(Account::decode_all(&golden[..cut]).is_err(), "cut at {cut}");
+    }
+    let mut unknown = golden;
+    unknown[4] = 2;
+    let error = DecodeError::Value { what: "account", found: 2 };
+    assert_eq!(Account::decode_all(&unknown).unwrap_err(), error);
+}
+
+#[test]
+fn pin_is_golden() {
+    let golden = golden!("pin");
+    let keys = [key(b"k1"), key(b"k2")];
+    assert_golden(&encoded(|out| Pin::encode(60_000, keys.iter(), out)), &golden);
+    let pin = Pin::decode(&golden).unwrap();
+    assert_eq!((pin.keep_ms, pin.keys.iter().collect::<Vec<_>>()), (60_000, keys.to_vec()));
+    assert_eq!((Opcode::Pin as u8, Status::Pinned as u8), (17, 3));
+    for cut in 0..golden.len() {
+        assert!(Pin::decode(&golden[..cut]).is_err(), "cut at {cut}");
+    }
 }
 
 #[test]

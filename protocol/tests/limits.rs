@@ -340,7 +340,7 @@ fn what_has_no_meaning_is_refused() {
         ("flag of put", changed("put", |out| put(SMALL, out), 0, 16)),
         ("form of payload", changed("put", |out| put(SMALL, out), 11, 3)),
         ("kind of remove", changed("remove", keys, 0, 2)),
-        ("status", changed("statuses", |out| out.bytes(&[1, 0, 0, 0, 1]), 4, 3)),
+        ("status", changed("statuses", |out| out.bytes(&[1, 0, 0, 0, 1]), 4, 4)),
     ];
     for (what, result) in refused {
         let named = matches!(result, Err(DecodeError::Reserved(_) | DecodeError::Value { .. }));

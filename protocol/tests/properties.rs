@@ -10,10 +10,12 @@ use larder_protocol::checksum::crc32c;
 use larder_protocol::key::Key;
 use larder_protocol::limits::OBJECT_BYTES_MAX;
 use larder_protocol::message::{
-    Batch, Bump, ClientPath, ClientReport, Freshness, Get, GetItem, Hello, HelloReply, Hints, Hit,
-    LeasedPlace, Match, MatchReplyWriter, Open, PairAddress, Payload, Put, PutItem, Release,
-    RemotePiece, Remove, SharedRegion, Sharing, Unshare, encode_stats, encode_statuses,
+    Account, AccountOf, Batch, Bump, ClientPath, ClientReport, Freshness, Get, GetItem, Hello,
+    HelloReply, Hints, Hit, LeasedPlace, Match, MatchReplyWriter, Open, PairAddress, Payload, Pin,
+    Put, PutItem, Release, RemotePiece, Remove, SharedRegion, Sharing, Unshare, encode_stats,
+    encode_statuses,
 };
+use larder_protocol::stats::Stat;
 use larder_protocol::view::{Member, MemberState, View};
 use larder_protocol::wire::{DecodeError, Reader, Write};
 use larder_protocol::{Code, Generation, Header, NamespaceSpec, Opcode, Status};
@@ -315,6 +317,19 @@ fn other_bodies() -> impl Strategy<Value = Body> {
                     connected_ms: *connected_ms,
                 });
                 written("clients reply", |out| ClientReport::encode_all(clients, out))
+            }
+        ),
+        (any::<u32>(), vec(keys(), 0..20)).prop_map(|(keep_ms, keys)| {
+            written("pin", |out| Pin::encode(keep_ms, keys.iter(), out))
+        }),
+        vec((of(any::<u8>()), vec(any::<u8>(), 0..=64), any::<u64>()), 0..20).prop_map(
+            |accounts| {
+                let told = accounts.iter().map(|(class, spec, value)| {
+                    let namespace = AccountOf::Namespace(spec);
+                    let values = Stat::ALL.iter().map(move |&stat| (stat, value % 7 * stat as u64));
+                    (class.map_or(namespace, AccountOf::Class), values)
+                });
+                written("accounts reply", |out| Account::encode_all(told, out))
             }
         ),
         any::<u64>()

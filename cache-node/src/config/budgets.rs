@@ -1,19 +1,20 @@
 //! How much memory namespaces are sure of, and how much they may have.
 //!
 //! A budget is of all namespaces that it names, together: those of a tenant, or of one model of
-//! it. What a reader would get wrong: a namespace has one budget, the first of the list that names
-//! it, so what is special stands in front.
+//! it, or only of their objects with one class hint. What a reader would get wrong: an object has
+//! one budget, the first of the list that names it, so what is special stands in front.
 
 use larder_protocol::NamespaceSpec;
 
 use super::check::refused;
 use super::units::parse_bytes;
 use super::{Config, ConfigError, format_bytes};
-use crate::store::Share;
+use crate::store::{Assigned, Share};
 
 /// What a list of budgets looks like, for messages.
-pub(super) const BUDGETS_FORM: &str = "a list of tenant[/model]=floor..ceiling, either size left \
-    out or both with units, such as acme/vit=1GiB..4GiB,acme=..8GiB,*=..2GiB";
+pub(super) const BUDGETS_FORM: &str = "a list of tenant[/model][#class]=floor..ceiling, a class \
+    hint of 0 to 255, either size left out or both with units, such as \
+    acme/vit=1GiB..4GiB,acme#7=..1GiB,acme=..8GiB,*=..2GiB";
 
 /// What the namespaces of one tenant, or of one of its models, may take of a node's memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct Budget {
     pub tenant: Option<String>,
     /// Of which model, `None` for all.
     pub model: Option<String>,
+    /// Of objects with this class hint, `None` for all.
+    pub class: Option<u8>,
     /// Others never push them below this, in bytes on the whole node.
     pub floor_bytes: u64,
     /// They never take more than this, in bytes on the whole node.
@@ -39,11 +42,27 @@ impl Budget {
         Share { floor_bytes: self.floor_bytes / shards, ceiling_bytes, bytes: 0 }
     }
 
-    /// Whether it is of this namespace.
-    pub(crate) fn is_of(&self, spec: &NamespaceSpec) -> bool {
+    /// Whether it is of this namespace, or of some of its objects.
+    fn is_of(&self, spec: &NamespaceSpec) -> bool {
         let is = |named: &Option<String>, name: &str| named.as_deref().is_none_or(|n| n == name);
         is(&self.tenant, &spec.tenant) && is(&self.model, &spec.model)
     }
+}
+
+/// The budgets of a namespace: for each class of objects the first that names it.
+pub(crate) fn assigned(budgets: &[Budget], spec: &NamespaceSpec) -> Assigned {
+    let mut assigned = Assigned::default();
+    for (number, budget) in (0u16..).zip(budgets).filter(|(_, budget)| budget.is_of(spec)) {
+        match budget.class {
+            None => {
+                assigned.rest = Some(number);
+                break;
+            }
+            Some(class) if assigned.classes.iter().any(|(known, _)| *known == class) => {}
+            Some(class) => assigned.classes.push((class, number)),
+        }
+    }
+    assigned
 }
 
 /// Reads a list of budgets with commas between them; an empty text is an empty list.
@@ -56,6 +75,10 @@ pub(super) fn budgets(text: &str) -> Option<Vec<Budget>> {
 
 fn parse(text: &str) -> Option<Budget> {
     let (whose, sizes) = text.rsplit_once('=')?;
+    let (whose, class) = match whose.rsplit_once('#') {
+        Some((whose, class)) => (whose, Some(class.parse().ok()?)),
+        None => (whose, None),
+    };
     let (tenant, model) = match whose.split_once('/') {
         Some((tenant, model)) => (tenant, Some(model)),
         None => (whose, None),
@@ -67,6 +90,7 @@ fn parse(text: &str) -> Option<Budget> {
     Some(Budget {
         tenant: named(tenant),
         model: model.and_then(named),
+        class,
         floor_bytes: size(floor, 0)?,
         ceiling_bytes: size(ceiling, u64::MAX)?,
     })
@@ -119,9 +143,21 @@ mod tests {
         assert_eq!(of("acme", "vit"), Some(1), "the first that names it");
         assert_eq!(of("other", "vit"), Some(2));
         assert_eq!(of("other", "llama"), Some(3));
-        for wrong in ["acme", "acme=1GiB", "acme=1..2", "acme=1GiB..4GB", "=", ","] {
+        for wrong in
+            ["acme", "acme=1GiB", "acme=1..2", "acme=1GiB..4GB", "=", ",", "a#=..", "a#256=.."]
+        {
             assert_eq!(budgets(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn classes_of_objects_have_budgets_in_front_of_their_namespaces() {
+        let list = budgets("a#7=..1GiB,*/m#7=..,a/m#8=1MiB..,a/m=..,*#9=..,*=..").unwrap();
+        let of = |tenant, model| assigned(&list, &spec(tenant, model));
+        assert_eq!(of("a", "m"), Assigned { classes: vec![(7, 0), (8, 2)], rest: Some(3) });
+        assert_eq!(of("a", "n"), Assigned { classes: vec![(7, 0), (9, 4)], rest: Some(5) });
+        assert_eq!(of("b", "m"), Assigned { classes: vec![(7, 1), (9, 4)], rest: Some(5) });
+        assert_eq!(assigned(&list[..1], &spec("b", "m")), Assigned::default());
     }
 
     #[test]

@@ -106,6 +106,11 @@ impl Config {
                 return Err(refused(flag, format_bytes(bytes), expected));
             }
         }
+        let (pinned, most) = (self.pinned_bytes_max(), shard_memory / 4);
+        if pinned > most {
+            let expected = format!("at most a quarter of a shard's memory, {}", format_bytes(most));
+            return Err(refused("pinned-bytes-max", format_bytes(pinned), expected));
+        }
         Ok(())
     }
 

@@ -93,8 +93,9 @@ pub(super) struct Flags {
     /// again), lru or s3fifo [default: hazard]
     #[arg(long, value_name = "hazard|hazard-cost|lru|s3fifo")]
     pub(super) policy: Option<Given>,
-    /// Memory that namespaces are sure of and the most that they get, tenant[/model]=floor..ceiling
-    /// with commas between, `*` for any tenant; of several that name one the first. In the file an
+    /// Memory that namespaces are sure of and the most that they get,
+    /// tenant[/model][#class]=floor..ceiling with commas between, `*` for any tenant, `#7` for
+    /// their objects of class hint 7; of several that name an object the first. In the file an
     /// array of such texts may be given [default: none]
     #[arg(long, value_name = "LIST")]
     pub(super) budgets: Option<Given>,
@@ -123,6 +124,10 @@ pub(super) struct Flags {
     /// [default: a quarter of a shard's memory, or one largest object if that is more]
     #[arg(long, value_name = "SIZE")]
     pub(super) lease_bytes_max: Option<Given>,
+    /// Most bytes that a tenant may have pinned; all together may have twice that
+    /// [default: an eighth of a shard's memory]
+    #[arg(long, value_name = "SIZE")]
+    pub(super) pinned_bytes_max: Option<Given>,
     /// Network cards that may reach the memory of clients, with commas between: each shard uses the
     /// one next to its core. Or auto (the first with an active port, if this build knows cards), or
     /// off [default: auto]
@@ -192,6 +197,7 @@ impl Flags {
             uds: self.uds.or(file.uds),
             uds_allow: self.uds_allow.or(file.uds_allow),
             lease_bytes_max: self.lease_bytes_max.or(file.lease_bytes_max),
+            pinned_bytes_max: self.pinned_bytes_max.or(file.pinned_bytes_max),
             rdma_device: self.rdma_device.or(file.rdma_device),
             spin: self.spin.or(file.spin),
             header_timeout: self.header_timeout.or(file.header_timeout),
@@ -258,6 +264,7 @@ mod tests {
         ("uds", "/tmp/larder.sock"),
         ("uds-allow", "12345,12346"),
         ("lease-bytes-max", "1MiB"),
+        ("pinned-bytes-max", "1MiB"),
         ("rdma-device", "off"),
         ("spin", "off"),
         ("header-timeout", "1s"),

@@ -72,6 +72,8 @@ impl Flags {
         set(&mut c.uds_allow, "uds-allow", self.uds_allow, UIDS_FORM, uids)?;
         let (given, max) = (self.lease_bytes_max, &mut c.lease_bytes_max);
         set(max, "lease-bytes-max", given, SIZE_FORM, some_bytes)?;
+        let (given, max) = (self.pinned_bytes_max, &mut c.pinned_bytes_max);
+        set(max, "pinned-bytes-max", given, SIZE_FORM, some_bytes)?;
         let (given, devices) = (self.rdma_device, &mut c.rdma_devices);
         set(devices, "rdma-device", given, RDMA_FORM, rdma_devices)?;
         set(&mut c.spin, "spin", self.spin, SPIN_FORM, parse_spin)?;
@@ -189,6 +191,7 @@ mod tests {
             ("uds", "", "a path"),
             ("uds-allow", "root", "1000,1001"),
             ("lease-bytes-max", "2TiB", "a shard's memory"),
+            ("pinned-bytes-max", "2TiB", "a quarter of a shard's memory"),
             ("rdma-device", "mlx5_0,", "auto, or off"),
             ("spin", "1h", "50us"),
             ("spin", "1001ms", "50us"),

@@ -3,6 +3,7 @@
 //! The recorder belongs to the node and is never the process's global one: a process may embed
 //! several nodes, and may have a recorder of its own.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use larder_protocol::Opcode;
@@ -10,6 +11,8 @@ use larder_protocol::stats::{Kind, Stat};
 use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder, SharedString};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+use super::by_name::ByName;
+use crate::account::Account;
 use crate::counters::{Counters, NodeState, OPCODE_NUMBERS, Phase};
 
 /// Every number of a node, registered once.
@@ -20,6 +23,7 @@ pub(super) struct Metrics {
     ready: Gauge,
     uptime: Gauge,
     process: Vec<(Stat, Gauge)>,
+    by_name: Mutex<ByName>,
 }
 
 #[derive(Debug)]
@@ -51,6 +55,7 @@ impl Metrics {
             ready: gauge(&recorder, "larder_ready", Vec::new()),
             uptime: gauge(&recorder, "larder_uptime_seconds", Vec::new()),
             process: process.map(|&s| (s, gauge(&recorder, &name(s), Vec::new()))).collect(),
+            by_name: Mutex::new(ByName::new(recorder, state.shards.len())),
         }
     }
 
@@ -64,6 +69,8 @@ impl Metrics {
         for (stat, gauge) in &self.process {
             gauge.set(state.process(*stat) as f64);
         }
+        let by_name = self.by_name.lock();
+        by_name.unwrap_or_else(PoisonError::into_inner).refresh(&state.board);
     }
 
     /// All series as text, as they were last refreshed.
@@ -110,6 +117,15 @@ fn describe(recorder: &PrometheusRecorder) {
             Kind::Gauge => recorder.describe_gauge(name(stat).into(), None, text(stat.help())),
         }
     }
+    for (stat, _) in Account::default().values() {
+        for prefix in [NAMESPACE_PREFIX, CLASS_PREFIX] {
+            let name = format!("{prefix}{}", stat.name()).into();
+            match stat.kind() {
+                Kind::Counter => recorder.describe_counter(name, None, text(stat.help())),
+                Kind::Gauge => recorder.describe_gauge(name, None, text(stat.help())),
+            }
+        }
+    }
     recorder.describe_counter(
         REQUESTS_BY_OP.into(),
         None,
@@ -135,14 +151,17 @@ fn name(stat: Stat) -> String {
     format!("larder_{}", stat.name())
 }
 
-fn counter(recorder: &PrometheusRecorder, name: &str, labels: Vec<Label>) -> Counter {
+pub(super) fn counter(recorder: &PrometheusRecorder, name: &str, labels: Vec<Label>) -> Counter {
     recorder.register_counter(&Key::from_parts(name.to_owned(), labels), &METADATA)
 }
 
-fn gauge(recorder: &PrometheusRecorder, name: &str, labels: Vec<Label>) -> Gauge {
+pub(super) fn gauge(recorder: &PrometheusRecorder, name: &str, labels: Vec<Label>) -> Gauge {
     recorder.register_gauge(&Key::from_parts(name.to_owned(), labels), &METADATA)
 }
 
+/// Of a tenant and a model, and of a class of objects.
+pub(super) const NAMESPACE_PREFIX: &str = "larder_namespace_";
+pub(super) const CLASS_PREFIX: &str = "larder_class_";
 const REQUESTS_BY_OP: &str = "larder_requests_by_op_total";
 const METADATA: Metadata<'_> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
 

@@ -4,6 +4,7 @@
 //! for this thread: they publish what they count and read flags, both at their own tick.
 
 mod admin;
+mod by_name;
 mod door;
 mod metrics;
 mod signals;

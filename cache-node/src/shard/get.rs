@@ -90,6 +90,7 @@ impl Shard {
                 match answer {
                     Ok((found, place)) => {
                         hits += 1;
+                        self.count_hit(namespace, found.record().class_hint());
                         scratch.uses.push(Use::of(located, Some(found.entry)));
                         scratch.slots.extend(place.map(|place| (found.slot, place)));
                     }
@@ -97,7 +98,7 @@ impl Shard {
                         if status == Status::Miss {
                             scratch.uses.push(Use::of(located, None));
                         }
-                        self.count_miss(status);
+                        self.count_miss(namespace, status);
                         out.bytes.u8(status as u8);
                     }
                 }
@@ -157,6 +158,8 @@ impl Shard {
                 let start = record.record_bytes();
                 let place = (start + range.start) as usize..(start + range.end) as usize;
                 out.bytes.extend_from_slice(&slot[place]);
+                let class = record.class_hint();
+                self.count_hit(namespace, class);
                 if get.touch {
                     let uses = [Use::of(located, Some(entry))];
                     self.store.used(namespace, &uses, Told::default(), self.now_ms);
@@ -166,7 +169,7 @@ impl Shard {
             }
             Err(dead) => {
                 let status = self.store.bury(dead);
-                self.count_miss(status);
+                self.count_miss(namespace, status);
                 if get.touch && status == Status::Miss {
                     let uses = [Use::of(located, None)];
                     self.store.used(namespace, &uses, Told::default(), self.now_ms);

@@ -6,6 +6,7 @@ use larder_protocol::wire::within;
 use larder_protocol::{Code, DecodeError, Header, NamespaceSpec};
 
 use super::{Peer, Shard};
+use crate::config::assigned;
 use crate::namespace::OpenError;
 use crate::outbox::Outbox;
 
@@ -65,8 +66,7 @@ impl Shard {
         };
         if !self.budgets.is_empty() {
             let spec = NamespaceSpec::decode(open.spec)?;
-            let budget = self.budgets.iter().position(|budget| budget.is_of(&spec));
-            self.store.assign(namespace, budget.map(|number| number as u16));
+            self.store.assign(namespace, assigned(&self.budgets, &spec));
         }
         within(open.known.0, GENERATION_MAX, "generation")?;
         if open.known > self.store.generation(namespace) {

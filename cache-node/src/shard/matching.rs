@@ -10,7 +10,7 @@ use larder_protocol::{Code, Header};
 use super::Shard;
 use crate::namespace::NamespaceId;
 use crate::outbox::Outbox;
-use crate::store::{GROUP_KEYS, Told, Use};
+use crate::store::{GROUP_KEYS, Owner, Told, Use};
 
 impl Shard {
     pub(super) fn matching(
@@ -69,7 +69,8 @@ impl Shard {
             self.store.used(namespace, &uses, Told { hint: hints.class, ends_partly }, self.now_ms);
         }
         let places = missing.iter().map(|&(_, place)| place);
-        self.store.wants_each(namespace, places, hints.object_bytes, |nth, is_wanted| {
+        let owner = Owner { namespace, class: hints.class };
+        self.store.wants_each(owner, places, hints.object_bytes, |nth, is_wanted| {
             if is_wanted {
                 writer.want(missing[nth].0, &mut out.bytes);
             }
@@ -78,6 +79,9 @@ impl Shard {
         self.answer_in(header, Code::Ok, namespace).finish(0, at, &mut out.bytes);
         self.count(Stat::MatchedKeys, request.keys.len() as u64);
         self.count(Stat::MatchHits, hits);
+        let account = self.store.account_of(namespace);
+        account.matched_keys += request.keys.len() as u64;
+        account.match_hits += hits;
         uses.clear();
         missing.clear();
         (self.scratch.uses, self.scratch.missing) = (uses, missing);

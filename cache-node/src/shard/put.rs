@@ -17,7 +17,7 @@ use super::{Shard, Step};
 use crate::gauge::Held;
 use crate::namespace::NamespaceId;
 use crate::outbox::Outbox;
-use crate::store::{Pending, RecordSpec, Ticket};
+use crate::store::{Owner, Pending, RecordSpec, Ticket};
 
 /// An admitted put.
 #[derive(Debug)]
@@ -178,6 +178,10 @@ impl Shard {
             Err(Status::NotWanted) => self.count(Stat::NotWanted, 1),
             _ => {}
         }
+        if let Err(status) = status {
+            let owner = Owner { namespace: job.namespace, class: item.class_hint };
+            self.store.count(owner, |account| account.count_refusal(status));
+        }
         status
     }
 
@@ -199,7 +203,8 @@ impl Shard {
         }
         if job.put.if_wanted {
             let place = self.store.place_of(job.namespace, item.key.as_bytes());
-            if !self.store.wants(job.namespace, place, item.object_bytes) {
+            let owner = Owner { namespace: job.namespace, class: item.class_hint };
+            if !self.store.wants(owner, place, item.object_bytes) {
                 return Err(Status::NotWanted);
             }
         }

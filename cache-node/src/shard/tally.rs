@@ -8,8 +8,11 @@ use larder_protocol::stats::{STAT_NUMBERS, Stat};
 use larder_protocol::{Code, Header, Status};
 
 use super::{Seen, Shard};
+use crate::account::miss_reason;
 use crate::counters::NodeState;
+use crate::namespace::NamespaceId;
 use crate::outbox::Outbox;
+use crate::store::Owner;
 
 impl Shard {
     pub(super) fn stats(&mut self, header: &Header, out: &mut Outbox) {
@@ -19,15 +22,15 @@ impl Shard {
         self.answer(header, Code::Ok).finish(0, at, &mut out.bytes);
     }
 
+    /// Counts a key of a get that was found.
+    pub(super) fn count_hit(&mut self, namespace: NamespaceId, class: u8) {
+        self.store.count(Owner { namespace, class }, |account| account.hits += 1);
+    }
+
     /// Counts a key that a get did not find, by its reason.
-    pub(super) fn count_miss(&mut self, status: Status) {
-        let reason = match status {
-            Status::Miss => Stat::MissesAbsent,
-            Status::MissExpired => Stat::MissesExpired,
-            Status::MissGeneration | Status::MissStale => Stat::MissesStale,
-            _ => Stat::MissesOther,
-        };
-        self.count(reason, 1);
+    pub(super) fn count_miss(&mut self, namespace: NamespaceId, status: Status) {
+        self.count(miss_reason(status), 1);
+        self.store.account_of(namespace).count_miss(status);
     }
 
     /// Adds to a counter.
@@ -50,6 +53,10 @@ impl Shard {
         counters.publish(&self.values());
         counters.publish_requests(&self.requests);
         counters.tick();
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(TICKS_PER_ACCOUNT) {
+            state.board.publish(self.identity.index, &self.store);
+        }
     }
 
     fn values(&self) -> [u64; STAT_NUMBERS] {
@@ -77,6 +84,7 @@ impl Shard {
             (Stat::FillingBytes, self.filling.value()),
             (Stat::SendingBytes, self.sending.value()),
             (Stat::PairsOpen, self.pairs.value()),
+            (Stat::PinnedBytes, self.store.pinned_bytes()),
         ];
         own.into_iter()
             .chain(self.leased())
@@ -84,3 +92,6 @@ impl Shard {
         values
     }
 }
+
+/// Once a second: all namespaces' accounts are copied.
+const TICKS_PER_ACCOUNT: u64 = 10;

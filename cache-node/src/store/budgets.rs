@@ -9,10 +9,10 @@ use larder_protocol::Status;
 use larder_transport::{Arena, Window};
 
 use super::entries::{Entries, Entry};
-use super::{Store, Why};
+use super::{Record, Store, Why};
 use crate::namespace::NamespaceId;
 
-/// A budget on one shard, and what its namespaces take.
+/// A budget on one shard, and what is taken of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Share {
     /// Others never push them below this.
@@ -29,51 +29,75 @@ impl Share {
     }
 }
 
+/// Whose an object is, as budgets go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// Of which namespace.
+    pub namespace: NamespaceId,
+    /// Its class hint.
+    pub class: u8,
+}
+
+impl From<NamespaceId> for Owner {
+    /// Objects without a class hint.
+    fn from(namespace: NamespaceId) -> Self {
+        Self { namespace, class: 0 }
+    }
+}
+
+/// Which budgets a namespace has, by their numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Assigned {
+    /// That of objects of these classes.
+    pub(crate) classes: Vec<(u8, u16)>,
+    /// That of all others.
+    pub(crate) rest: Option<u16>,
+}
+
 /// The budgets of a store.
 #[derive(Debug, Default)]
 pub(super) struct Shares {
     shares: Vec<Share>,
     /// By the number of the namespace.
-    of: Vec<Option<u16>>,
+    of: Vec<Assigned>,
     has_floors: bool,
 }
 
 impl Shares {
-    /// Namespace `id` has the budget with this number, or none; it has no objects yet.
-    fn assign(&mut self, id: NamespaceId, share: Option<u16>) {
+    /// Namespace `id` has these budgets; it has no objects yet.
+    fn assign(&mut self, id: NamespaceId, assigned: Assigned) {
         let at = id.number() as usize;
         if self.of.len() <= at {
-            self.of.resize(at + 1, None);
+            self.of.resize(at + 1, Assigned::default());
         }
-        self.of[at] = share;
+        self.of[at] = assigned;
     }
 
-    fn share(&self, id: NamespaceId) -> Option<&Share> {
-        self.number(id).map(|number| &self.shares[usize::from(number)])
+    fn number(&self, owner: Owner) -> Option<u16> {
+        let assigned = self.of.get(owner.namespace.number() as usize)?;
+        let of_class = assigned.classes.iter().find(|(class, _)| *class == owner.class);
+        of_class.map(|(_, number)| *number).or(assigned.rest)
     }
 
-    fn number(&self, id: NamespaceId) -> Option<u16> {
-        *self.of.get(id.number() as usize)?
+    /// The number of the budget of an object.
+    fn number_of(&self, entry: &Entry) -> Option<u16> {
+        let assigned = self.of.get(entry.namespace().number() as usize)?;
+        // Its record is another line of memory, which is read only for whom classes matter.
+        if assigned.classes.is_empty() { assigned.rest } else { self.number(owner_of(entry)) }
     }
 
     /// A slot of so many bytes was taken.
-    pub(super) fn taken(&mut self, id: NamespaceId, bytes: u64) {
-        if let Some(number) = self.number(id) {
+    pub(super) fn taken(&mut self, owner: Owner, bytes: u64) {
+        if let Some(number) = self.number(owner) {
             self.shares[usize::from(number)].bytes += bytes;
         }
     }
 
     /// A slot of so many bytes was let go.
-    pub(super) fn dropped(&mut self, id: NamespaceId, bytes: u64) {
-        if let Some(number) = self.number(id) {
+    pub(super) fn dropped(&mut self, owner: Owner, bytes: u64) {
+        if let Some(number) = self.number(owner) {
             self.shares[usize::from(number)].bytes -= bytes;
         }
-    }
-
-    /// Whether evicting so many bytes of `victim` for `asker` breaks no promise.
-    fn may_evict(&self, victim: NamespaceId, bytes: u64, asker: NamespaceId) -> bool {
-        self.number(victim) == self.number(asker)
-            || self.share(victim).is_none_or(|share| share.can_spare(bytes))
     }
 
     /// Whether evicting a whole window for `asker` breaks no promise.
@@ -82,7 +106,7 @@ impl Shares {
         arena: &Arena,
         entries: &Entries,
         window: Window,
-        asker: NamespaceId,
+        asker: Owner,
     ) -> bool {
         if !self.has_floors {
             return true;
@@ -90,7 +114,7 @@ impl Shares {
         let (mut slots, mut lost) = (Vec::new(), vec![0; self.shares.len()]);
         arena.live_slots_in(window, &mut slots);
         for entry in slots.iter().filter_map(|slot| entries.object(slot.tag)) {
-            if let Some(number) = self.number(entry.namespace()) {
+            if let Some(number) = self.number_of(entry) {
                 lost[usize::from(number)] += slot_bytes(entry);
             }
         }
@@ -106,14 +130,21 @@ impl Shares {
         self.has_floors
     }
 
-    /// Whether namespaces of this budget are below their floor.
-    pub(super) fn is_below_floor(&self, id: NamespaceId) -> bool {
-        self.share(id).is_some_and(|share| share.bytes < share.floor_bytes)
+    /// Whether those of this budget are below their floor.
+    pub(super) fn is_below_floor(&self, owner: Owner) -> bool {
+        let share = self.number(owner).map(|number| &self.shares[usize::from(number)]);
+        share.is_some_and(|share| share.bytes < share.floor_bytes)
     }
 
-    /// Whether an object may go to make room for one of `asker`.
-    pub(super) fn spares(&self, entry: &Entry, asker: NamespaceId) -> bool {
-        self.has_floors && !self.may_evict(entry.namespace(), slot_bytes(entry), asker)
+    /// Whether an object must stay although room is looked for for one of `asker`.
+    pub(super) fn spares(&self, entry: &Entry, asker: Owner) -> bool {
+        if !self.has_floors {
+            return false;
+        }
+        let victim = self.number_of(entry);
+        let share = victim.map(|number| &self.shares[usize::from(number)]);
+        let is_floor_kept = share.is_none_or(|share| share.can_spare(slot_bytes(entry)));
+        victim != self.number(asker) && !is_floor_kept
     }
 }
 
@@ -129,15 +160,16 @@ impl Store {
         self.shares = Shares { shares, of: Vec::new(), has_floors };
     }
 
-    /// Gives a namespace that was opened its budget, unless it has objects: then it has it.
+    /// Gives a namespace that was opened its budgets, unless it has objects: then it has them.
     ///
     /// # Panics
     /// If there is no such budget.
-    pub(crate) fn assign(&mut self, id: NamespaceId, share: Option<u16>) {
-        assert!(share.is_none_or(|number| usize::from(number) < self.shares.shares.len()));
+    pub(crate) fn assign(&mut self, id: NamespaceId, assigned: Assigned) {
+        let mut numbers = assigned.classes.iter().map(|(_, number)| *number).chain(assigned.rest);
+        assert!(numbers.all(|number| usize::from(number) < self.shares.shares.len()));
         let namespace = &self.namespaces[id];
         if namespace.objects == 0 && namespace.stale_objects == 0 {
-            self.shares.assign(id, share);
+            self.shares.assign(id, assigned);
         }
     }
 
@@ -150,8 +182,8 @@ impl Store {
     ///
     /// # Errors
     /// [`Status::NoRoom`] if the ceiling is lower than that, or all that is below it is in use.
-    pub(super) fn stay_below_ceiling(&mut self, id: NamespaceId, bytes: u64) -> Result<(), Status> {
-        let Some(number) = self.shares.number(id) else { return Ok(()) };
+    pub(super) fn stay_below_ceiling(&mut self, owner: Owner, bytes: u64) -> Result<(), Status> {
+        let Some(number) = self.shares.number(owner) else { return Ok(()) };
         loop {
             let share = &self.shares.shares[usize::from(number)];
             if share.bytes + bytes <= share.ceiling_bytes {
@@ -160,17 +192,17 @@ impl Store {
             if bytes > share.ceiling_bytes {
                 return Err(Status::NoRoom);
             }
-            let shares = &self.shares;
-            let is_ours = |entry: &Entry| {
-                shares.number(entry.namespace()) == Some(number) && !entry.slot().is_shared()
-            };
-            let victim = self.order.search(&self.entries, is_ours);
-            let count = self.namespaces.len();
-            let victim =
-                victim.or_else(|| self.order.search_lists(&self.entries, id, count, is_ours));
+            let victim = self.victim(owner, |entry, shares| {
+                shares.number_of(entry) == Some(number) && !entry.slot().is_shared()
+            });
             self.drop_entry(victim.ok_or(Status::NoRoom)?, Why::Room);
         }
     }
+}
+
+/// Whose an object is.
+pub(super) fn owner_of(entry: &Entry) -> Owner {
+    Owner { namespace: entry.namespace(), class: Record::class_hint_of(entry.slot()) }
 }
 
 /// What an object takes of its budget.

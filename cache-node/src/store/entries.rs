@@ -39,6 +39,8 @@ pub(crate) struct Entry {
     namespace: u16,
     /// Whether its record has tags.
     pub(crate) is_tagged: bool,
+    /// Whether it is pinned.
+    is_pinned: bool,
 }
 
 impl Entry {
@@ -58,6 +60,19 @@ impl Entry {
         NamespaceId(u32::from(self.namespace))
     }
 
+    pub(super) fn is_pinned(&self) -> bool {
+        self.is_pinned
+    }
+
+    pub(super) fn pin(&mut self, is_pinned: bool) {
+        self.is_pinned = is_pinned;
+    }
+
+    /// Whether it is passed over when room is looked for: somebody reads it, or it is pinned.
+    pub(super) fn is_held(&self) -> bool {
+        self.is_pinned || self.slot().is_shared()
+    }
+
     fn free(next: u32) -> Self {
         Self {
             slot: None,
@@ -69,6 +84,7 @@ impl Entry {
             expires_s: 0,
             namespace: 0,
             is_tagged: false,
+            is_pinned: false,
         }
     }
 }

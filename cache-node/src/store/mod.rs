@@ -8,11 +8,13 @@
 //! fills while other requests run, and [`Store::insert`] makes it findable. Nothing in between is
 //! visible or needs undoing.
 
+mod accounts;
 mod budgets;
 mod entries;
 mod hash;
 mod index;
 mod lookup;
+mod pins;
 mod policy;
 mod record;
 mod room;
@@ -27,7 +29,8 @@ mod wanting;
 use larder_protocol::{Generation, Status};
 use larder_transport::{Arena, Slot, SlotMut, UNTAGGED};
 
-pub use budgets::Share;
+pub(crate) use budgets::Assigned;
+pub use budgets::{Owner, Share};
 pub use entries::EntryId;
 pub use hash::KeyHash;
 pub use lookup::{Ask, Dead, Found, GROUP_KEYS, Place, Seen, Use};
@@ -37,11 +40,13 @@ pub use shadow::ShadowCounts;
 pub use stats::StoreStats;
 pub use tags::REMOVED_TAGS_MAX;
 
+use crate::account::{Account, CLASSES};
 use crate::namespace::{NamespaceId, Namespaces, OpenError};
-use budgets::{Shares, slot_bytes};
+use budgets::{Shares, owner_of, slot_bytes};
 use entries::{Entries, Entry, OBJECTS_MAX};
 use index::Index;
 use lookup::Verdict;
+use pins::Pins;
 use policy::{GHOST_BYTES, Order};
 use room::Scratch;
 use shadow::Shadow;
@@ -105,11 +110,14 @@ pub struct Store {
     fullness: Fullness,
     shares: Shares,
     shadow: Shadow,
+    pins: Pins,
     removed_tags: RemovedTags,
     sweep: Sweep,
     /// Counts inserts, uses and removals of tags: the store's own time.
     events: u64,
     counts: Counts,
+    /// By class hint.
+    classes: Box<[Account; CLASSES]>,
     scratch: Scratch,
 }
 
@@ -143,10 +151,12 @@ impl Store {
             fullness,
             shares: Shares::default(),
             shadow: Shadow::new(),
+            pins: Pins::new(0),
             removed_tags: RemovedTags::new(),
             sweep: Sweep::default(),
             events: 0,
             counts: Counts::default(),
+            classes: Box::new([Account::default(); CLASSES]),
             scratch: Scratch::default(),
         }
     }
@@ -210,9 +220,10 @@ impl Store {
             }
             self.drop_entry(resident, Why::Replaced);
         }
-        self.stay_below_objects_max(namespace);
+        let owner = Owner { namespace, class: record.class_hint() };
+        self.stay_below_objects_max(owner);
         let slot_bytes = Arena::slot_bytes(slot.len() as u32);
-        if let Err(refusal) = self.stay_below_ceiling(namespace, slot_bytes) {
+        if let Err(refusal) = self.stay_below_ceiling(owner, slot_bytes) {
             // Puts under way together may be more than the ceiling has room for.
             return refusal;
         }
@@ -224,7 +235,8 @@ impl Store {
         entry.expires_s = expires_s;
         entry.is_tagged = is_tagged;
         entry.stamp = self.next_stamp();
-        self.shares.taken(namespace, slot_bytes);
+        self.shares.taken(owner, slot_bytes);
+        self.count(owner, |account| account.stored(object_bytes.into(), slot_bytes));
         let number = self.entries.add(entry);
         self.entries[number].slot().set_tag(number);
         self.index.insert(hash, number);
@@ -276,15 +288,18 @@ impl Store {
         let entry = &self.entries[number];
         let (hash, is_timed) = (entry.hash, entry.expires_s != 0);
         let is_stale = self.is_stale(entry);
-        self.shares.dropped(entry.namespace(), slot_bytes(entry));
-        let namespace = &mut self.namespaces[entry.namespace()];
+        let is_evicted = why == Why::Room && !is_stale;
+        let (owner, slot_bytes) = (owner_of(entry), slot_bytes(entry));
+        self.shares.dropped(owner, slot_bytes);
+        self.count(owner, |account| account.dropped(slot_bytes, is_evicted));
+        let namespace = &mut self.namespaces[owner.namespace];
         if is_stale {
             namespace.stale_objects -= 1;
         } else {
             namespace.objects -= 1;
         }
+        self.unpin(number);
         self.index.remove(hash, number);
-        let is_evicted = why == Why::Room && !is_stale;
         self.order.removed(&mut self.entries, number, is_evicted);
         let slot = self.entries.remove(number);
         let object_bytes = Record::object_bytes_of(&slot);

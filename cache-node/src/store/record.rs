@@ -250,6 +250,11 @@ impl<'a> Record<'a> {
         slot.first_chunk().map_or(0, |bytes| u64::from(u32::from_le_bytes(*bytes)))
     }
 
+    /// What kind of request the object of a slot that has a record comes from.
+    pub(super) fn class_hint_of(slot: &[u8]) -> u8 {
+        slot.get(CLASS_HINT_AT).copied().unwrap_or_default()
+    }
+
     /// The number of its namespace, in the shard that wrote it.
     pub fn namespace(&self) -> u32 {
         self.namespace
@@ -349,6 +354,7 @@ const FIXED_BYTES: usize = 38;
 const OPTIONAL_BYTES_MAX: usize = 16;
 const KEY_LEN_AT: usize = 33;
 const SHAPE_AT: usize = 35;
+const CLASS_HINT_AT: usize = 36;
 const FORMAT: u8 = 1;
 const TAG_COUNT_MASK: u8 = 0b111;
 const HAS_VERSION: u8 = 1 << 3;
@@ -419,6 +425,7 @@ mod tests {
         assert_eq!((record.stored_ms(), record.expires_ms()), (1000, Some(1007)));
         assert_eq!((record.version(), record.cost_hint(), record.seal()), (9, 8, 77));
         assert_eq!((record.depth(), record.class_hint()), (2, 1));
+        assert_eq!(Record::class_hint_of(&slot), 1);
         assert_eq!((record.key(), record.user_meta()), (&b"key"[..], &b"meta"[..]));
         assert_eq!(record.tags().collect::<Vec<_>>(), [1, 2]);
         assert_eq!(record.parts(), [4; 24]);

@@ -8,11 +8,10 @@
 use larder_protocol::Status;
 use larder_transport::{Arena, SlotMut, SlotRef, Window};
 
-use super::budgets::slot_bytes;
+use super::budgets::{Owner, Shares, slot_bytes};
 use super::entries::Entry;
 use super::record::RecordSpec;
 use super::{Pending, Store, Ticket, Why};
-use crate::namespace::NamespaceId;
 
 /// Memory that is used again from request to request.
 #[derive(Debug, Default)]
@@ -21,7 +20,7 @@ pub(super) struct Scratch {
     in_window: Vec<SlotRef>,
     /// Where windows of another size were looked for, as offsets in the region.
     tried: Vec<u64>,
-    /// Numbers of objects that were met although others hold their slots.
+    /// Numbers of objects that were met although others hold their slots, or they are pinned.
     held: Vec<u32>,
     /// Numbers of the next victims.
     victims: Vec<u32>,
@@ -51,8 +50,9 @@ impl Store {
         if Arena::slot_bytes(bytes) > self.arena.region().bytes() {
             return Err(Status::TooLarge);
         }
-        self.stay_below_ceiling(record.namespace, Arena::slot_bytes(bytes))?;
-        let mut slot = self.room_for(bytes, record.namespace).ok_or(Status::NoRoom)?;
+        let owner = Owner { namespace: record.namespace, class: record.class_hint };
+        self.stay_below_ceiling(owner, Arena::slot_bytes(bytes))?;
+        let mut slot = self.room_for(bytes, owner).ok_or(Status::NoRoom)?;
         self.scratch.record.clear();
         record.write_into(&mut self.scratch.record);
         slot.write(&self.scratch.record);
@@ -74,20 +74,64 @@ impl Store {
     }
 
     /// Drops the oldest objects until one more may be added, whether or not that frees memory.
-    pub(super) fn stay_below_objects_max(&mut self, asker: NamespaceId) {
+    pub(super) fn stay_below_objects_max(&mut self, asker: Owner) {
         while self.counts.objects >= self.config.objects_max {
-            let shares = &self.shares;
-            let accept = |entry: &Entry| !shares.spares(entry, asker);
-            let victim = self.order.search(&self.entries, accept);
-            let count = self.namespaces.len();
-            let victim =
-                victim.or_else(|| self.order.search_lists(&self.entries, asker, count, accept));
+            let victim = self.victim(asker, |entry, shares| !shares.spares(entry, asker));
             let Some(victim) = victim else { return };
             self.drop_entry(victim, Why::Room);
         }
     }
 
-    fn room_for(&mut self, bytes: u32, asker: NamespaceId) -> Option<SlotMut> {
+    /// The first object that may go, as the policy says or then in order of use: one that is
+    /// pinned only if no other is found.
+    pub(super) fn victim(
+        &mut self,
+        asker: Owner,
+        accept: impl Fn(&Entry, &Shares) -> bool,
+    ) -> Option<u32> {
+        for _ in 0..HELD_SEARCHES_MAX {
+            let mut pinned = std::mem::take(&mut self.scratch.held);
+            pinned.clear();
+            let found = self.first(asker, |entry, shares| {
+                if entry.is_pinned() {
+                    pinned.push(entry.slot().tag());
+                }
+                !entry.is_pinned() && accept(entry, shares)
+            });
+            let is_over = found.is_some() || pinned.is_empty();
+            self.scratch.held = pinned;
+            if is_over {
+                return found;
+            }
+            self.pass_over_held();
+        }
+        self.first(asker, accept)
+    }
+
+    fn first(
+        &mut self,
+        asker: Owner,
+        mut accept: impl FnMut(&Entry, &Shares) -> bool,
+    ) -> Option<u32> {
+        let (count, shares, entries) = (self.namespaces.len(), &self.shares, &self.entries);
+        let mut accept = |entry: &Entry| accept(entry, shares);
+        self.order
+            .search(entries, &mut accept)
+            .or_else(|| self.order.search_lists(entries, asker.namespace, count, &mut accept))
+    }
+
+    /// Has those that were met and must not go count as used: they are met again only after all
+    /// others.
+    fn pass_over_held(&mut self) {
+        let held = std::mem::take(&mut self.scratch.held);
+        for &number in &held {
+            self.touch(number, 0);
+            self.order.held(number);
+        }
+        self.scratch.held = held;
+    }
+
+    fn room_for(&mut self, bytes: u32, asker: Owner) -> Option<SlotMut> {
         if let Some(slot) = self.arena.take(bytes) {
             self.fullness.had_room(self.arena.live_bytes());
             return Some(slot);
@@ -97,7 +141,7 @@ impl Store {
             return Some(slot);
         }
         for _ in 0..WINDOWS_MAX {
-            let window = self.window(bytes, asker)?;
+            let window = self.window(bytes, asker).or_else(|| self.pinned_window(bytes, asker))?;
             self.evict_window(window);
             if let Some(slot) = self.arena.take_in(window, bytes) {
                 return Some(slot);
@@ -123,11 +167,11 @@ impl Store {
         None
     }
 
-    /// What to evict, past objects that are old and under lease.
+    /// What to evict, past objects that are old and under lease, or pinned.
     ///
-    /// A search looks at few objects, and a client may lease many for long. They are in use, so
+    /// A search looks at few objects, and a client may hold many for long. They are in use, so
     /// they count as used when they are in the way: each is met once until all others were.
-    fn window(&mut self, bytes: u32, asker: NamespaceId) -> Option<Window> {
+    fn window(&mut self, bytes: u32, asker: Owner) -> Option<Window> {
         if let Some(window) = self.least_window(bytes, asker) {
             return Some(window);
         }
@@ -136,12 +180,23 @@ impl Store {
             if window.is_some() || self.scratch.held.is_empty() {
                 return window;
             }
-            let held = std::mem::take(&mut self.scratch.held);
-            for &number in &held {
-                self.touch(number, 0);
-                self.order.held(number);
+            self.pass_over_held();
+        }
+        None
+    }
+
+    /// What to evict where all that might go is pinned, or lies beside what is: the pins that would
+    /// end first end.
+    fn pinned_window(&mut self, bytes: u32, asker: Owner) -> Option<Window> {
+        let enough = PINS_BYTES_FACTOR * Arena::slot_bytes(bytes);
+        for _ in 0..PIN_ROUNDS_MAX {
+            if !self.end_first_pins(enough) {
+                return None;
             }
-            self.scratch.held = held;
+            let window = self.window(bytes, asker);
+            if window.is_some() {
+                return window;
+            }
         }
         None
     }
@@ -149,7 +204,7 @@ impl Store {
     /// What to evict around one of the next victims: where one of them is not long enough, around
     /// the one whose neighbours are worth least. `None` if the policy judges nobody, or for want of
     /// victims that nobody holds.
-    fn least_window(&mut self, bytes: u32, asker: NamespaceId) -> Option<Window> {
+    fn least_window(&mut self, bytes: u32, asker: Owner) -> Option<Window> {
         let wanted = Arena::slot_bytes(bytes);
         let tries_max = TRIES_MAX + (bytes / TRY_BYTES) as usize;
         let tries_max = tries_max.min(TRIES_OF_LONG_MAX);
@@ -158,7 +213,7 @@ impl Store {
         let (shares, entries) = (&self.shares, &self.entries);
         self.order.search_judged(entries, |number| {
             let entry = &entries[number];
-            if shares.spares(entry, asker) || entry.slot().is_shared() {
+            if shares.spares(entry, asker) || entry.is_held() {
                 return false;
             }
             victims.push(number);
@@ -167,8 +222,11 @@ impl Store {
         let mut least: Option<(f32, Window)> = None;
         for &victim in &victims {
             let found = self.arena.window_for(self.entries[victim].slot(), bytes);
-            let allowed =
-                |&found: &Window| self.shares.may_lose(&self.arena, &self.entries, found, asker);
+            let allowed = |&found: &Window| {
+                let (arena, entries) = (&self.arena, &self.entries);
+                self.shares.may_lose(arena, entries, found, asker)
+                    && self.pins.may_lose(arena, entries, found)
+            };
             let Some(window) = found.filter(allowed) else { continue };
             let loss = if victims.len() == 1 { 0.0 } else { self.loss(window) };
             if least.as_ref().is_none_or(|(least, _)| loss < *least) {
@@ -193,12 +251,13 @@ impl Store {
     ///
     /// Looking for a window costs about as much as evicting it, so it is tried in few places, each
     /// out of reach of those that were found held.
-    fn oldest_window(&mut self, bytes: u32, asker: NamespaceId) -> Option<Window> {
+    fn oldest_window(&mut self, bytes: u32, asker: Owner) -> Option<Window> {
         let wanted = Arena::slot_bytes(bytes);
         let tried = &mut self.scratch.tried;
         let held = &mut self.scratch.held;
         held.clear();
-        let (shares, arena, entries) = (&self.shares, &self.arena, &self.entries);
+        let (shares, pins) = (&self.shares, &self.pins);
+        let (arena, entries) = (&self.arena, &self.entries);
         // Where those must stay whom the policy looks at, those of `asker` are looked at.
         let passes = if shares.has_floors() { 2 } else { 1 };
         let tries_max = if shares.has_floors() { TRIES_BESIDE_FLOORS_MAX } else { TRIES_MAX };
@@ -210,7 +269,7 @@ impl Store {
                 if shares.spares(entry, asker) {
                     return false;
                 }
-                if slot.is_shared() {
+                if entry.is_held() {
                     held.push(slot.tag());
                     return false;
                 }
@@ -222,13 +281,16 @@ impl Store {
                     tried.push(at);
                 }
                 let found = arena.window_for(slot, bytes);
-                window = found.filter(|&found| shares.may_lose(arena, entries, found, asker));
+                window = found.filter(|&found| {
+                    shares.may_lose(arena, entries, found, asker)
+                        && pins.may_lose(arena, entries, found)
+                });
                 window.is_some()
             };
             if pass == 0 {
                 self.order.search(entries, accept);
             } else {
-                self.order.search_lists(entries, asker, self.namespaces.len(), accept);
+                self.order.search_lists(entries, asker.namespace, self.namespaces.len(), accept);
             }
             if window.is_some() {
                 return window;
@@ -271,3 +333,7 @@ const HELD_SEARCHES_MAX: usize = 16;
 /// How many times the wanted bytes a put reclaims of stale objects before it also evicts others:
 /// enough for them to leave whole slabs free, little enough to bound one put (guessed).
 const STALE_BYTES_FACTOR: u64 = 4;
+/// How many times the wanted bytes of pins end where there is no room beside them, and how often:
+/// enough for a window between what they are of, little enough to bound one put (guessed).
+const PINS_BYTES_FACTOR: u64 = 4;
+const PIN_ROUNDS_MAX: usize = 8;

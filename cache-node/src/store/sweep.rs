@@ -23,6 +23,7 @@ impl Store {
             self.drop_entry(stale, Why::Stale);
         }
         self.sweep(now_ms);
+        self.end_pins(now_ms);
         self.shadow.holds(self.objects_held());
     }
 

@@ -8,8 +8,8 @@
 
 use larder_transport::Arena;
 
-use super::Store;
 use super::lookup::Place;
+use super::{Owner, Store};
 use crate::namespace::NamespaceId;
 
 /// With how many bytes of slots the arena is full.
@@ -38,8 +38,8 @@ impl Fullness {
 impl Store {
     /// Whether an object of so many bytes should be stored, that a request named just now and that
     /// is not here: there is room, or it is worth no less than who would have to go.
-    pub fn wants(&mut self, namespace: NamespaceId, place: Place, bytes: u32) -> bool {
-        if !self.is_full(bytes) || self.shares.is_below_floor(namespace) {
+    pub fn wants(&mut self, owner: impl Into<Owner>, place: Place, bytes: u32) -> bool {
+        if !self.is_full(bytes) || self.shares.is_below_floor(owner.into()) {
             return true;
         }
         let front = self.order.front(&self.entries);
@@ -50,13 +50,14 @@ impl Store {
     /// their namespace if that is 0. All are held against the one who would have to go first.
     pub fn wants_each(
         &mut self,
-        namespace: NamespaceId,
+        owner: impl Into<Owner>,
         places: impl Iterator<Item = Place>,
         bytes: u32,
         mut answer: impl FnMut(usize, bool),
     ) {
-        let bytes = if bytes == 0 { self.object_bytes_guess(namespace) } else { bytes };
-        let is_full = self.is_full(bytes) && !self.shares.is_below_floor(namespace);
+        let owner = owner.into();
+        let bytes = if bytes == 0 { self.object_bytes_guess(owner.namespace) } else { bytes };
+        let is_full = self.is_full(bytes) && !self.shares.is_below_floor(owner);
         let front = if is_full { self.order.front(&self.entries) } else { None };
         for (at, place) in places.enumerate() {
             answer(at, !is_full || self.order.wants(place.hash, bytes, front));

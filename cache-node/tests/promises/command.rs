@@ -85,6 +85,9 @@ fn the_command_puts_gets_matches_and_removes() {
         assert!(!missing.stderr.is_empty(), "it says why");
         assert_eq!(code(&run(&["match", "a", "c"], b"")), MISS);
         assert_eq!(code(&run(&["put", "a", "--if-absent"], b"other")), MISS);
+        assert_eq!(code(&run(&["pin", "a", "b", "--for", "1m"], b"")), DONE);
+        assert_eq!(code(&run(&["pin", "c", "--for", "1m"], b"")), MISS);
+        assert_eq!(code(&run(&["pin", "a"], b"")), USAGE);
         assert_eq!(code(&run(&["rm", "b"], b"")), DONE);
         assert_eq!(code(&run(&["rm", "b"], b"")), MISS);
         assert_eq!(code(&run(&["rm", "--tag", "9"], b"")), DONE);
@@ -115,6 +118,16 @@ fn the_command_bumps_shows_and_counts() {
         let stats: serde_json::Value = serde_json::from_str(&said(&stats)).unwrap();
         assert_eq!(stats["total"]["objects"].as_u64(), Some(1), "{stats}");
         assert_eq!(stats["shards"].as_array().unwrap().len(), 2);
+        let stats = run(&["stat", "--json", "--by-namespace"], b"");
+        let stats: serde_json::Value = serde_json::from_str(&said(&stats)).unwrap();
+        let of = |tenant| {
+            stats["namespaces"].as_array().unwrap().iter().find(move |n| n["tenant"] == tenant)
+        };
+        assert_eq!(of("default").unwrap()["stats"]["stored_total"], 2, "{stats}");
+        assert_eq!(of("x").unwrap()["stats"]["misses_absent_total"], 1, "{stats}");
+        assert_eq!(stats["classes"][0]["stats"]["hits_total"], 1, "{stats}");
+        let table = said(&run(&["stat", "--by-namespace"], b""));
+        assert!(table.lines().any(|line| line.starts_with("default/default ")), "{table}");
     });
 }
 

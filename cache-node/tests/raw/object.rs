@@ -22,6 +22,7 @@ pub(crate) struct Object {
     pub(crate) bytes: Vec<u8>,
     pub(crate) version: u64,
     pub(crate) ttl_ms: u32,
+    pub(crate) class_hint: u8,
     pub(crate) tags: Vec<u8>,
     pub(crate) user_meta: Vec<u8>,
     /// A length other than that of the bytes.
@@ -95,7 +96,7 @@ impl Object {
             (None, None) => out.u8(self.form),
         }
         out.u16(0);
-        out.u8(0);
+        out.u8(self.class_hint);
         out.u32(0);
         out.u32(self.ttl_ms);
         out.u64(self.version);

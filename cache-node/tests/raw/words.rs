@@ -4,9 +4,10 @@
 
 use larder_protocol::limits::{BATCH_OBJECTS_MAX, MATCH_KEYS_MAX};
 use larder_protocol::message::{
-    CAPABILITY_SHARED, ClientPath, ClientReport, Freshness, Get, GetAnswer, Hello, MatchReply,
-    Open, Put, Remove, decode_statuses,
+    Account, AccountOf, CAPABILITY_SHARED, ClientPath, ClientReport, Freshness, Get, GetAnswer,
+    Hello, MatchReply, Open, Put, Remove, decode_statuses,
 };
+use larder_protocol::stats::Stat;
 use larder_protocol::wire::Write;
 use larder_protocol::{Code, Generation, NamespaceSpec, Opcode, Status};
 
@@ -198,6 +199,31 @@ impl Raw {
         let mut paths: Vec<_> = clients.iter().map(|client| client.path).collect();
         paths.sort_unstable();
         paths
+    }
+
+    /// What the shard counts of namespaces, by their models, and of classes, of which something is
+    /// not 0.
+    pub(crate) fn accounts(&mut self) -> Vec<(String, Vec<(Stat, u64)>)> {
+        let frame = self.frame(Opcode::Accounts, &[], 0);
+        let reply = self.call(&frame);
+        let accounts = Account::decode_all(&reply.body).unwrap().into_iter();
+        let named = accounts.map(|account| match account.of {
+            AccountOf::Namespace(spec) => {
+                (NamespaceSpec::decode(spec).unwrap().model, account.values)
+            }
+            AccountOf::Class(class) => (format!("class {class}"), account.values),
+        });
+        named.collect()
+    }
+
+    /// Pins objects for so many milliseconds.
+    pub(crate) fn pin(&mut self, keys: &[&[u8]], keep_ms: u32) -> Vec<Status> {
+        let mut body = Vec::new();
+        body.u32(keep_ms);
+        body.u32(keys.len() as u32);
+        keys.iter().for_each(|key| body.bytes_u8(key));
+        let frame = self.frame(Opcode::Pin, &body, 0);
+        self.call(&frame).statuses()
     }
 
     pub(crate) fn remove_tag_frame(&mut self, tag: u64) -> Vec<u8> {

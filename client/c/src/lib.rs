@@ -25,5 +25,5 @@ pub use memory::{Memory, larder_expose, larder_hide, larder_is_exposed};
 pub use object::{Key, Object, Piece};
 pub use store::{
     Namespace, Store, larder_bump, larder_generation, larder_get, larder_match, larder_open,
-    larder_put, larder_remove, larder_store_close,
+    larder_pin, larder_put, larder_remove, larder_store_close,
 };

@@ -188,17 +188,58 @@ pub unsafe extern "C" fn larder_remove(
     timeout_ms: u32,
     results: *mut i64,
 ) -> i64 {
+    let ask = |store: &Store, asked: &[larder_client::Key]| {
+        store.client.remove(&store.namespace, asked, deadline(timeout_ms))
+    };
+    // SAFETY: C promised it.
+    unsafe { tell_each(store, asked, count, results, ask) }
+}
+
+/// `larder_pin`.
+///
+/// # Safety
+///
+/// As `larder.h` says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn larder_pin(
+    store: *mut Store,
+    asked: *const Key,
+    count: usize,
+    keep_ms: u32,
+    timeout_ms: u32,
+    results: *mut i64,
+) -> i64 {
+    let ask = |store: &Store, asked: &[larder_client::Key]| {
+        let keep_for = Duration::from_millis(keep_ms.into());
+        store.client.pin(&store.namespace, asked, keep_for, deadline(timeout_ms))
+    };
+    // SAFETY: C promised it.
+    unsafe { tell_each(store, asked, count, results, ask) }
+}
+
+/// Asks about keys, and writes the answer of each where `results` is not `NULL`.
+///
+/// # Safety
+///
+/// `store` is open, `asked` has `count` keys, and `results` room for as many, or is `NULL`.
+unsafe fn tell_each(
+    store: *mut Store,
+    asked: *const Key,
+    count: usize,
+    results: *mut i64,
+    ask: impl FnOnce(&Store, &[larder_client::Key]) -> Result<Vec<KeyResult<()>>, Error>,
+) -> i64 {
     answer(|| {
-        // SAFETY: C promised it.
+        // SAFETY: the caller promised it.
         let store = unsafe { store_of(store)? };
         // SAFETY: as above.
         let asked = unsafe { keys(asked, count)? };
         let wanted = if results.is_null() { 0 } else { count };
         // SAFETY: as above.
         let results = unsafe { array_out(results, wanted, "results")? };
-        let removed = store.client.remove(&store.namespace, &asked, deadline(timeout_ms))?;
-        for (result, removed) in results.iter_mut().zip(&removed) {
-            result.write(number(removed, |()| OK.into()));
+        let told = ask(store, &asked)?;
+        for (result, told) in results.iter_mut().zip(&told) {
+            result.write(number(told, |()| OK.into()));
         }
         Ok(OK.into())
     })

@@ -113,6 +113,8 @@ static void put_and_get(larder_store *store) {
   }
   CHECK(leases[COUNT] == NULL && results[COUNT] == LARDER_MISS);
 
+  CHECK(larder_pin(store, keys, 1, 1000, WAIT_MS, results) == LARDER_OK && results[0] == LARDER_OK);
+  CHECK(larder_pin(store, keys, 1, 0, WAIT_MS, NULL) == LARDER_OK);
   CHECK(larder_remove(store, keys, 1, WAIT_MS, results) == LARDER_OK && results[0] == LARDER_OK);
   CHECK(larder_remove(store, keys, 1, WAIT_MS, results) == LARDER_OK && results[0] == LARDER_MISS);
   CHECK(larder_remove(store, keys, 1, WAIT_MS, NULL) == LARDER_OK);

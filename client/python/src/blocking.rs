@@ -7,7 +7,7 @@ use larder_client::{Key, MatchOptions};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
-use crate::arguments::{deadline, get_options, match_options};
+use crate::arguments::{deadline, duration, get_options, match_options};
 use crate::keys::{key, keys};
 use crate::lease::Lease;
 use crate::matched::{Match, matches};
@@ -169,6 +169,23 @@ impl Store {
     ) -> PyResult<Vec<i32>> {
         let (client, timeout) = (self.client()?, deadline(timeout)?);
         let answer = py.detach(|| client.remove(&self.namespace, &keys, timeout));
+        Ok(numbers(&settle(answer, keys.len())?))
+    }
+
+    /// Has objects evicted last for so many seconds from now, or as all others again with 0.
+    /// Answers one ``larder.Status`` for each: ``OK`` if it is there, ``MISS`` if it is not,
+    /// ``NO_ROOM`` if its tenant has as much pinned as the node allows.
+    #[pyo3(signature = (keys, seconds, *, timeout = None))]
+    fn pin(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = keys)] keys: Vec<Key>,
+        seconds: f64,
+        timeout: Option<f64>,
+    ) -> PyResult<Vec<i32>> {
+        let (client, timeout) = (self.client()?, deadline(timeout)?);
+        let keep_for = duration(seconds, "seconds")?;
+        let answer = py.detach(|| client.pin(&self.namespace, &keys, keep_for, timeout));
         Ok(numbers(&settle(answer, keys.len())?))
     }
 

@@ -156,6 +156,7 @@ class Caller:
             lambda: store.batch_exists_prefix(keys, **late),
             lambda: store.touch(keys, **late),
             lambda: store.remove(keys, **late),
+            lambda: store.pin(keys, self.some(self.timeout), **late),
             lambda: self.held.append(store.lease(keys, **late)),
             lambda: self.jobs.append(store.submit_batch_get(keys, buffers, **late)),
             lambda: self.jobs.append(store.submit_batch_set(keys, buffers, **said)),

@@ -71,6 +71,14 @@ def test_removed_objects_are_gone(store: larder.Store) -> None:
     assert store.get(["a", "b"]) == [None, b"2"]
 
 
+def test_pinned_objects_are_said_to_be(store: larder.Store) -> None:
+    store.put(["a"], [b"1"])
+    assert store.pin(["a", "c"], 60) == [Status.OK, Status.MISS]
+    assert store.pin(["a"], 0, timeout=1) == [Status.OK]
+    with pytest.raises(ValueError, match="seconds"):
+        store.pin(["a"], -1)
+
+
 def test_a_bump_empties_the_namespace(store: larder.Store) -> None:
     store.put(["a"], [b"1"])
     fresh = store.bump()

@@ -1,4 +1,4 @@
-//! `put`, `get`, `match` and `rm`.
+//! `put`, `get`, `match`, `rm` and `pin`.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -65,6 +65,22 @@ pub(super) struct Remove {
     /// Removes everything with this tag.
     #[arg(long, conflicts_with = "keys", value_name = "NUMBER")]
     tag: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Pin {
+    /// The objects.
+    #[arg(value_parser = key, required = true)]
+    keys: Vec<Key>,
+    /// For how long from now: a number with us, ms, s, m or h; 0s ends the pins that there are.
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    keep_for: Duration,
+}
+
+impl Pin {
+    pub(super) fn run(self, client: &Client, namespace: &Namespace) -> Result<(), Failure> {
+        all_of(&self.keys, client.pin(namespace, &self.keys, self.keep_for, None)?)
+    }
 }
 
 impl Put {

@@ -5,33 +5,44 @@ use std::time::Duration;
 
 use clap::Args;
 use larder_client::{
-    Client, ClientPath, Code, Error, KeyError, ShardAnswer, ShardValue, Stat as Counter,
+    Client, ClientPath, Code, Error, KeyError, Pending, ShardAnswer, ShardValue, Stat as Counter,
 };
 use serde_json::{Map, Value, json};
 
 use super::Failure;
+use super::accounts::Accounts;
 
 #[derive(Debug, Args)]
 pub(super) struct Stat {
     /// Everything, as JSON.
     #[arg(long)]
     json: bool,
+    /// Also what each namespace and each class of objects takes and finds.
+    #[arg(long)]
+    by_namespace: bool,
 }
 
 impl Stat {
     pub(super) fn run(&self, client: &Client) -> Result<(), Failure> {
         // Both at a time, so that a silent shard costs one deadline.
         let shards = client.start_stats(None)?;
+        let accounts = self.by_namespace.then(|| client.start_accounts(None)).transpose()?;
         let (told, shards) = (client.clients(None)?, shards.wait()?);
+        let counted = accounts.map(Pending::wait).transpose()?;
+        let accounts = counted.as_deref().map(Accounts::of);
         let clients = Clients::of(&told);
         if self.json {
-            println!("{:#}", as_json(&shards, &clients));
+            let mut json = as_json(&shards, &clients);
+            accounts.iter().for_each(|accounts| accounts.add_to(&mut json));
+            println!("{json:#}");
         } else {
             print_table(&shards);
+            accounts.iter().for_each(|accounts| print!("\n{accounts}"));
             clients.print();
         }
         // What was heard is shown; the exit code still says that somebody was silent.
-        let silent = shards.into_iter().chain(told).find_map(|shard| {
+        let heard = shards.into_iter().chain(told).chain(counted.unwrap_or_default());
+        let silent = heard.into_iter().find_map(|shard| {
             // A node of an older version counts, and does not know who is connected.
             shard.answer.err().filter(|error| *error != KeyError::Refused(Code::UnknownOpcode))
         });

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use crate::fake::FakeNode;
 use larder_client::{
-    Bytes, Client, ClientInfo, ClientPath, Code, CompletionQueue, Config, Error, GetOptions, Key,
-    KeyError, Landing, MatchOptions, NamespaceSpec, Outcome, OwnedPlace, Pieces, Place, PutObject,
-    PutOptions, ShardValue, Status,
+    AccountInfo, AccountName, Bytes, Client, ClientInfo, ClientPath, Code, CompletionQueue, Config,
+    Error, GetOptions, Key, KeyError, Landing, MatchOptions, NamespaceSpec, Outcome, OwnedPlace,
+    Pieces, Place, PutObject, PutOptions, ShardValue, Stat, Status,
 };
-use larder_protocol::message::ClientReport;
+use larder_protocol::message::{AccountOf, ClientReport};
 use mio::unix::SourceFd;
 
 fn key(number: usize) -> Key {
@@ -226,6 +226,21 @@ fn shards_say_who_is_connected_or_that_they_do_not_know() {
         let unknown = Err(KeyError::Refused(Code::UnknownOpcode));
         let expected = if shard.shard == 1 { unknown } else { Ok(known.clone()) };
         assert_eq!(shard.answer, expected, "{}/{}", shard.peer, shard.shard);
+    }
+}
+
+/// What shards of a fake node count.
+pub(crate) const ACCOUNT: (AccountOf<'static>, [(Stat, u64); 1]) =
+    (AccountOf::Class(9), [(Stat::Hits, 3)]);
+
+#[test]
+fn shards_say_what_they_count_of_classes() {
+    let nodes = FakeNode::cluster(1, 2);
+    let expected = AccountInfo { name: AccountName::Class(9), values: vec![(Stat::Hits, 3)] };
+    let told = connect(&nodes).accounts(None).unwrap();
+    assert_eq!(told.len(), 2);
+    for shard in told {
+        assert_eq!(shard.answer, Ok(ShardValue::Accounts(vec![expected.clone()])));
     }
 }
 

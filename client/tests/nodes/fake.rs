@@ -19,15 +19,15 @@ use larder_client::{Code, Generation, Status};
 use larder_protocol::checksum::part_range;
 use larder_protocol::limits::HEADER_BYTES;
 use larder_protocol::message::{
-    Bump, CAPABILITY_SHARED, ClientReport, Get, Hello, HelloReply, Hit, Match, MatchReplyWriter,
-    Open, Payload, Put, Remove, SocketPath, encode_stats, encode_statuses,
+    Account, Bump, CAPABILITY_SHARED, ClientReport, Get, Hello, HelloReply, Hit, Match,
+    MatchReplyWriter, Open, Payload, Put, Remove, SocketPath, encode_stats, encode_statuses,
 };
 use larder_protocol::placement::{anchor_hash, shard_of};
 use larder_protocol::view::{Member, MemberState, View};
 use larder_protocol::wire::Write;
 use larder_protocol::{Header, NamespaceSpec, Opcode};
 
-use crate::calls::CLIENT;
+use crate::calls::{ACCOUNT, CLIENT};
 
 /// How it behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -286,6 +286,7 @@ impl Talk {
             // As a node does that is older.
             Opcode::Clients if self.shard == 1 => reply.code = Code::UnknownOpcode,
             Opcode::Clients => ClientReport::encode_all([CLIENT].into_iter(), &mut out),
+            Opcode::Accounts => Account::encode_all([ACCOUNT].into_iter(), &mut out),
             Opcode::Share => {}
             Opcode::Open => {
                 let open = Open::decode(body).unwrap();

@@ -4,6 +4,7 @@
 //! are read item by item. A decoded batch can therefore be walked without another check, and a
 //! peer's counts never size our memory.
 
+mod accounts;
 mod clients;
 mod get;
 mod glimpse;
@@ -12,6 +13,7 @@ mod hints;
 mod matching;
 mod open;
 mod pair;
+mod pin;
 mod put;
 mod remove;
 mod sharing;
@@ -19,6 +21,7 @@ mod stats;
 
 use std::marker::PhantomData;
 
+pub use accounts::{ACCOUNTS_MAX, Account, AccountOf};
 pub use clients::{CLIENTS_MAX, ClientPath, ClientReport};
 pub use get::{Freshness, Get, GetAnswer, GetItem, Hit, Sharing};
 pub use glimpse::Glimpse;
@@ -27,6 +30,7 @@ pub use hints::{CAPABILITY_WANTS, Hints};
 pub use matching::{Match, MatchReply, MatchReplyWriter};
 pub use open::{Bump, Open};
 pub use pair::{CAPABILITY_REMOTE, PairAddress};
+pub use pin::Pin;
 pub use put::{Put, PutItem};
 pub use remove::Remove;
 pub use sharing::{LeasedPlace, Release, SharedRegion, Unshare};

@@ -1,7 +1,7 @@
 //! Every decoder in one table: reads a body, walks all of it, writes it anew and compares.
 //!
 //! Properties and fuzz targets share it. What a decoder accepts must be what an encoder writes,
-//! byte for byte, else two peers may understand one message differently; the three messages that
+//! byte for byte, else two peers may understand one message differently; the four messages that
 //! may differ say why.
 
 use larder_protocol::key::Key;
@@ -11,9 +11,9 @@ use larder_protocol::limits::{
     RELEASES_MAX, SHARED_REGIONS_MAX, TAGS_MAX, USER_META_BYTES_MAX,
 };
 use larder_protocol::message::{
-    Bump, CLIENTS_MAX, ClientReport, Get, GetAnswer, Hello, HelloReply, Match, MatchReply,
-    MatchReplyWriter, Open, PairAddress, Payload, Put, REMOTE_PIECES_MAX, Release, Remove,
-    SharedRegion, Unshare, decode_stats, decode_statuses, encode_statuses,
+    ACCOUNTS_MAX, Account, Bump, CLIENTS_MAX, ClientReport, Get, GetAnswer, Hello, HelloReply,
+    Match, MatchReply, MatchReplyWriter, Open, PairAddress, Payload, Pin, Put, REMOTE_PIECES_MAX,
+    Release, Remove, SharedRegion, Unshare, decode_stats, decode_statuses, encode_statuses,
 };
 use larder_protocol::stats::Stat;
 use larder_protocol::view::View;
@@ -44,6 +44,8 @@ pub(crate) const DECODERS: &[(&str, Decoder)] = &[
     ("release", release),
     ("pair", pair),
     ("clients reply", clients_reply),
+    ("accounts reply", accounts_reply),
+    ("pin", pin),
 ];
 
 /// A header that is accepted is written back as it was.
@@ -236,6 +238,30 @@ fn clients_reply(body: &[u8]) -> Result<(), DecodeError> {
     let clients: Vec<_> = ClientReport::decode_all(body)?.iter().collect();
     assert!(clients.len() <= CLIENTS_MAX);
     same(body, |out| ClientReport::encode_all(clients.into_iter(), out))
+}
+
+fn pin(body: &[u8]) -> Result<(), DecodeError> {
+    let pin = Pin::decode(body)?;
+    let keys: Vec<_> = pin.keys.iter().inspect(check_key).collect();
+    assert!(keys.len() <= MATCH_KEYS_MAX);
+    same(body, |out| Pin::encode(pin.keep_ms, keys.iter(), out))
+}
+
+/// Unknown numbers are skipped here, too, and nothing says that a value is 0.
+fn accounts_reply(body: &[u8]) -> Result<(), DecodeError> {
+    let accounts = Account::decode_all(body)?;
+    assert!(accounts.len() <= ACCOUNTS_MAX);
+    let values = accounts.iter().map(|account| account.values.len()).sum::<usize>();
+    assert!(4 + 3 * accounts.len() + 10 * values <= body.len());
+    let mut written = Vec::new();
+    let told = accounts.iter().map(|account| (account.of, account.values.iter().copied()));
+    Account::encode_all(told, &mut written);
+    assert!(written.len() <= body.len());
+    let is_given = |(_, value): &(Stat, u64)| *value > 0;
+    let mut given = accounts.clone();
+    given.iter_mut().for_each(|account| account.values.retain(is_given));
+    assert_eq!(Account::decode_all(&written).as_ref(), Ok(&given));
+    Ok(())
 }
 
 fn same(body: &[u8], write: impl FnOnce(&mut Vec<u8>)) -> Result<(), DecodeError> {

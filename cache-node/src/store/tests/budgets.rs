@@ -3,15 +3,18 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::budgets::slot_bytes;
+use crate::store::budgets::{Assigned, owner_of, slot_bytes};
 
 const REGION: u64 = 1 << 20;
 const FLOOR: u64 = 300 << 10;
 const CEILING: u64 = 250 << 10;
+const CLASS_CEILING: u64 = 120 << 10;
+/// Of the objects with a budget of their own.
+const CLASS: u8 = 9;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Put { namespace: usize, key: u16, bytes: u32 },
+    Put { namespace: usize, key: u16, bytes: u32, class: u8 },
     Use { namespace: usize, key: u16 },
     Remove { namespace: usize, key: u16 },
     Bump(usize),
@@ -21,8 +24,8 @@ fn step() -> impl Strategy<Value = Step> {
     let place = || (0usize..3, 0u16..200);
     let bytes = prop_oneof![3 => Just(16_000u32), 1 => 1u32..60_000];
     prop_oneof![
-        12 => (place(), bytes).prop_map(|((namespace, key), bytes)| {
-            Step::Put { namespace, key, bytes }
+        12 => (place(), bytes, 0..=1u8).prop_map(|((namespace, key), bytes, is_of_class)| {
+            Step::Put { namespace, key, bytes, class: CLASS * is_of_class }
         }),
         4 => place().prop_map(|(namespace, key)| Step::Use { namespace, key }),
         1 => place().prop_map(|(namespace, key)| Step::Remove { namespace, key }),
@@ -30,7 +33,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The first namespace has a floor, the second a ceiling, the third neither.
+/// The first namespace has a floor, the second a ceiling, the third one for a class of objects.
 fn bench(policy: Policy) -> (Bench, [NamespaceId; 3]) {
     let arena = Arena::new(Arc::new(Region::heap(REGION).unwrap()));
     let config = StoreConfig { policy, ..StoreConfig::for_region(REGION) };
@@ -38,20 +41,25 @@ fn bench(policy: Policy) -> (Bench, [NamespaceId; 3]) {
     store.keep_to(vec![
         Share { floor_bytes: FLOOR, ceiling_bytes: u64::MAX, bytes: 0 },
         Share { floor_bytes: 0, ceiling_bytes: CEILING, bytes: 0 },
+        Share { floor_bytes: 0, ceiling_bytes: CLASS_CEILING, bytes: 0 },
     ]);
     let open = |model: &str| store.open(&NamespaceSpec::new("t", model).encode().unwrap()).unwrap();
     let ids = ["floor", "ceiling", "neither"].map(open);
-    store.assign(ids[0], Some(0));
-    store.assign(ids[1], Some(1));
+    let whole = |number| Assigned { rest: Some(number), ..Assigned::default() };
+    store.assign(ids[0], whole(0));
+    store.assign(ids[1], whole(1));
+    store.assign(ids[2], Assigned { classes: vec![(CLASS, 2)], rest: None });
     (Bench { store, namespace: ids[0], now_ms: 0, serial: 0 }, ids)
 }
 
-fn sums(bench: &Bench, ids: &[NamespaceId; 3]) -> [u64; 3] {
-    let mut sums = [0; 3];
+/// What the first two namespaces take, the class of the third, and the rest of it.
+fn sums(bench: &Bench, ids: &[NamespaceId; 3]) -> [u64; 4] {
+    let mut sums = [0; 4];
     let entries = &bench.store.entries;
     for entry in (0..entries.end()).filter_map(|number| entries.object(number)) {
         let at = ids.iter().position(|&id| id == entry.namespace()).unwrap();
-        sums[at] += slot_bytes(entry);
+        let is_rest = at == 2 && owner_of(entry).class != CLASS;
+        sums[at + usize::from(is_rest)] += slot_bytes(entry);
     }
     sums
 }
@@ -82,9 +90,10 @@ proptest! {
             let before = sums(&bench, &ids);
             let was_stale = stale(&bench, ids[0]);
             match step {
-                Step::Put { namespace, key, bytes } => {
+                Step::Put { namespace, key, bytes, class } => {
                     bench.namespace = ids[namespace];
-                    let status = bench.put_with(&key.to_le_bytes(), bytes, Extra::default());
+                    let extra = Extra { class, ..Extra::default() };
+                    let status = bench.put_with(&key.to_le_bytes(), bytes, extra);
                     // Between objects that must stay there may be no room for other sizes.
                     let is_stored = status == Status::Stored;
                     prop_assert!(is_stored || (status == Status::NoRoom && bytes != 16_000));
@@ -109,9 +118,13 @@ proptest! {
                 }
             }
             let after = sums(&bench, &ids);
-            prop_assert!(after[1] <= CEILING, "{after:?}");
+            prop_assert!(after[1] <= CEILING && after[2] <= CLASS_CEILING, "{after:?}");
             let counted: Vec<u64> = bench.store.shares().iter().map(|share| share.bytes).collect();
-            prop_assert_eq!(&counted[..], &after[..2]);
+            prop_assert_eq!(&counted[..], &after[..3]);
+            let (store, sum) = (&bench.store, after.iter().sum::<u64>());
+            let told: u64 = ids.iter().map(|&id| store.namespaces[id].account.slot_bytes).sum();
+            let classes: u64 = store.classes().map(|(_, account)| account.slot_bytes).sum();
+            prop_assert_eq!((told, classes), (sum, sum));
         }
         bench.empty();
     }
@@ -128,7 +141,7 @@ fn a_flood_leaves_a_floor_and_takes_the_rest() {
             bench.now_ms += 10;
             bench.put(&key.to_le_bytes(), 16_000);
         });
-        let [kept, _, flood] = sums(&bench, &ids);
+        let [kept, _, _, flood] = sums(&bench, &ids);
         assert!((FLOOR..FLOOR + 17_000).contains(&kept), "{policy:?}: {kept}");
         assert!(flood > REGION / 2, "{policy:?}: {flood}");
         // Below its floor everything is wanted, whatever the others are worth.
@@ -175,7 +188,7 @@ fn a_flood_of_all_sizes_mostly_finds_room_beside_a_floor() {
             let status = bench.put_with(&number.to_le_bytes(), bytes, Extra::default());
             refused += u32::from(status == Status::NoRoom);
         }
-        let [kept, _, flood] = sums(&bench, &ids);
+        let [kept, _, _, flood] = sums(&bench, &ids);
         // Gaps between objects that must stay are of no use to longer ones.
         assert!(kept >= FLOOR && flood > REGION / 2, "{policy:?}: {kept} {flood}");
         assert!(refused <= 60, "{policy:?}: {refused} of 3000");

@@ -8,6 +8,7 @@ mod cold;
 mod kinds;
 mod model;
 mod order;
+mod pins;
 mod promises;
 mod room;
 
@@ -36,6 +37,7 @@ struct Extra<'a> {
     ttl_ms: u32,
     tags: &'a [u64],
     if_absent: bool,
+    class: u8,
 }
 
 impl Bench {
@@ -74,7 +76,7 @@ impl Bench {
             key,
             object_bytes: bytes,
             depth,
-            class_hint: 0,
+            class_hint: extra.class,
             cost_hint: 0,
             ttl_ms: extra.ttl_ms,
             version: extra.version,

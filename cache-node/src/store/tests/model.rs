@@ -80,8 +80,8 @@ impl Run {
         match step {
             Step::Put { key, bytes, version, ttl_ms, tag, if_absent } => {
                 let tags = [tag];
-                let extra =
-                    Extra { version, ttl_ms, tags: &tags[..(tag != 0) as usize], if_absent };
+                let tags = &tags[..(tag != 0) as usize];
+                let extra = Extra { version, ttl_ms, tags, if_absent, class: 0 };
                 self.put(key, bytes, extra);
             }
             Step::Get { key, touch, hold } => self.get(key, touch, hold),
