@@ -89,7 +89,8 @@ impl CudaDevice {
             .inspect_err(|error| tracing::warn!(%error, "the device makes no checksums"))
             .ok();
         let movers = Movers::default();
-        let engines = Engines::new(&context, movers.batches)?;
+        let may_batch = movers.batches && properties.same_addresses;
+        let engines = Engines::new(&context, may_batch)?;
         let shared = Arc::new(Shared { kernel, summing, properties, context, ordinal });
         Ok(Self { shared, engines, movers })
     }
@@ -99,7 +100,8 @@ impl CudaDevice {
     /// # Errors
     /// [`DeviceError::Call`] if the driver does not answer.
     pub fn with_movers(&self, movers: Movers) -> Result<Self, DeviceError> {
-        let engines = Engines::new(&self.shared.context, movers.batches)?;
+        let may_batch = movers.batches && self.shared.properties.same_addresses;
+        let engines = Engines::new(&self.shared.context, may_batch)?;
         Ok(Self { shared: Arc::clone(&self.shared), engines, movers })
     }
 
@@ -290,7 +292,11 @@ impl Device for CudaDevice {
     }
 
     fn stream(&self) -> Result<CudaStream, DeviceError> {
-        CudaStream::new(self.context())
+        let stream = CudaStream::new(self.context())?;
+        if self.shared.kernel.is_some() || self.shared.summing.is_some() {
+            stream.prepare()?;
+        }
+        Ok(stream)
     }
 
     fn submit(&self, stream: &mut CudaStream, batch: &Batch<'_, Self>) -> Result<(), DeviceError> {

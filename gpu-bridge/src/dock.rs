@@ -19,8 +19,8 @@ use crate::device::{Device, DeviceError};
 /// Device memory that a card knows.
 #[derive(Debug)]
 pub struct Dock<D: Device> {
-    /// Dropped before the memory.
-    exposed: Exposed,
+    /// Dropped before the memory. `None` if no card knows it.
+    exposed: Option<Exposed>,
     memory: D::Pinned,
     address: u64,
     bytes: u64,
@@ -63,10 +63,19 @@ impl<D: Device> Dock<D> {
     /// [`DockError`] if either refuses.
     pub fn new(device: D, bytes: u64, fabric: &AnyFabric) -> Result<Self, DockError> {
         let (memory, shown) = device.dock(bytes)?;
-        let exposed = shown.expose(fabric)?;
+        let exposed = Some(shown.expose(fabric)?);
         let (address, stream) = (shown.address(), device.stream()?);
         let (busy, away) = (Vec::new(), Arc::default());
         Ok(Self { exposed, memory, address, bytes, stream, device, busy, away })
+    }
+
+    /// As [`Dock::new`], and no card knows it: for what the device does with one.
+    #[cfg(all(test, feature = "cuda"))]
+    pub(crate) fn apart(device: D, bytes: u64) -> Result<Self, DeviceError> {
+        let (memory, shown) = device.dock(bytes)?;
+        let (address, stream) = (shown.address(), device.stream()?);
+        let (busy, away) = (Vec::new(), Arc::default());
+        Ok(Self { exposed: None, memory, address, bytes, stream, device, busy, away })
     }
 
     /// Waits until the device is done with it, no longer than `until`. Whether it is: then landings
@@ -94,10 +103,11 @@ impl<D: Device> Dock<D> {
         assert!(self.busy.is_empty(), "it was waited for");
         let end = offset.checked_add(landing.len());
         assert!(end.is_some_and(|end| end <= self.bytes), "it ends in the dock");
+        let Some(exposed) = &self.exposed else { return landing };
         let (address, away) = (self.address + offset, Arc::clone(&self.away));
         // SAFETY: the memory is used by `checksums` and `copy` alone, which see to it that nothing
         // is away, and what they began has happened.
-        unsafe { landing.or_aboard(&self.exposed, address, away) }
+        unsafe { landing.or_aboard(exposed, address, away) }
     }
 
     /// The checksums of what lies here, once made; `None` if that took longer than `until`.

@@ -137,7 +137,7 @@ static void check(const char *what, address at, size_t bytes, enum side side, in
 // Streams: what was queued, in order.
 struct event { struct stream *stream; uint64_t after; int is_gone; };
 struct op {
-    enum { COPY, WAIT, KERNEL, SUMS } kind;
+    enum { COPY, FILL, WAIT, KERNEL, SUMS } kind;
     address to, from;
     size_t bytes;
     struct stream *other;
@@ -148,10 +148,10 @@ struct op {
     address tables, sums;
     struct op *next;
 };
-struct stream { struct op *first, **last; uint64_t queued, done; int is_gone, magic; };
+struct stream { struct op *first, **last; uint64_t queued, done; int is_gone, is_captured, magic; };
 static struct stream standard;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static __thread int depth;
+static __thread int depth, capture_mode;
 
 static struct stream *stream_of(void *raw)
 {
@@ -224,6 +224,9 @@ static void step(struct stream *s)
         check("a copy's target", o->to, o->bytes, EITHER, 1);
         check("a copy's source", o->from, o->bytes, EITHER, 0);
         memcpy((void *)o->to, (void *)o->from, o->bytes);
+    } else if (o->kind == FILL) {
+        check("what is filled", o->to, o->bytes, DEVICE_SIDE, 1);
+        memset((void *)o->to, (int)o->from, o->bytes);
     } else if (o->kind == KERNEL) {
         kernel(o);
     } else if (o->kind == SUMS) {
@@ -334,15 +337,6 @@ CALL(cuMemFree_v2, address start)
     if (!bytes)
         DIE("what is freed was not allocated");
     munmap((void *)start, bytes);
-    LEAVE(OK);
-}
-CALL(cuMemsetD8_v2, address start, unsigned char value, size_t bytes)
-{
-    ENTER;
-    check("cuMemsetD8", start, bytes, 1, 1);
-    protect(PROT_READ | PROT_WRITE);
-    memset((void *)start, value, bytes);
-    protect(PROT_NONE);
     LEAVE(OK);
 }
 CALL(cuMemcpyHtoD_v2, address to, const void *from, size_t bytes)
@@ -487,9 +481,38 @@ CALL(cuStreamDestroy_v2, void *raw)
 CALL(cuStreamSynchronize, void *raw)
 {
     ENTER;
+    if (!raw)
+        DIE("a wait for the default stream, on which a model computes");
     struct stream *s = stream_of(raw);
     run_until(s, s->queued);
     LEAVE(OK);
+}
+CALL(cuStreamIsCapturing, void *raw, int *status)
+{
+    ENTER;
+    *status = (uintptr_t)raw > 2 && ((struct stream *)raw)->is_captured;
+    LEAVE(OK);
+}
+// A graph is being made of what is put into a stream, by somebody else.
+CALL(cuStreamBeginCapture_v2, void *raw, int mode)
+{
+    (void)mode;
+    ENTER;
+    ((struct stream *)raw)->is_captured = 1;
+    LEAVE(OK);
+}
+CALL(cuStreamEndCapture, void *raw, void **graph)
+{
+    ENTER;
+    *graph = NULL;
+    LEAVE(((struct stream *)raw)->is_captured-- ? OK : INVALID);
+}
+CALL(cuThreadExchangeStreamCaptureMode, int *mode)
+{
+    int before = capture_mode;
+    capture_mode = *mode;
+    *mode = before;
+    return OK;
 }
 CALL(cuEventCreate, void **raw, unsigned flags)
 {
@@ -505,9 +528,17 @@ CALL(cuEventRecord, struct event *event, void *raw)
     event->after = event->stream->queued;
     LEAVE(OK);
 }
+// Most calls that may wait would spoil a graph that another thread makes, unless this one has said
+// that it has nothing to do with it.
+static void tolerate(const char *what)
+{
+    if (capture_mode != 2)
+        DIE("%s: a graph that another thread captures is spoilt by it", what);
+}
 CALL(cuEventQuery, struct event *event)
 {
     ENTER;
+    tolerate("cuEventQuery");
     if (event->is_gone)
         DIE("an event that was destroyed");
     if (!event->stream || event->stream->done >= event->after)
@@ -560,6 +591,13 @@ CALL(cuMemcpyDtoHAsync_v2, void *to, address from, size_t bytes, void *stream)
 {
     ENTER;
     LEAVE(copy(stream, (address)to, from, bytes, PINNED_SIDE, DEVICE_SIDE));
+}
+CALL(cuMemsetD8Async, address start, unsigned char value, size_t bytes, void *stream)
+{
+    ENTER;
+    check("cuMemsetD8Async", start, bytes, DEVICE_SIDE, 1);
+    queue(stream_of(stream), (struct op){.kind = FILL, .to = start, .from = value, .bytes = bytes});
+    LEAVE(OK);
 }
 CALL(cuMemcpyDtoDAsync_v2, address to, address from, size_t bytes, void *stream)
 {

@@ -1,6 +1,6 @@
 //! Which memory of nodes the device may read.
 //!
-//! To pin a region takes seconds, so a thread does it, and nobody waits. What a reader would get
+//! To pin a region takes seconds, and so does to unpin it: a thread does both, and nobody waits. What a reader would get
 //! wrong: what is pinned keeps a region mapped, so one that nobody else has is let go of here, or a
 //! node that starts anew would leave its old memory with its readers for good.
 
@@ -37,15 +37,18 @@ impl<D: Device> Pins<D> {
             return met.pinned.get()?.clone();
         }
         // Of what is pinned one owner is the pin.
-        self.met.retain(|met| match met.pinned.get() {
-            None => true,
-            Some(None) => met.region.strong_count() > 0,
-            Some(Some(_)) => met.region.strong_count() > 1,
-        });
+        let is_gone = |met: &mut Met<D>| match met.pinned.get() {
+            None => false,
+            Some(None) => met.region.strong_count() == 0,
+            Some(Some(_)) => met.region.strong_count() == 1,
+        };
+        let gone: Vec<_> = self.met.extract_if(.., is_gone).collect();
         let pinned: Arc<OnceLock<Option<D::Pinned>>> = Arc::default();
         let (device, range) = (self.device.clone(), HostRange::of_region(region));
         let cell = Arc::clone(&pinned);
         let pin = move || {
+            // To unpin takes as long, and nobody waits for that either.
+            drop(gone);
             let bytes = range.bytes();
             let pinned = device.pin(range).inspect_err(|error| {
                 tracing::warn!(%error, bytes, "a node's memory is not pinned: its objects are \

@@ -68,7 +68,8 @@ impl Copies {
 }
 
 impl Engines {
-    /// Those of a context's device; `may_batch` is false to measure what one call each costs.
+    /// Those of a context's device. `may_batch` is false to measure what one call each costs, and
+    /// where devices have other addresses for memory of the host, which a batch must not name.
     pub(crate) fn new(context: &Context, may_batch: bool) -> Result<Self, DeviceError> {
         let batch = if may_batch { batch_call(context)? } else { None };
         Ok(Self { batch })

@@ -23,9 +23,12 @@ unsafe impl Send for Context {}
 // SAFETY: as above, and the driver's calls may be made from several threads at once.
 unsafe impl Sync for Context {}
 
-/// The context is current on this thread while this lives.
+/// The context is current on this thread while this lives, and what is called has nothing to do
+/// with a graph that somebody captures: asked in a default mode, the driver would take a question
+/// about an event of ours for a reason to give that graph up.
 #[derive(Debug)]
 pub(crate) struct Current {
+    mode_before: sys::CUstreamCaptureMode,
     /// It must be dropped on the thread that made it.
     _thread: std::marker::PhantomData<*const ()>,
 }
@@ -79,7 +82,8 @@ impl Context {
         // SAFETY: the context is retained for as long as `self` lives.
         let code = unsafe { sys::cuCtxPushCurrent_v2(self.raw) };
         check("cuCtxPushCurrent", 0, code)?;
-        Ok(Current { _thread: std::marker::PhantomData })
+        let relaxed = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        Ok(Current { mode_before: exchange_mode(relaxed), _thread: std::marker::PhantomData })
     }
 
     /// What the device is and can do.
@@ -162,11 +166,20 @@ impl Drop for Context {
 
 impl Drop for Current {
     fn drop(&mut self) {
+        exchange_mode(self.mode_before);
         let mut before = std::ptr::null_mut();
         // SAFETY: what is popped is what was pushed, for this value never leaves its thread.
         let code = unsafe { sys::cuCtxPopCurrent_v2(&raw mut before) };
         log("cuCtxPopCurrent", code);
     }
+}
+
+/// Sets this thread's mode towards graphs that are captured, and answers what it was.
+fn exchange_mode(mut mode: sys::CUstreamCaptureMode) -> sys::CUstreamCaptureMode {
+    // SAFETY: the place to read and write is ours.
+    let code = unsafe { sys::cuThreadExchangeStreamCaptureMode(&raw mut mode) };
+    log("cuThreadExchangeStreamCaptureMode", code);
+    mode
 }
 
 /// How many devices there are.

@@ -22,7 +22,7 @@ pub(crate) struct List {
 impl List {
     pub(crate) fn new(context: &Arc<Context>) -> Result<Self, DeviceError> {
         let host = HostAllocation::new(context, LIST_BYTES as u64)?;
-        Ok(Self { host, device: CudaMemory::allocate(context, LIST_BYTES as u64)? })
+        Ok(Self { host, device: CudaMemory::allocate_unset(context, LIST_BYTES as u64)? })
     }
 
     /// Where the device finds it.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use cudarc::driver::sys;
 
 use crate::cuda::driver::{Context, check, log};
+use crate::cuda::stream::CudaStream;
 use crate::device::DeviceError;
 
 /// Memory of a device: allocated here, or somebody else's that was adopted.
@@ -35,19 +36,26 @@ pub(crate) enum Origin {
 }
 
 impl CudaMemory {
+    /// Memory that is 0.
     pub(crate) fn allocate(context: &Arc<Context>, bytes: u64) -> Result<Self, DeviceError> {
+        let memory = Self::allocate_unset(context, bytes)?;
+        let (address, length) = (memory.address, length(bytes)?);
+        apart(context, |stream| {
+            // SAFETY: the memory was just allocated, and has this length.
+            let code = unsafe { sys::cuMemsetD8Async(address, 0, length, stream) };
+            check("cuMemsetD8Async", bytes, code)
+        })?;
+        Ok(memory)
+    }
+
+    /// Memory that is anything, for who writes it before it is read.
+    pub(crate) fn allocate_unset(context: &Arc<Context>, bytes: u64) -> Result<Self, DeviceError> {
         let _current = context.enter()?;
-        let length = length(bytes)?;
         let mut address = 0;
         // SAFETY: the context is current, and the place to write is ours.
-        let code = unsafe { sys::cuMemAlloc_v2(&raw mut address, length) };
+        let code = unsafe { sys::cuMemAlloc_v2(&raw mut address, length(bytes)?) };
         check("cuMemAlloc", bytes, code)?;
-        let memory = Self::new(context, address, bytes, Origin::Allocated);
-        // SAFETY: the memory was just allocated, and has this length.
-        let code = unsafe { sys::cuMemsetD8_v2(address, 0, length) };
-        check("cuMemsetD8", bytes, code)?;
-        await_default_stream()?;
-        Ok(memory)
+        Ok(Self::new(context, address, bytes, Origin::Allocated))
     }
 
     pub(crate) fn new(context: &Arc<Context>, address: u64, bytes: u64, origin: Origin) -> Self {
@@ -82,13 +90,15 @@ impl CudaMemory {
     /// Copies from the host, and waits for it: for what is set up once.
     pub(crate) fn write(&self, from: &[u8]) -> Result<(), DeviceError> {
         assert!(from.len() as u64 <= self.bytes(), "what is written was allocated for it");
-        let _current = self.context().enter()?;
-        let source: *const c_void = from.as_ptr().cast();
-        // SAFETY: the source is a slice, and the target has room for it.
-        let code = unsafe { sys::cuMemcpyHtoD_v2(self.address(), source, from.len()) };
-        check("cuMemcpyHtoD", from.len() as u64, code)?;
-        // The call may return when the source was read, and other streams do not wait for this one.
-        await_default_stream()
+        let staged = HostAllocation::new(self.context(), from.len() as u64)?;
+        // SAFETY: the room is as long, was allocated just now, and nobody else knows it.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), staged.base().cast(), from.len()) };
+        apart(self.context(), |stream| {
+            let (target, source) = (self.address(), staged.base());
+            // SAFETY: both sides are that long, and stay until this is done.
+            let code = unsafe { sys::cuMemcpyHtoDAsync_v2(target, source, from.len(), stream) };
+            check("cuMemcpyHtoDAsync", from.len() as u64, code)
+        })
     }
 }
 
@@ -150,9 +160,14 @@ pub(crate) fn length(bytes: u64) -> Result<usize, DeviceError> {
     usize::try_from(bytes).map_err(|_| too_long)
 }
 
-/// Streams of ours do not wait for the default one, so what is done there is waited for.
-fn await_default_stream() -> Result<(), DeviceError> {
-    // SAFETY: null is the default stream of the current context.
-    let code = unsafe { sys::cuStreamSynchronize(std::ptr::null_mut()) };
-    check("cuStreamSynchronize", 0, code)
+/// Does something on a stream of its own and waits for it: the default stream, on which a model may
+/// compute for long, is not waited for.
+fn apart(
+    context: &Arc<Context>,
+    queue: impl FnOnce(sys::CUstream) -> Result<(), DeviceError>,
+) -> Result<(), DeviceError> {
+    let stream = CudaStream::new(context)?;
+    let _current = context.enter()?;
+    queue(stream.raw())?;
+    stream.finish()
 }

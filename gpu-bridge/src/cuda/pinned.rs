@@ -163,12 +163,14 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let Ok(_current) = self.context.enter() else { return };
         let mut pinned = pinned();
-        // SAFETY: it was registered once, for there is one entry of a name, and nothing uses it any
-        // more: copies hold a clone.
-        let code = unsafe { sys::cuMemHostUnregister(self.range.base().as_ptr().cast()) };
-        log("cuMemHostUnregister", code);
+        // Without its context it is unpinned already, and whoever pins it again must not wait.
+        if let Ok(_current) = self.context.enter() {
+            // SAFETY: it was registered once, for there is one entry of a name, and nothing uses it
+            // any more: copies hold a clone.
+            let code = unsafe { sys::cuMemHostUnregister(self.range.base().as_ptr().cast()) };
+            log("cuMemHostUnregister", code);
+        }
         pinned.retain(|entry| entry.name != name(&self.range));
     }
 }

@@ -72,6 +72,13 @@ impl CudaStream {
         Ok(Self::over(context, raw, false))
     }
 
+    /// Has a list ready, so that the first launch allocates nothing.
+    pub(crate) fn prepare(&self) -> Result<(), DeviceError> {
+        let list = List::new(&self.context)?;
+        self.kept.lock().lists.push(list);
+        Ok(())
+    }
+
     /// Over a caller's stream, which outlives this.
     pub(crate) fn adopted(context: &Arc<Context>, raw: sys::CUstream) -> Self {
         Self::over(context, raw, true)
@@ -92,9 +99,10 @@ impl CudaStream {
     /// `other` is a `CUstream` or `cudaStream_t` of the same device's primary context.
     ///
     /// # Errors
-    /// [`DeviceError::Call`].
+    /// [`DeviceError::Call`]; [`DeviceError::Unsupported`] if a graph is captured of `other`.
     pub unsafe fn follow(&mut self, other: u64) -> Result<(), DeviceError> {
         let other = std::ptr::with_exposed_provenance_mut(other as usize);
+        refuse_capture(&self.context, other)?;
         let event = mark(&self.context, other)?;
         let _current = self.context.enter()?;
         // SAFETY: both are of this context.
@@ -194,10 +202,11 @@ impl CudaEvent {
     /// `stream` is a `CUstream` or `cudaStream_t` of the same device's primary context.
     ///
     /// # Errors
-    /// [`DeviceError::Call`].
+    /// [`DeviceError::Call`]; [`DeviceError::Unsupported`] if a graph is captured of the stream.
     pub unsafe fn hold_back(&self, stream: u64) -> Result<(), DeviceError> {
-        let _current = self.raw.context.enter()?;
         let stream = std::ptr::with_exposed_provenance_mut(stream as usize);
+        refuse_capture(&self.raw.context, stream)?;
+        let _current = self.raw.context.enter()?;
         // SAFETY: the event is ours, and the stream is as the caller promises.
         let code = unsafe { sys::cuStreamWaitEvent(stream, self.raw.raw, 0) };
         check("cuStreamWaitEvent", 0, code)
@@ -224,6 +233,21 @@ impl Drop for Raw {
         let code = unsafe { sys::cuEventDestroy_v2(self.raw) };
         log("cuEventDestroy", code);
     }
+}
+
+/// Copies of ours in a graph would read and write again whatever lies there when it is launched.
+fn refuse_capture(context: &Arc<Context>, stream: sys::CUstream) -> Result<(), DeviceError> {
+    let _current = context.enter()?;
+    let none = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+    let mut status = none;
+    // SAFETY: the stream is as a caller promised, and the place to write is ours.
+    let code = unsafe { sys::cuStreamIsCapturing(stream, &raw mut status) };
+    check("cuStreamIsCapturing", 0, code)?;
+    if status == none {
+        return Ok(());
+    }
+    let what = "a graph is being captured of that stream: copies of objects are no part of one";
+    Err(DeviceError::Unsupported { what })
 }
 
 /// An event behind all that a stream of this context has.

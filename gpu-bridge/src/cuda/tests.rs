@@ -267,6 +267,38 @@ fn memory_that_many_pin_and_unpin_at_once_is_pinned_for_each() {
 
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
+fn a_stream_that_a_graph_is_captured_of_is_left_alone() {
+    let device = device(Movers::default());
+    let (mut ours, theirs) = (device.stream().unwrap(), device.stream().unwrap());
+    let event = ours.record().unwrap();
+    let raw = theirs.raw().expose_provenance() as u64;
+    // SAFETY: it is a stream of this device.
+    unsafe { ours.follow(raw) }.unwrap();
+    {
+        let _current = device.context().enter().unwrap();
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL;
+        // SAFETY: the stream is ours.
+        let code = unsafe { sys::cuStreamBeginCapture_v2(theirs.raw(), mode) };
+        assert_eq!(code, sys::CUresult::CUDA_SUCCESS);
+    }
+    // SAFETY: as above.
+    let followed = unsafe { ours.follow(raw) };
+    assert!(matches!(followed, Err(DeviceError::Unsupported { .. })), "{followed:?}");
+    // SAFETY: as above.
+    let held = unsafe { event.hold_back(raw) };
+    assert!(matches!(held, Err(DeviceError::Unsupported { .. })), "{held:?}");
+    // Questions about what is ours do not spoil it, nor does memory that is made meanwhile.
+    assert!(event.has_happened().is_ok());
+    drop(device.allocate(1 << 20).unwrap());
+    let mut graph = std::ptr::null_mut();
+    let _current = device.context().enter().unwrap();
+    // SAFETY: the stream is ours, and the place to write.
+    let code = unsafe { sys::cuStreamEndCapture(theirs.raw(), &raw mut graph) };
+    assert_eq!(code, sys::CUresult::CUDA_SUCCESS);
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
 fn memory_is_exported_where_the_device_can() {
     let device = device(Movers::default());
     let memory = device.allocate(2 << 20).unwrap();
