@@ -7,10 +7,12 @@
 #                          machine that has no network, or no Rust. Needs no CUDA.
 #   run.sh [NAME] [ARG…]   runs what is in benches/gpu/bin/, or builds it first; writes
 #                          benches/results/gpu-NAME.json where there is a GPU. NAME: by default
-#                          that of the GPU. ARGs go to `larder-bench gpu`.
+#                          that of the GPU. ARGs go to `larder-bench gpu`. OUT=FOLDER writes
+#                          there instead.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 bin=benches/gpu/bin
+results=${OUT:-benches/results}
 
 build() {
     cargo build --release --locked -p larder-node
@@ -51,12 +53,12 @@ failed=0
 if [ -n "$gpu" ]; then
     echo "== tests of devices"
     # Not the one that needs a certain NVRTC.
-    timeout 90 "$bin/gpu-bridge-tests" --ignored --test-threads 1 --skip text_is_what || failed=1
+    timeout -k 5 80 "$bin/gpu-bridge-tests" --ignored --test-threads 1 --skip text_is_what || failed=1
     if command -v compute-sanitizer >/dev/null; then
         echo "== the kernel under compute-sanitizer"
         # Some virtual machines do not let it at the device, which says nothing of the kernel.
         log=$(mktemp)
-        if ! timeout 90 compute-sanitizer --tool memcheck --error-exitcode 9 \
+        if ! timeout -k 5 70 compute-sanitizer --tool memcheck --error-exitcode 9 \
             "$bin/gpu-bridge-tests" --ignored --test-threads 1 every_layout >"$log" 2>&1 &&
             ! grep -q 'Device not supported' "$log"; then
             failed=1
@@ -67,9 +69,9 @@ if [ -n "$gpu" ]; then
         echo "compute-sanitizer is not installed: skipped"
     fi
     echo "== torch, as people would write it"
-    if python3 -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
-        timeout 60 python3 benches/gpu/torch_baseline.py \
-            --json "benches/results/gpu-$name-torch.json" || failed=1
+    if timeout -k 5 20 python3 -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
+        timeout -k 5 60 python3 benches/gpu/torch_baseline.py \
+            --json "$results/gpu-$name-torch.json" || failed=1
     else
         echo "torch with CUDA is not installed: skipped"
     fi
@@ -78,5 +80,5 @@ else
 fi
 echo "== larder-bench gpu"
 # What host memory takes, standing in for a device, means nothing: it is not written down.
-timeout 230 "$bin/larder-bench" gpu ${gpu:+--json "benches/results/gpu-$name.json"} "$@" || failed=1
+timeout -k 5 220 "$bin/larder-bench" gpu ${gpu:+--json "$results/gpu-$name.json"} "$@" || failed=1
 exit "$failed"

@@ -121,7 +121,7 @@ impl Gpu {
                 let described = described(&device);
                 let (ways, sweep) = (ways(&device)?, sweep(&device)?);
                 let mut results = run(&ways, &sweep, amount, Some(described))?;
-                match losses(&device, amount) {
+                match losses(&device, amount, &mut results.skipped) {
                     Ok(losses) => results.losses = losses,
                     // Without cuBLAS there is no product to run beside.
                     Err(DeviceError::Unsupported { what }) => results.no_losses = Some(what.into()),
@@ -198,12 +198,20 @@ fn described(device: &CudaDevice) -> Described {
 }
 
 /// What a matrix product loses beside copies of long pieces, and of short ones.
-fn losses(device: &CudaDevice, amount: Amount) -> Result<Vec<Loss>, DeviceError> {
+fn losses(
+    device: &CudaDevice,
+    amount: Amount,
+    skipped: &mut usize,
+) -> Result<Vec<Loss>, DeviceError> {
     let mut beside = Beside::new(device)?;
     let cases = Case::all(page_count(amount.objects))?;
     let mut losses = Vec::new();
     for case in cases.iter().filter(|case| ["vLLM BLHNC", SWEPT].contains(&&*case.name)) {
         for direction in [Direction::ToDevice, Direction::FromDevice] {
+            if Instant::now() > amount.until {
+                *skipped += 1;
+                continue;
+            }
             losses.push(beside.run(case, direction, amount.objects, amount.rounds)?);
         }
     }
@@ -272,6 +280,10 @@ fn voyages<D: Device>(
     let node = NodeProcess::start(None, &shape)?;
     for case in cases.iter().filter(|case| THROUGH_A_NODE.contains(&&*case.name)) {
         for path in [("shm", PathChoice::Shm), ("tcp", PathChoice::Tcp)] {
+            if Instant::now() > amount.until {
+                results.skipped += 1;
+                continue;
+            }
             let (node, rounds) = (node.address().to_string(), amount.rounds);
             let voyager = Voyager { device, case, objects, rounds, node };
             let voyage = voyager.run(path, plain, random);
