@@ -9,7 +9,7 @@ use pyo3::types::PyDict;
 
 use crate::arguments::get_options;
 use crate::buffer::Loan;
-use crate::device_memory::stream_of;
+use crate::device_memory::Streams;
 use crate::devices::Call;
 use crate::errors::invalid;
 use crate::keys::keys;
@@ -29,7 +29,9 @@ impl Store {
     ///         a list of them, which are filled in order, at most 512. All of one device.
     ///     stream: handle of a stream of that device, or a torch stream. The copies wait for what
     ///         it has, and what it gets afterwards waits for the copies. ``None`` for torch's
-    ///         current one if torch is imported and uses devices; else this waits for the copies.
+    ///         current one if torch is imported and uses devices. Else, and where arrays say what
+    ///         stream they are written on, the copies wait for that, or for the default stream,
+    ///         and this waits for the copies.
     ///     timeout: seconds.
     ///
     /// Answers the bytes for each key, or a negative ``larder.Status``; memory of a key that failed
@@ -45,7 +47,8 @@ impl Store {
     ) -> PyResult<Vec<i64>> {
         self.client()?;
         let loan = from_tensors(tensors, keys.len(), Access::Write)?;
-        self.get_aboard(tensors.py(), &keys, loan, stream, timeout)
+        let streams = self.streams(tensors.py(), &loan, stream.as_ref(), Some(tensors))?;
+        self.get_aboard(tensors.py(), &keys, &loan, &streams, timeout)
     }
 
     /// Stores objects from tensors of a device: ``tensors`` and ``stream`` as for ``get_device``,
@@ -66,7 +69,8 @@ impl Store {
     ) -> PyResult<Vec<i32>> {
         self.client()?;
         let loan = from_tensors(tensors, keys.len(), Access::Read)?;
-        self.put_aboard(tensors.py(), &keys, loan, stream, options)
+        let streams = self.streams(tensors.py(), &loan, stream.as_ref(), Some(tensors))?;
+        self.put_aboard(tensors.py(), &keys, &loan, &streams, options)
     }
 
     /// As ``get_device``, by addresses of registered memory of a device: ``ptrs`` and ``sizes`` as
@@ -82,7 +86,8 @@ impl Store {
     ) -> PyResult<Vec<i64>> {
         self.client()?;
         let loan = from_device_addresses(ptrs, sizes, keys.len(), Access::Write)?;
-        self.get_aboard(ptrs.py(), &keys, loan, stream, timeout)
+        let streams = self.streams(ptrs.py(), &loan, stream.as_ref(), None)?;
+        self.get_aboard(ptrs.py(), &keys, &loan, &streams, timeout)
     }
 
     /// As ``put_device``, by addresses of registered memory of a device.
@@ -102,23 +107,32 @@ impl Store {
     ) -> PyResult<Vec<i32>> {
         self.client()?;
         let loan = from_device_addresses(ptrs, sizes, keys.len(), Access::Read)?;
-        self.put_aboard(ptrs.py(), &keys, loan, stream, options)
+        let streams = self.streams(ptrs.py(), &loan, stream.as_ref(), None)?;
+        self.put_aboard(ptrs.py(), &keys, &loan, &streams, options)
     }
 }
 
 impl Store {
+    fn streams(
+        &self,
+        py: Python<'_>,
+        loan: &Loan,
+        stream: Option<&Bound<'_, PyAny>>,
+        tensors: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Streams> {
+        Streams::of_call(stream, tensors, py, self.connection().devices().device_of(loan))
+    }
+
     fn get_aboard(
         &self,
         py: Python<'_>,
         keys: &[Key],
-        loan: Loan,
-        stream: Option<Bound<'_, PyAny>>,
+        loan: &Loan,
+        streams: &Streams,
         timeout: Option<f64>,
     ) -> PyResult<Vec<i64>> {
         let (client, options) = (self.client()?, get_options(timeout)?);
-        let device = self.connection().devices().device_of(&loan);
-        let stream = stream_of(py, stream.as_ref(), device)?;
-        let call = Call { client: &client, namespace: &self.namespace, loan: &loan, stream };
+        let call = Call { client: &client, namespace: &self.namespace, loan, streams };
         let answer = self.connection().devices().get(py, &call, keys, &options)?;
         let read = settle(answer, keys.len())?.into_iter();
         Ok(read.map(|key| key.map_or_else(i64::from, i64::from)).collect())
@@ -128,18 +142,16 @@ impl Store {
         &self,
         py: Python<'_>,
         keys: &[Key],
-        loan: Loan,
-        stream: Option<Bound<'_, PyAny>>,
+        loan: &Loan,
+        streams: &Streams,
         said: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Vec<i32>> {
         let client = self.client()?;
-        self.object_sizes(&loan)?;
+        self.object_sizes(loan)?;
         let mut puts = Puts::parse(said, keys.len())?;
-        let device = self.connection().devices().device_of(&loan);
-        let stream = stream_of(py, stream.as_ref(), device)?;
         let objects = keys.iter().enumerate().map(|(at, &key)| puts.object(at, key, ()));
         let objects: Vec<PutObject<()>> = objects.collect();
-        let call = Call { client: &client, namespace: &self.namespace, loan: &loan, stream };
+        let call = Call { client: &client, namespace: &self.namespace, loan, streams };
         let answer = self.connection().devices().put(py, &call, &objects, &puts.options)?;
         Ok(numbers(&settle(answer, keys.len())?))
     }

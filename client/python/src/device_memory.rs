@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyInt};
+use pyo3::types::{PyDict, PyInt, PyList, PyTuple};
 
 use crate::arguments::patience;
 use crate::connection::Connection;
@@ -125,27 +125,89 @@ impl DeviceMemory {
 fn device_of(tensor: &Bound<'_, PyAny>) -> Option<u32> {
     let py = tensor.py();
     let device = tensor.getattr_opt(intern!(py, "device")).ok()??;
-    device.getattr_opt(intern!(py, "index")).ok()??.extract().ok()
+    // As torch has it, and as cupy has.
+    let number = |name| device.getattr_opt(name).ok()?.and_then(|number| number.extract().ok());
+    number(intern!(py, "index")).or_else(|| number(intern!(py, "id")))
 }
 
-/// The handle of a stream: an int, or what has one as torch's streams do; for ``None`` torch's
-/// current one of the device, if torch is imported and has begun with devices. Else none.
-///
-/// # Errors
-/// `InvalidArgument` for anything else.
-pub(crate) fn stream_of(
-    py: Python<'_>,
-    stream: Option<&Bound<'_, PyAny>>,
-    device: Option<u32>,
-) -> PyResult<Option<u64>> {
-    let handle = |stream: &Bound<'_, PyAny>| {
-        let told = stream.getattr_opt(intern!(py, "cuda_stream"))?;
-        let number = told.as_ref().unwrap_or(stream).cast::<PyInt>().ok().map(|n| n.extract());
-        number.and_then(Result::ok).ok_or_else(|| invalid("stream: no stream of a device"))
-    };
-    if let Some(stream) = stream {
-        return handle(stream).map(Some);
+/// What the copies of a call wait for, and who waits for them.
+#[derive(Debug)]
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "a package for devices copies"))]
+pub(crate) struct Streams {
+    /// What these have is done first.
+    pub(crate) before: Vec<u64>,
+    /// What this gets from then on is done after; `None` if the call waits for its copies itself.
+    pub(crate) after: Option<u64>,
+}
+
+impl Streams {
+    /// Those of a call that was given `stream`, an int or what has one as torch's streams do. For
+    /// `None` those that `tensors` say they are written on, as arrays do; else torch's current one
+    /// of the device, if torch is imported and has begun with devices; else the default one.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for anything else.
+    pub(crate) fn of_call(
+        stream: Option<&Bound<'_, PyAny>>,
+        tensors: Option<&Bound<'_, PyAny>>,
+        py: Python<'_>,
+        device: Option<u32>,
+    ) -> PyResult<Self> {
+        let both = |stream| Self { before: vec![stream], after: Some(stream) };
+        if let Some(stream) = stream {
+            return handle(stream).map(both);
+        }
+        let mut before = Vec::new();
+        if let Some(tensors) = tensors {
+            add_streams(tensors, &mut before)?;
+        }
+        if !before.is_empty() {
+            return Ok(Self { before, after: None });
+        }
+        let of_torch = torch_stream(py, device)?.map(both);
+        let default = || Self { before: vec![DEFAULT_STREAM], after: None };
+        Ok(of_torch.unwrap_or_else(default))
     }
+}
+
+/// Adds those that arrays, or lists of them, say they are written on.
+fn add_streams(tensors: &Bound<'_, PyAny>, streams: &mut Vec<u64>) -> PyResult<()> {
+    let py = tensors.py();
+    for tensor in tensors.try_iter()? {
+        let tensor = tensor?;
+        if tensor.is_instance_of::<PyList>() || tensor.is_instance_of::<PyTuple>() {
+            add_streams(&tensor, streams)?;
+            continue;
+        }
+        // Who has an address as torch's tensors do has torch's stream.
+        if tensor.hasattr(intern!(py, "data_ptr"))? {
+            continue;
+        }
+        let told = tensor.getattr_opt(intern!(py, "__cuda_array_interface__"))?;
+        let Some(told) = told.as_ref().and_then(|told| told.cast::<PyDict>().ok()) else {
+            continue;
+        };
+        let Some(stream) = told.get_item(intern!(py, "stream"))?.filter(|s| !s.is_none()) else {
+            continue;
+        };
+        // The interface leaves no doubt: 0 could be either default stream.
+        match stream.extract() {
+            Ok(stream) if stream > 0 => streams.push(stream),
+            _ => return Err(invalid("an array's stream: no stream of a device")),
+        }
+    }
+    streams.sort_unstable();
+    streams.dedup();
+    Ok(())
+}
+
+fn handle(stream: &Bound<'_, PyAny>) -> PyResult<u64> {
+    let told = stream.getattr_opt(intern!(stream.py(), "cuda_stream"))?;
+    let number = told.as_ref().unwrap_or(stream).cast::<PyInt>().ok().map(|n| n.extract());
+    number.and_then(Result::ok).ok_or_else(|| invalid("stream: no stream of a device"))
+}
+
+fn torch_stream(py: Python<'_>, device: Option<u32>) -> PyResult<Option<u64>> {
     let modules = py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?;
     let Some(torch) = modules.cast::<PyDict>()?.get_item(intern!(py, "torch"))? else {
         return Ok(None);
@@ -157,3 +219,6 @@ pub(crate) fn stream_of(
     }
     handle(&cuda.call_method1(intern!(py, "current_stream"), (device,))?).map(Some)
 }
+
+/// The legacy default stream: an event there is behind what all streams have that wait for it.
+const DEFAULT_STREAM: u64 = 0;

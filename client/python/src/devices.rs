@@ -18,6 +18,7 @@ use pyo3::prelude::*;
 
 use crate::buffer::Loan;
 use crate::device_calls::not_registered;
+use crate::device_memory::Streams;
 use crate::errors::{OsError, invalid};
 
 /// The devices of one client that memory was registered of, and that memory.
@@ -46,8 +47,7 @@ pub(crate) struct Call<'a> {
     pub(crate) client: &'a Client,
     pub(crate) namespace: &'a Namespace,
     pub(crate) loan: &'a Loan,
-    /// A stream of the device; none if the call waits for its copies itself.
-    pub(crate) stream: Option<u64>,
+    pub(crate) streams: &'a Streams,
 }
 
 /// Ranges of a call, and what they are in.
@@ -161,21 +161,21 @@ impl Devices {
         options: &GetOptions,
     ) -> PyResult<Result<Vec<KeyResult<u32>>, Error>> {
         let Some(manifest) = self.manifest(call.loan)? else { return nothing(call.loan) };
-        let Call { client, namespace, loan, stream } = *call;
+        let Call { client, namespace, loan, streams } = *call;
         let ends = &loan.ends;
         let answer = py.detach(|| {
             let until = client.until(options.deadline);
             let Some(mut ferry) = manifest.dock.board(until) else {
                 return Ok(vec![Err(KeyError::DeadlineExceeded); keys.len()]);
             };
-            follow(&mut ferry, stream)?;
+            follow(&mut ferry, streams)?;
             let ranges = manifest.ranges();
             let places = manifest.places(ends, &ranges);
             let objects: Vec<_> = keys.iter().copied().zip(places).collect();
             let left = until.saturating_duration_since(Instant::now());
             let options = GetOptions { deadline: Some(left), ..options.clone() };
             let crossing = ferry.get_ranges(namespace, &objects, &options)?;
-            settle(&manifest.dock.device, &crossing.event, stream)?;
+            settle(&manifest.dock.device, &crossing.event, streams.after)?;
             Ok(crossing.keys)
         });
         answered(answer)
@@ -193,14 +193,14 @@ impl Devices {
         options: &PutOptions,
     ) -> PyResult<Result<Vec<KeyResult<()>>, Error>> {
         let Some(manifest) = self.manifest(call.loan)? else { return nothing(call.loan) };
-        let Call { client, namespace, loan, stream } = *call;
+        let Call { client, namespace, loan, streams } = *call;
         let ends = &loan.ends;
         let answer = py.detach(|| {
             let until = client.until(options.deadline);
             let Some(mut ferry) = manifest.dock.board(until) else {
                 return Ok(vec![Err(KeyError::DeadlineExceeded); objects.len()]);
             };
-            follow(&mut ferry, stream)?;
+            follow(&mut ferry, streams)?;
             let ranges = manifest.ranges();
             let places = manifest.places(ends, &ranges);
             let objects: Vec<_> = objects
@@ -347,11 +347,13 @@ impl Dock {
     }
 }
 
-/// Has the copies of a call wait for what its stream has.
-fn follow(ferry: &mut Ferry<CudaDevice>, stream: Option<u64>) -> Result<(), FerryError> {
-    let Some(stream) = stream else { return Ok(()) };
-    // SAFETY: the Python program says that it is a stream of this device, by naming it.
-    unsafe { ferry.stream().follow(stream) }?;
+/// Has the copies of a call wait for what its streams have.
+fn follow(ferry: &mut Ferry<CudaDevice>, streams: &Streams) -> Result<(), FerryError> {
+    for &stream in &streams.before {
+        // SAFETY: the Python program says that it is a stream of this device, by naming it, or it
+        // is the default one, which every device has.
+        unsafe { ferry.stream().follow(stream) }?;
+    }
     Ok(())
 }
 

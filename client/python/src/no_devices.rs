@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 
 use crate::buffer::Loan;
 use crate::device_calls::not_registered;
+use crate::device_memory::Streams;
 use crate::errors::invalid;
 
 /// Registers nothing.
@@ -26,7 +27,7 @@ pub(crate) struct Call<'a> {
     pub(crate) client: &'a Client,
     pub(crate) namespace: &'a Namespace,
     pub(crate) loan: &'a Loan,
-    pub(crate) stream: Option<u64>,
+    pub(crate) streams: &'a Streams,
 }
 
 /// How many devices there are.

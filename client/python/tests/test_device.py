@@ -73,6 +73,13 @@ class Driver:
     def write(self, address: int, data: bytes) -> None:
         length = ctypes.c_size_t(len(data))
         self.call("cuMemcpyHtoD_v2", ctypes.c_uint64(address), data, length)
+        # It may return when the data was read. 1 is the default stream.
+        self.finish(1)
+
+    def fill(self, address: int, value: int, length: int, stream: int) -> None:
+        """Sometime, on that stream."""
+        target, count = ctypes.c_uint64(address), ctypes.c_size_t(length)
+        self.call("cuMemsetD8Async", target, ctypes.c_ubyte(value), count, ctypes.c_void_p(stream))
 
     def read(self, address: int, length: int) -> bytes:
         data = ctypes.create_string_buffer(length)
@@ -193,6 +200,34 @@ def test_a_stream_is_torchs_only_if_torch_is_there_and_uses_devices(
         assert "registered" in get(stream=7)
     monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))
     assert "registered" in get()
+
+
+def test_an_array_says_what_stream_it_is_written_on(tcp_client: larder.Client) -> None:
+    store = tcp_client.namespace(tenant="tests", model="device")
+    for stream in (0, -1, "1"):
+        with pytest.raises(InvalidArgument, match="an array's stream: no stream of a device"):
+            store.put_device(["a"], [[Array(4096, (4,), stream=stream)]])
+    with pytest.raises(InvalidArgument, match="registered"):
+        store.put_device(["a"], [Array(4096, (4,), stream=2)])
+
+
+@needs_gpu
+@pytest.mark.parametrize("says", [True, False])
+def test_what_is_being_written_is_stored_as_it_will_be(
+    client: larder.Client, store: larder.Store, driver: Driver, says: bool
+) -> None:
+    length = 1 << 20
+    memory = driver.allocate(b"\xee" * length)
+    client.register_device(memory, length)
+    # Who says nothing writes on the default stream.
+    stream = driver.stream() if says else 1
+    array = Array(memory, (length // 2,), **({"stream": stream} if says else {}))
+    driver.fill(memory, 0x33, length, stream)
+    assert store.put_device(["a"], [array]) == [Status.OK]
+    assert store.get_one("a") == b"\x33" * length
+    driver.fill(memory, 0x44, length, stream)
+    assert store.get_device(["a"], [array]) == [length]
+    assert driver.read(memory, length) == b"\x33" * length
 
 
 @needs_gpu
