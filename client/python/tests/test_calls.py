@@ -75,7 +75,7 @@ def test_pinned_objects_are_said_to_be(store: larder.Store) -> None:
     store.put(["a"], [b"1"])
     assert store.pin(["a", "c"], 60) == [Status.OK, Status.MISS]
     assert store.pin(["a"], 0, timeout=1) == [Status.OK]
-    with pytest.raises(ValueError, match="seconds"):
+    with pytest.raises(larder.InvalidArgument, match="seconds"):
         store.pin(["a"], -1)
 
 
