@@ -1,8 +1,8 @@
 //! Which memory of nodes the device may read.
 //!
-//! To pin a region takes seconds, and so does to unpin it: a thread does both, and nobody waits. What a reader would get
-//! wrong: what is pinned keeps a region mapped, so one that nobody else has is let go of here, or a
-//! node that starts anew would leave its old memory with its readers for good.
+//! To pin a region takes seconds, and to unpin it too: a thread does both, and nobody waits. What a
+//! reader would get wrong: what is pinned keeps a region mapped, so one that nobody else has is let
+//! go of here, or a node that starts anew would leave its old memory with its readers for good.
 
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
