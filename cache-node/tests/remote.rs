@@ -249,16 +249,23 @@ fn pairs_that_nobody_waits_for_any_more_are_not_connected() {
 #[test]
 fn so_many_pairs_wait_to_be_connected_and_no_more() {
     let stand = Stand::start(|_| {});
-    stand.fabric.connect_slowly(Duration::from_millis(500));
+    stand.fabric.connect_slowly(Duration::from_secs(1));
     let ask = || {
         let mut far = Far::greeted(&stand, 1 << 20);
         let (frame, pair) = far.pair_frame();
         far.raw.send(&frame);
         (far, pair)
     };
-    let _waiting: Vec<_> = (0..64).map(|_| ask()).collect();
+    // They are told when they ask for something else, which they never do.
+    let _silent: Vec<_> = (0..64).map(|_| ask()).collect();
     let (mut far, _pair) = ask();
     assert_eq!(far.raw.reply().header.code, Code::Unreachable);
+    // The one under way, and then all the others.
+    stand.fabric.connect_slowly(Duration::ZERO);
+    std::thread::sleep(Duration::from_secs(3));
+    let (mut far, _pair) = ask();
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(hear(&mut far), [Code::Ok; 2]);
 }
 
 #[test]

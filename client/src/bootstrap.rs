@@ -193,6 +193,6 @@ impl<S: Read> Timed<S> {
 }
 
 /// What a seed on this host begins with.
-const UNIX: &str = "unix:";
+pub(crate) const UNIX: &str = "unix:";
 /// Where a node is that was reached over a socket of this host.
 const LOCALHOST: &str = "127.0.0.1:";

@@ -29,7 +29,8 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Args)]
 struct Cluster {
-    /// A node to start from, as host:port or unix:PATH [default: $LARDER_NODE or 127.0.0.1:7400].
+    /// A node to start from, as host:port or unix:PATH [default: $LARDER_NODE, those of
+    /// $LARDER_NODES with commas between, or 127.0.0.1:7400].
     #[arg(long, global = true, value_name = "ADDR")]
     node: Option<String>,
     /// Which way objects go.
@@ -130,12 +131,15 @@ impl Arguments {
     /// Does it.
     pub(crate) fn run(self) -> Result<(), Failure> {
         let node = self.cluster.node.or_else(|| std::env::var("LARDER_NODE").ok());
+        let nodes = node.or_else(|| std::env::var("LARDER_NODES").ok());
+        let nodes = nodes.unwrap_or_else(|| "127.0.0.1:7400".into());
         let config = Config {
+            seeds: nodes.split(',').map(|node| node.trim().to_owned()).collect(),
             deadline: self.cluster.deadline,
             connect_timeout: self.cluster.deadline,
             name: "larder".into(),
             path: self.cluster.path.into(),
-            ..Config::seed(node.unwrap_or_else(|| "127.0.0.1:7400".into()))
+            ..Config::default()
         };
         // One object is here before two network cards have found each other.
         let client = Client::connect_over(config, None)?;

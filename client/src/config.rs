@@ -9,6 +9,7 @@ use larder_protocol::limits::{CLIENT_NAME_BYTES_MAX, CREDENTIAL_BYTES_MAX, OBJEC
 use larder_protocol::message::{Freshness, Hints};
 use larder_transport::Spin;
 
+use crate::bootstrap::UNIX;
 use crate::error::Error;
 
 /// How a client behaves. Fill in what differs: `Config { deadline, ..Config::default() }`.
@@ -92,6 +93,10 @@ impl Config {
         if self.seeds.is_empty() {
             return Err(Error::InvalidArgument { what: "no seed to learn the view from" });
         }
+        if !self.seeds.iter().all(|seed| is_seed(seed)) {
+            let what = "a seed is host:port, or unix: and a path";
+            return Err(Error::InvalidArgument { what });
+        }
         if self.inflight_max == 0 || self.deadline.is_zero() {
             return Err(Error::InvalidArgument { what: "deadline and inflight_max must not be 0" });
         }
@@ -101,6 +106,17 @@ impl Config {
         within(self.name.len(), CLIENT_NAME_BYTES_MAX, "client name")?;
         within(self.credential.len(), CREDENTIAL_BYTES_MAX, "credential")
     }
+}
+
+/// Whether this could be the address of a node; who is there is another question.
+fn is_seed(text: &str) -> bool {
+    text.strip_prefix(UNIX).map_or_else(
+        || {
+            let parts = text.rsplit_once(':');
+            parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        },
+        |path| !path.is_empty(),
+    )
 }
 
 /// How a get behaves.
@@ -178,4 +194,20 @@ pub(crate) const fn within(found: usize, limit: usize, what: &'static str) -> Re
         return Err(Error::TooLarge { what, found: found as u64, limit: limit as u64 });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_that_is_no_address_is_refused_before_anybody_is_asked() {
+        for seed in ["127.0.0.1:7400", "[::1]:7400", "node:1", "unix:/run/larder/s"] {
+            assert_eq!(Config::seed(seed).check(), Ok(()), "{seed}");
+        }
+        for seed in ["", "node", ":7400", "node:", "node:65536", "node:http", "unix:"] {
+            let refused = Config::seed(seed).check();
+            assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "{seed}: {refused:?}");
+        }
+    }
 }

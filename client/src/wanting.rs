@@ -148,8 +148,9 @@ impl Kept {
         let mut places = Vec::with_capacity(offered.len());
         let mut left_out: Option<u16> = None;
         for (at, object) in (0u32..).zip(offered) {
-            // What is behind a hole of its chain is of no use.
-            let is_behind = left_out.is_some_and(|depth| object.depth > depth);
+            // What is behind a hole of its chain is of no use. One that is deeper by more may be of
+            // another chain: a put may have several.
+            let is_behind = left_out.is_some_and(|depth| object.depth == depth.saturating_add(1));
             // Where versions count the node may have an older one by now, which must not stay.
             let is_refused =
                 object.version == 0 && (is_behind || told.verdict(&object.key, now) == Some(false));
@@ -339,6 +340,10 @@ mod tests {
         assert_eq!(kept(&namespace, &objects), [0, 3, 4, 5]);
         refuse(&namespace, 3);
         assert_eq!(kept(&namespace, &objects), [0]);
+        let several = chain(&[10, 11, 12, 40, 41]);
+        let others = Namespace::describe(NamespaceSpec::new("t", "others")).unwrap();
+        refuse(&others, 1);
+        assert_eq!(kept(&others, &several), [0, 3, 4], "what is far deeper is of another chain");
         let versioned: Vec<_> =
             objects.into_iter().map(|o| PutObject { version: 7, ..o }).collect();
         assert_eq!(kept(&namespace, &versioned), [0, 1, 2, 3, 4, 5], "versions are not left out");

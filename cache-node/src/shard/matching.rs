@@ -10,7 +10,7 @@ use larder_protocol::{Code, Header};
 use super::Shard;
 use crate::namespace::NamespaceId;
 use crate::outbox::Outbox;
-use crate::store::{GROUP_KEYS, Owner, Told, Use};
+use crate::store::{GROUP_KEYS, Told, Use};
 
 impl Shard {
     pub(super) fn matching(
@@ -69,8 +69,7 @@ impl Shard {
             self.store.used(namespace, &uses, Told { hint: hints.class, ends_partly }, self.now_ms);
         }
         let places = missing.iter().map(|&(_, place)| place);
-        let owner = Owner { namespace, class: hints.class };
-        self.store.wants_each(owner, places, hints.object_bytes, |nth, is_wanted| {
+        self.store.wants_each(namespace, places, hints.object_bytes, |nth, is_wanted| {
             if is_wanted {
                 writer.want(missing[nth].0, &mut out.bytes);
             }

@@ -135,7 +135,8 @@ pub(crate) struct PairMade {
 #[derive(Debug)]
 pub(crate) struct Coming {
     made: RefCell<Option<PairMade>>,
-    _coming: Held,
+    /// Until it is made: a connection that asks nothing more may never hear of it.
+    coming: RefCell<Option<Held>>,
 }
 
 impl Coming {
@@ -146,6 +147,7 @@ impl Coming {
 
     /// Leaves the pair to the connection.
     pub(crate) fn leave(&self, made: PairMade) {
+        *self.coming.borrow_mut() = None;
         *self.made.borrow_mut() = Some(made);
     }
 }
@@ -277,8 +279,8 @@ impl Shard {
             // No client asks for two, and each may take a thread for a second.
             return Ok(self.refuse(header, Code::Unreachable, out));
         }
-        let _coming = self.pairs_coming.hold(1);
-        remote.coming = Some(Rc::new(Coming { made: RefCell::default(), _coming }));
+        let coming = RefCell::new(Some(self.pairs_coming.hold(1)));
+        remote.coming = Some(Rc::new(Coming { made: RefCell::default(), coming }));
         let fabric = card.fabric.clone();
         self.unlink(peer, out);
         Ok(Step::Connect(PairJob { header: *header, fabric, peer: address }))

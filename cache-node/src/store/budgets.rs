@@ -136,6 +136,16 @@ impl Shares {
         share.is_some_and(|share| share.bytes < share.floor_bytes)
     }
 
+    /// Whether some of a namespace's are below theirs: those of a class that nobody names yet.
+    pub(super) fn has_floor_to_fill(&self, id: NamespaceId) -> bool {
+        let assigned = self.of.get(id.number() as usize);
+        let numbers = assigned.into_iter().flat_map(|assigned| {
+            assigned.classes.iter().map(|(_, number)| *number).chain(assigned.rest)
+        });
+        let mut shares = numbers.map(|number| &self.shares[usize::from(number)]);
+        shares.any(|share| share.bytes < share.floor_bytes)
+    }
+
     /// Whether an object must stay although room is looked for for one of `asker`.
     pub(super) fn spares(&self, entry: &Entry, asker: Owner) -> bool {
         if !self.has_floors {

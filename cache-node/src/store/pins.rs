@@ -106,6 +106,8 @@ impl Store {
         if keep_ms == 0 {
             return Status::Pinned;
         }
+        // Of many that end at one moment some may be there still.
+        self.end_some_pins(ENDED_PER_PIN, ask.now_ms);
         let tenant = Arc::clone(self.namespaces[ask.namespace].tenant());
         let bytes = slot_bytes(&self.entries[number]);
         if !self.pins.has_room(&tenant, bytes) {
@@ -122,9 +124,13 @@ impl Store {
         self.pins.bytes()
     }
 
-    /// Ends some of the pins whose time has passed.
+    /// Ends some of the pins whose time has passed; to be called about ten times a second.
     pub(super) fn end_pins(&mut self, now_ms: u64) {
-        for _ in 0..ENDED_PER_TICK {
+        self.end_some_pins(ENDED_PER_TICK, now_ms);
+    }
+
+    fn end_some_pins(&mut self, most: usize, now_ms: u64) {
+        for _ in 0..most {
             match self.pins.ends.first() {
                 Some(&(until_ms, number)) if until_ms <= now_ms => self.unpin(number),
                 _ => return,
@@ -153,3 +159,6 @@ impl Store {
 
 /// About 100 µs of cache misses.
 const ENDED_PER_TICK: usize = 512;
+/// More than come by one pin, so that those that have ended never keep others from being pinned
+/// for long.
+const ENDED_PER_PIN: usize = 4;

@@ -47,24 +47,29 @@ impl Store {
     }
 
     /// As [`Store::wants`], for each of several that are as long as this, or as the last one of
-    /// their namespace if that is 0. All are held against the one who would have to go first.
+    /// their namespace if that is 0. All are held against the one who would have to go first. Of
+    /// what class they will be nobody knows yet: if one of the namespace is below its floor all are
+    /// welcome, and their put decides.
     pub fn wants_each(
         &mut self,
-        owner: impl Into<Owner>,
+        namespace: NamespaceId,
         places: impl Iterator<Item = Place>,
         bytes: u32,
         mut answer: impl FnMut(usize, bool),
     ) {
-        let owner = owner.into();
-        let bytes = if bytes == 0 { self.object_bytes_guess(owner.namespace) } else { bytes };
-        let is_full = self.is_full(bytes) && !self.shares.is_below_floor(owner);
+        let bytes = if bytes == 0 { self.object_bytes_guess(namespace) } else { bytes };
+        let is_full = self.is_full(bytes) && !self.shares.has_floor_to_fill(namespace);
         let front = if is_full { self.order.front(&self.entries) } else { None };
         for (at, place) in places.enumerate() {
             answer(at, !is_full || self.order.wants(place.hash, bytes, front));
         }
     }
 
+    /// Whether somebody would have to go: stale objects cost nothing to lose.
     fn is_full(&self, bytes: u32) -> bool {
+        if self.order.oldest_stale(&self.entries).is_some() {
+            return false;
+        }
         self.counts.objects >= self.config.objects_max
             || self.arena.live_bytes() + Arena::slot_bytes(bytes) > self.fullness.slot_bytes
     }

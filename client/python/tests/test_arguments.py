@@ -179,8 +179,9 @@ def test_connecting_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     ]:
         with pytest.raises(InvalidArgument, match=why):
             larder.connect("127.0.0.1:1", **options)  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgument):
-        larder.connect([])
+    for seeds in ([], ["nobody"], ["127.0.0.1:1", "unix:"]):
+        with pytest.raises(InvalidArgument, match="seed"):
+            larder.connect(seeds)
     monkeypatch.setenv("LARDER_NODES", "127.0.0.1:1, 127.0.0.1:2")
     with pytest.raises(larder.Unavailable, match=r"127\.0\.0\.1:2"):
         larder.connect()

@@ -108,6 +108,8 @@ impl<D: Device> Quay<D> {
         }
         let mut is_dock_wrong = false;
         if !wrong.is_empty() {
+            // Answers came in any order, and room is given in that of places.
+            wrong.sort_unstable_by_key(|&(place, _)| place);
             let places: Vec<usize> = wrong.iter().map(|&(place, _)| place).collect();
             let (again, _) = self.land(client, load, &places, false)?;
             for ((place, is_right), answer) in wrong.into_iter().zip(again) {
@@ -140,7 +142,7 @@ impl<D: Device> Quay<D> {
         }
     }
 
-    /// Asks for some of a leg's objects, by their places in it.
+    /// Asks for some of a leg's objects, by their places in it, which ascend.
     fn land<C: Cargo<D>>(
         &mut self,
         client: &Client,

@@ -62,7 +62,8 @@ impl<D: Device> World<D> {
 
     fn over(card: AnyFabric, device: D, path: PathChoice, config: &FerryConfig) -> Self {
         let memory_bytes = 64 << 20;
-        let node = NodeConfig { memory_bytes, ..NodeConfig::default() };
+        // Two, so that answers come in any order.
+        let node = NodeConfig { shards: 2, memory_bytes, ..NodeConfig::default() };
         let node = Node::start_over(node, Some(card.clone())).unwrap();
         let seed = Config::seed(node.address().to_string());
         let deadline = Duration::from_secs(20);

@@ -121,6 +121,11 @@ impl Class {
         Gap(self.0 / (REUSES * HINTS) as u8)
     }
 
+    /// 1 for an object of a chain, 0 for one that stands alone.
+    pub(super) fn of_chains(self) -> u32 {
+        u32::from(!self.gap().is_alone())
+    }
+
     /// What the client said.
     pub(super) fn hint(self) -> u8 {
         self.0 % HINTS as u8

@@ -3,9 +3,8 @@
 //! Each class of objects has a list in order of last use. What one request used last in one class,
 //! its cohort, stands together there, the deepest in its chain oldest. The victim is the oldest
 //! object of the class whose index at that object's age is lowest; of equals the older one. Who is
-//! evicted, or was asked for in vain, stays known, so that its next use counts too. There is no
-//! sample and no tree: shards that see parts of the same chains and judge by one [`Worth`] drop the
-//! same chains.
+//! evicted, or was asked for in vain, stays known, so that its next use counts too. Without sample
+//! and tree, shards that see parts of the same chains and judge by one [`Worth`] drop the same.
 //!
 //! What a reader would get wrong: which list an object is in, and how old it is, change when a
 //! request uses it, not when it is stored. The put of an object that a request has named before
@@ -21,6 +20,7 @@ use super::cohort::Cohort;
 use super::evidence::Evidence;
 use super::floor::Floor;
 use super::fronts::{Front, Fronts, Key};
+use super::known::{Known, guess_gaps};
 use super::notes::{At, Note, Notes};
 use super::past::Past;
 use super::s3fifo::S3Fifo;
@@ -46,24 +46,12 @@ pub(super) struct Hazard {
     /// How many of them are in each class.
     counts: [u32; CLASSES],
     fronts: Fronts,
-    /// How many objects are in these lists.
-    objects: u32,
+    /// How many objects of chains are in these lists.
+    pub(super) objects: u32,
     /// The time, in whole ticks.
     now_ms: u64,
     /// When what was seen counts half next.
     halving_ms: u64,
-}
-
-/// One key of a request.
-#[derive(Debug, Clone, Copy)]
-struct Known {
-    hash: u32,
-    /// Its object, if that is here.
-    number: Option<u32>,
-    /// What was known of it, if anything was.
-    past: Option<Past>,
-    /// Whether that follows from a deeper key, and nothing waits under it any more.
-    is_guess: bool,
 }
 
 /// By what objects are judged at one moment.
@@ -189,20 +177,25 @@ impl Hazard {
             let now = Past { last_ms: self.now_ms as u32, class, uses, weight, depth };
             let past = self.next(past, now);
             match key.number {
-                Some(number) => {
-                    self.fronts.change(Past::of_note(&notes[number]).class);
-                    notes.refile(number, past.class.list());
-                    notes[number].last_ms = past.last_ms;
-                    notes[number].tally = past.tally();
-                    self.fronts.change(past.class);
-                    let cohort = &mut self.cohorts[past.class.row()];
-                    *cohort = Some(cohort.map_or(Cohort::of(number), |it| it.younger(number)));
-                }
+                Some(number) => self.refile(notes, number, &past),
                 None => self.remember(key.hash, &past),
             }
         }
         self.known = known;
         true
+    }
+
+    fn refile(&mut self, notes: &mut Notes, number: u32, past: &Past) {
+        let before = Past::of_note(&notes[number]).class;
+        // It may have stood alone until others of its chain came.
+        self.objects = self.objects + past.class.of_chains() - before.of_chains();
+        self.fronts.change(before);
+        notes.refile(number, past.class.list());
+        notes[number].last_ms = past.last_ms;
+        notes[number].tally = past.tally();
+        self.fronts.change(past.class);
+        let cohort = &mut self.cohorts[past.class.row()];
+        *cohort = Some(cohort.map_or(Cohort::of(number), |it| it.younger(number)));
     }
 
     /// A new object, listed nowhere yet.
@@ -228,14 +221,14 @@ impl Hazard {
         };
         self.cohorts[past.class.row()] = Some(cohort);
         notes.add(new.number, past.note(), past.class.list(), at);
-        self.objects += u32::from(new.alone.is_none());
+        self.objects += past.class.of_chains();
         self.fronts.change(past.class);
     }
 
     /// An object with this note went; it stays known if it was evicted.
     pub(super) fn removed(&mut self, gone: &Gone, is_evicted: bool) {
         let past = Past::of_note(&gone.note);
-        self.objects -= u32::from(!past.class.gap().is_alone());
+        self.objects -= past.class.of_chains();
         self.fronts.change(past.class);
         if is_evicted && self.absent.find(gone.hash, self.now_ms as u32).is_none() {
             self.remember(gone.hash, &past);
@@ -457,21 +450,6 @@ impl Judge<'_> {
         let last_ms = self.now_ms - u64::from(age_ms);
         let end_ms = end_ms(last_ms, bucket).unwrap_or(u64::MAX);
         Front { number, key: Key::of(index, past.last_ms, past.depth), end_ms }
-    }
-}
-
-/// Fills in what is not known any more: whoever used a key used all before it in the chain, so one
-/// that was forgotten is taken for used as the key behind it. Else what the table of the absent
-/// lost here and there would be of other classes than its neighbours, and leave holes in the chain
-/// (conversation trace, 1 %: 0.4 points).
-fn guess_gaps(known: &mut [Known]) {
-    let mut behind = None;
-    for key in known.iter_mut().rev() {
-        if key.past.is_none() {
-            key.past = behind;
-            key.is_guess = behind.is_some();
-        }
-        behind = key.past.filter(|past| past.uses != Uses::PARTIAL);
     }
 }
 

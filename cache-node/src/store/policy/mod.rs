@@ -22,6 +22,7 @@ mod floor;
 mod fronts;
 mod ghosts;
 mod hazard;
+mod known;
 mod lru;
 mod notes;
 mod past;
@@ -300,6 +301,11 @@ impl Order {
         let Some(front) = front else { return !matches!(self.policy, Policy::Hazard { .. }) };
         let bytes = Arena::slot_bytes(bytes).max(1) as f32;
         self.chains.worth_of_absent(hash).is_none_or(|worth| worth / bytes >= front.worth)
+    }
+
+    #[cfg(test)]
+    pub(in crate::store) fn chain_objects(&self) -> u32 {
+        self.chains.objects
     }
 
     /// Adds what was seen of chains here.

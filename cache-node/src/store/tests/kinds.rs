@@ -1,6 +1,7 @@
 //! Kinds of state that share one memory: each byte goes to whoever makes most of it.
 
 use super::*;
+use crate::store::budgets::Assigned;
 
 const REGION: u64 = 8 << 20;
 const CHAIN_OBJECT: u32 = 64 << 10;
@@ -136,4 +137,45 @@ fn an_object_longer_than_the_victims_takes_the_place_of_those_worth_least() {
     }
     assert!(kinds.bench.store.stats().evicted >= 4);
     assert_eq!(kept(&mut kinds), before);
+}
+
+#[test]
+fn an_object_that_stood_alone_may_turn_out_to_be_the_head_of_a_chain() {
+    let config = StoreConfig { policy: Policy::HAZARD, ..StoreConfig::for_region(REGION) };
+    let mut bench = Bench::with(REGION, config, KeyHash::seeded(1));
+    for round in 0..3u8 {
+        let keys = [[round, 0], [round, 1]];
+        // Nothing says yet that there will be chains.
+        bench.namespace = bench.open(&format!("model {round}"));
+        bench.put_at(&keys[0], 0, CHAIN_OBJECT);
+        bench.put_at(&keys[1], 1, CHAIN_OBJECT);
+        bench.now_ms += 1500;
+        let uses = [bench.seen(&keys[0]), bench.seen(&keys[1])];
+        bench.store.used(bench.namespace, &uses, Told::default(), bench.now_ms);
+        assert_eq!(bench.store.order.chain_objects(), 2);
+        for key in &keys {
+            assert_eq!(bench.store.remove(bench.namespace, key, bench.now_ms), Status::Removed);
+        }
+        assert_eq!(bench.store.order.chain_objects(), 0);
+    }
+    bench.empty();
+}
+
+#[test]
+fn what_a_class_below_its_floor_may_be_is_welcome() {
+    let arena = Arena::new(Arc::new(Region::heap(REGION).unwrap()));
+    let config = StoreConfig { policy: Policy::HAZARD, ..StoreConfig::for_region(REGION) };
+    let mut store = Store::new(arena, config, KeyHash::seeded(1));
+    store.keep_to(vec![Share { floor_bytes: 1 << 20, ceiling_bytes: u64::MAX, bytes: 0 }]);
+    let namespace = store.open(&NamespaceSpec::new("t", "m").encode().unwrap()).unwrap();
+    store.assign(namespace, Assigned { classes: vec![(7, 0)], rest: None });
+    let mut bench = Bench { store, namespace, now_ms: 0, serial: 0 };
+    // Another class fills the memory, of which one chain is used.
+    for number in 0..300u16 {
+        bench.put_at(&number.to_le_bytes(), 1, CHAIN_OBJECT);
+    }
+    let place = bench.store.place_of(namespace, b"new");
+    let mut answers = Vec::new();
+    bench.store.wants_each(namespace, [place].into_iter(), CHAIN_OBJECT, |_, is| answers.push(is));
+    assert_eq!(answers, [true], "a match does not know of what class it will be");
 }
