@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use larder_node::namespace::NamespaceId;
 use larder_node::store::{
-    Ask, Evidence, GROUP_KEYS, KeyHash, Policy, RecordSpec, Store, StoreConfig, Told, Use, Worth,
+    Ask, Evidence, GROUP_KEYS, KeyHash, Place, Policy, RecordSpec, Store, StoreConfig, Told, Use,
+    Worth,
 };
 use larder_protocol::checksum::{crc64, encode_parts};
 use larder_protocol::message::Freshness;
@@ -135,6 +136,8 @@ struct Shard {
     /// The keys of the request at hand, with their places in its chain.
     keys: Vec<(Key, usize)>,
     uses: Vec<Use>,
+    /// Where those of them are that are missing, with their places in the chain.
+    missing: Vec<(Place, usize)>,
 }
 
 impl Shard {
@@ -147,7 +150,14 @@ impl Shard {
         let spec = NamespaceSpec::new("larder-bench", "policy").encode();
         let spec = spec.expect("the description is short");
         let namespace = store.open(&spec).expect("the first namespace finds room");
-        Ok(Self { store, namespace, capacity, keys: Vec::new(), uses: Vec::new() })
+        Ok(Self {
+            store,
+            namespace,
+            capacity,
+            keys: Vec::new(),
+            uses: Vec::new(),
+            missing: Vec::new(),
+        })
     }
 
     fn look_up(&mut self, asked: &Asked<'_>, hits: &mut [bool]) {
@@ -174,16 +184,18 @@ impl Shard {
         if !admission {
             return None;
         }
-        let missing = self.uses.iter().zip(&self.keys).filter(|(a_use, _)| !a_use.is_hit());
-        let (mut places, mut depths) = (Vec::new(), Vec::new());
-        for (_, (key, depth)) in missing {
-            places.push(self.store.place_of(self.namespace, key.as_bytes()));
-            depths.push(*depth);
+        self.missing.clear();
+        for (a_use, (key, depth)) in self.uses.iter().zip(&self.keys) {
+            if !a_use.is_hit() {
+                let place = self.store.place_of(self.namespace, key.as_bytes());
+                self.missing.push((place, *depth));
+            }
         }
+        let places = self.missing.iter().map(|(place, _)| *place);
         let mut first = None;
-        self.store.wants_each(self.namespace, places.into_iter(), 0, |nth, is_wanted| {
+        self.store.wants_each(self.namespace, places, 0, |nth, is_wanted| {
             if !is_wanted {
-                first.get_or_insert(depths[nth]);
+                first.get_or_insert(self.missing[nth].1);
             }
         });
         first

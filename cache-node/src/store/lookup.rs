@@ -336,7 +336,8 @@ impl Store {
     }
 }
 
-fn prefetch_front(entry: &Entry, bytes: usize) {
+/// Loads the first so many bytes of an object's slot.
+pub(super) fn prefetch_front(entry: &Entry, bytes: usize) {
     let slot = &entry.slot()[..];
     prefetch(&slot[..slot.len().min(bytes)]);
 }

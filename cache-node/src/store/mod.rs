@@ -27,7 +27,7 @@ mod tests;
 mod wanting;
 
 use larder_protocol::{Generation, Status};
-use larder_transport::{Arena, Slot, SlotMut, UNTAGGED};
+use larder_transport::{Arena, Slot, SlotMut, UNTAGGED, prefetch};
 
 pub(crate) use budgets::Assigned;
 pub use budgets::{Owner, Share};
@@ -45,7 +45,7 @@ use crate::namespace::{NamespaceId, Namespaces, OpenError};
 use budgets::{Shares, owner_of, slot_bytes};
 use entries::{Entries, Entry, OBJECTS_MAX};
 use index::Index;
-use lookup::Verdict;
+use lookup::{Verdict, prefetch_front};
 use pins::Pins;
 use policy::{GHOST_BYTES, Order};
 use room::Scratch;
@@ -285,6 +285,7 @@ impl Store {
 
     /// Forgets an object; its memory comes back with the last clone of its slot.
     fn drop_entry(&mut self, number: u32, why: Why) {
+        self.warm_goner(number);
         let entry = &self.entries[number];
         let (hash, is_timed) = (entry.hash, entry.expires_s != 0);
         let is_stale = self.is_stale(entry);
@@ -308,6 +309,15 @@ impl Store {
             // The number will be another object's; a window must not find it here.
             slot.set_tag(UNTAGGED);
         }
+    }
+
+    /// Loads what dropping an object needs: one wait for memory instead of several.
+    fn warm_goner(&self, number: u32) {
+        let entry = &self.entries[number];
+        prefetch(self.index.home(entry.hash));
+        entry.slot().prefetch_record();
+        prefetch_front(entry, RECORD_UNIT_BYTES);
+        self.order.prefetch(entry.hash, number);
     }
 
     fn next_stamp(&mut self) -> u64 {

@@ -23,71 +23,83 @@ use super::weight::UNITS_OF_ONE;
 /// The chances of one class by age.
 pub(super) type Row = [f64; BUCKETS];
 
-/// Chances of one kind of classes while they are fitted; others have none.
-struct Fit {
-    kind: Vec<Class>,
-    /// Uses, and how many were at risk, by class and age.
+/// What was seen of all classes, by their rows.
+struct Sights {
     hits: Vec<Row>,
+    /// How many were at risk of a use.
     risks: Vec<Row>,
+}
+
+/// Chances of one kind of classes while they are fitted; those of others are left alone.
+struct Fit<'a> {
+    kind: Vec<Class>,
+    sights: &'a Sights,
     /// The classes that were seen.
     seen: Vec<Class>,
-    chances: Vec<Row>,
+    chances: &'a mut [Row],
     pool: Row,
 }
 
 /// The chances of all classes, by their rows.
 pub(super) fn chances(evidence: &Evidence) -> Vec<Row> {
+    let sights = Sights::of(evidence);
     let mut chances = vec![[0.0; BUCKETS]; CLASSES];
     for kind in Class::kinds() {
-        let mut fit = Fit::pooled(evidence, kind);
-        fit.by_factor(REUSES, Class::reuse_level);
-        fit.by_age(GAPS, Class::gap_level);
-        fit.by_age(HINTS, Class::hint_level);
-        fit.by_age(REUSES * HINTS, |class| class.reuse_level() * HINTS + class.hint_level());
-        fit.by_class();
-        fit.kind.iter().for_each(|class| chances[class.row()] = fit.chances[class.row()]);
+        let mut fit = Fit::pooled(kind, &sights, &mut chances);
+        // Of a kind that nobody saw the first belief is the last one.
+        if !fit.seen.is_empty() {
+            fit.by_factor(REUSES, Class::reuse_level);
+            fit.by_age(GAPS, Class::gap_level);
+            fit.by_age(HINTS, Class::hint_level);
+            fit.by_age(REUSES * HINTS, |class| class.reuse_level() * HINTS + class.hint_level());
+            fit.by_class();
+        }
     }
     chances
 }
 
-impl Fit {
-    fn pooled(evidence: &Evidence, kind: Vec<Class>) -> Self {
-        let mut fit = Self {
-            seen: Vec::with_capacity(kind.len()),
-            kind,
-            hits: vec![[0.0; BUCKETS]; CLASSES],
-            risks: vec![[0.0; BUCKETS]; CLASSES],
-            chances: Vec::new(),
-            pool: [0.0; BUCKETS],
-        };
-        let (mut hits_of_all, mut risks_of_all) = ([0.0; BUCKETS], [0.0; BUCKETS]);
-        for &class in &fit.kind {
-            let (hits, waits) = evidence.of(class);
-            let mut at_risk = 0.0;
-            for bucket in (0..BUCKETS).rev() {
-                let hits = f64::from(hits[bucket]) / f64::from(UNITS_OF_ONE);
-                at_risk += hits + f64::from(waits[bucket]) / f64::from(UNITS_OF_ONE);
-                fit.hits[class.row()][bucket] = hits;
-                fit.risks[class.row()][bucket] = at_risk;
-                hits_of_all[bucket] += hits;
-                risks_of_all[bucket] += at_risk;
-            }
-            if at_risk > 0.0 {
-                fit.seen.push(class);
+impl Sights {
+    fn of(evidence: &Evidence) -> Self {
+        let mut sights =
+            Self { hits: vec![[0.0; BUCKETS]; CLASSES], risks: vec![[0.0; BUCKETS]; CLASSES] };
+        let mut at_risk = [0.0; CLASSES];
+        for bucket in (0..BUCKETS).rev() {
+            let (hits, waits) = evidence.at(bucket);
+            for row in 0..CLASSES {
+                let hits = f64::from(hits[row]) / f64::from(UNITS_OF_ONE);
+                at_risk[row] += hits + f64::from(waits[row]) / f64::from(UNITS_OF_ONE);
+                sights.hits[row][bucket] = hits;
+                sights.risks[row][bucket] = at_risk[row];
             }
         }
-        let (hits, risks) = (smooth(&hits_of_all), smooth(&risks_of_all));
+        sights
+    }
+}
+
+impl<'a> Fit<'a> {
+    fn pooled(kind: Vec<Class>, sights: &'a Sights, chances: &'a mut [Row]) -> Self {
+        let was_seen = |class: &&Class| sights.risks[class.row()][0] > 0.0;
+        let seen: Vec<Class> = kind.iter().filter(was_seen).copied().collect();
+        let (mut hits, mut risks) = ([0.0; BUCKETS], [0.0; BUCKETS]);
+        for class in &seen {
+            let of_class = sights.hits[class.row()].iter().zip(&sights.risks[class.row()]);
+            for (bucket, (class_hits, class_risks)) in of_class.enumerate() {
+                hits[bucket] += class_hits;
+                risks[bucket] += class_risks;
+            }
+        }
+        let (hits, risks) = (smooth(&hits), smooth(&risks));
         // What was never seen of an age is as at the one before: nobody is worth more for having
         // grown older than anybody was. Nor is anything believed less than after most sights.
         let most = risks.iter().fold(0.0, |most: f64, &at_risk| most.max(at_risk));
         let least = POOL * CHANCE_BEFORE / (most + POOL);
         let mut chance = CHANCE_BEFORE;
-        fit.pool = std::array::from_fn(|bucket| {
+        let pool = std::array::from_fn(|bucket| {
             chance = ((hits[bucket] + POOL * chance) / (risks[bucket] + POOL)).max(least);
             chance
         });
-        fit.chances = vec![fit.pool; CLASSES];
-        fit
+        kind.iter().for_each(|class| chances[class.row()] = pool);
+        Self { kind, sights, seen, chances, pool }
     }
 
     /// One factor for all ages of the classes of a level.
@@ -95,8 +107,8 @@ impl Fit {
         let (mut hits, mut expected) = (vec![0.0; levels], vec![0.0; levels]);
         for &class in &self.seen {
             let (row, level) = (class.row(), level(class));
-            hits[level] += self.hits[row].iter().sum::<f64>();
-            expected[level] += dot(&self.risks[row], &self.chances[row]);
+            hits[level] += self.sights.hits[row].iter().sum::<f64>();
+            expected[level] += dot(&self.sights.risks[row], &self.chances[row]);
         }
         for &class in &self.kind {
             let factor = (hits[level(class)] + FACTOR) / (expected[level(class)] + FACTOR);
@@ -112,8 +124,9 @@ impl Fit {
         for &class in &self.seen {
             let (row, level) = (class.row(), level(class));
             for bucket in 0..BUCKETS {
-                hits[level][bucket] += self.hits[row][bucket];
-                expected[level][bucket] += self.risks[row][bucket] * self.chances[row][bucket];
+                hits[level][bucket] += self.sights.hits[row][bucket];
+                expected[level][bucket] +=
+                    self.sights.risks[row][bucket] * self.chances[row][bucket];
             }
         }
         let factors = hits.iter().zip(&expected).map(|(hits, expected)| -> Row {
@@ -135,7 +148,7 @@ impl Fit {
     /// What is the class's own.
     fn by_class(&mut self) {
         for &class in &self.seen {
-            let (hits, risks) = (&self.hits[class.row()], &self.risks[class.row()]);
+            let (hits, risks) = (&self.sights.hits[class.row()], &self.sights.risks[class.row()]);
             let chances = &mut self.chances[class.row()];
             let expected = dot(risks, chances);
             let mean = expected / risks.iter().sum::<f64>();

@@ -4,8 +4,6 @@
 //! wrong: an object counts where its waiting ended, or stands now. That it was at risk at all ages
 //! before follows from that, and is worked out in `chances.rs`.
 
-use std::array;
-
 use super::ages::{BUCKETS, Bucket};
 use super::class::{CLASSES, Class};
 use super::floor::Contest;
@@ -79,9 +77,16 @@ impl Evidence {
         self.contest.halve();
     }
 
+    /// Uses, and waits without one, at an age by class.
+    pub(super) fn at(&self, bucket: Bucket) -> (&[u32; CLASSES], &[u32; CLASSES]) {
+        (&self.hits[bucket], &self.waits[bucket])
+    }
+
     /// Uses, and waits without one, of a class by age.
+    #[cfg(test)]
     pub(super) fn of(&self, class: Class) -> ([u32; BUCKETS], [u32; BUCKETS]) {
-        let of = |counts: &[[u32; CLASSES]]| array::from_fn(|bucket| counts[bucket][class.row()]);
+        let of =
+            |counts: &[[u32; CLASSES]]| std::array::from_fn(|bucket| counts[bucket][class.row()]);
         (of(&self.hits), of(&self.waits))
     }
 }

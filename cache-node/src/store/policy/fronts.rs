@@ -17,8 +17,12 @@ pub(super) struct Fronts {
     ends_ms: [u64; CLASSES],
     /// Not after the first of each group.
     next_ends_ms: [u64; GROUPS],
+    /// Not after the first of all.
+    next_end_ms: u64,
     /// Classes whose front is not known any more, a bit each.
     changed: [u64; CLASSES.div_ceil(64)],
+    /// The row of the lowest key, while that is known.
+    least: Option<usize>,
 }
 
 /// What a search for the lowest compares: the index, then the age, then the depth.
@@ -55,7 +59,9 @@ impl Fronts {
             numbers: [0; CLASSES],
             ends_ms: [u64::MAX; CLASSES],
             next_ends_ms: [u64::MAX; GROUPS],
+            next_end_ms: u64::MAX,
             changed: [0; CLASSES.div_ceil(64)],
+            least: None,
         };
         fronts.forget();
         fronts
@@ -73,6 +79,39 @@ impl Fronts {
 
     /// Looks again at the classes that changed, and at those whose keys are not true any more.
     pub(super) fn look(&mut self, now_ms: u64, mut front: impl FnMut(Class) -> Option<Front>) {
+        if now_ms >= self.next_end_ms {
+            self.end(now_ms);
+        }
+        for word in 0..self.changed.len() {
+            let mut changed = std::mem::take(&mut self.changed[word]);
+            while changed != 0 {
+                let row = word * 64 + changed.trailing_zeros() as usize;
+                changed &= changed - 1;
+                let class = Class::numbered(row as u8);
+                self.set(class, front(class));
+            }
+        }
+    }
+
+    /// The lowest of all fronts that are known.
+    pub(super) fn least(&mut self) -> Option<(Class, u32)> {
+        let row = *self.least.get_or_insert_with(|| {
+            let group = lowest(&self.lows);
+            let keys = &self.keys[group * GROUP..CLASSES.min((group + 1) * GROUP)];
+            group * GROUP + lowest(keys)
+        });
+        let is_there = self.keys[row] != Key::NOBODY;
+        is_there.then(|| (Class::numbered(row as u8), self.numbers[row]))
+    }
+
+    /// Lets another object stand for its class, or nobody, until the next look.
+    pub(super) fn pass(&mut self, class: Class, next: Option<Front>) {
+        self.set(class, next);
+        self.change(class);
+    }
+
+    /// Marks those whose keys are not true any more.
+    fn end(&mut self, now_ms: u64) {
         for group in 0..GROUPS {
             if now_ms < self.next_ends_ms[group] {
                 continue;
@@ -87,30 +126,7 @@ impl Fronts {
             }
             self.next_ends_ms[group] = next_ms;
         }
-        for word in 0..self.changed.len() {
-            let mut changed = std::mem::take(&mut self.changed[word]);
-            while changed != 0 {
-                let row = word * 64 + changed.trailing_zeros() as usize;
-                changed &= changed - 1;
-                let class = Class::numbered(row as u8);
-                self.set(class, front(class));
-            }
-        }
-    }
-
-    /// The lowest of all fronts that are known.
-    pub(super) fn least(&self) -> Option<(Class, u32)> {
-        let group = lowest(&self.lows);
-        let low = self.lows[group];
-        let keys = &self.keys[group * GROUP..CLASSES.min((group + 1) * GROUP)];
-        let row = group * GROUP + lowest(keys);
-        (low != Key::NOBODY).then(|| (Class::numbered(row as u8), self.numbers[row]))
-    }
-
-    /// Lets another object stand for its class, or nobody, until the next look.
-    pub(super) fn pass(&mut self, class: Class, next: Option<Front>) {
-        self.set(class, next);
-        self.change(class);
+        self.next_end_ms = self.next_ends_ms.iter().copied().min().unwrap_or(u64::MAX);
     }
 
     fn set(&mut self, class: Class, front: Option<Front>) {
@@ -121,6 +137,8 @@ impl Fronts {
         self.ends_ms[class.row()] = end_ms;
         let group = class.row() / GROUP;
         self.next_ends_ms[group] = self.next_ends_ms[group].min(end_ms);
+        self.next_end_ms = self.next_end_ms.min(end_ms);
+        self.least = None;
         let keys = &self.keys[group * GROUP..CLASSES.min((group + 1) * GROUP)];
         self.lows[group] = keys[lowest(keys)];
     }

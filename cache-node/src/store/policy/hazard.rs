@@ -45,6 +45,8 @@ pub(super) struct Hazard {
     known: Vec<Known>,
     /// How many of them are in each class.
     counts: [u32; CLASSES],
+    /// The classes that any of them is in.
+    counted: Vec<Class>,
     fronts: Fronts,
     /// How many objects of chains are in these lists.
     pub(super) objects: u32,
@@ -94,6 +96,7 @@ impl Hazard {
             cohorts: [None; CLASSES],
             known: Vec::new(),
             counts: [0; CLASSES],
+            counted: Vec::with_capacity(CLASSES),
             fronts: Fronts::unknown(),
             now_ms: 0,
             halving_ms: HALF_LIFE_MS,
@@ -111,7 +114,7 @@ impl Hazard {
     pub(super) fn used(
         &mut self,
         notes: &mut Notes,
-        keys: impl Iterator<Item = (u32, Option<u32>)>,
+        keys: impl Iterator<Item = (u32, Option<u32>)> + Clone,
         told: Told,
         alone: Option<Gap>,
         now_ms: u64,
@@ -119,6 +122,8 @@ impl Hazard {
         self.move_on(now_ms);
         let mut known = std::mem::take(&mut self.known);
         known.clear();
+        let missing = keys.clone().filter(|(_, number)| number.is_none());
+        missing.for_each(|(hash, _)| self.absent.prefetch(hash));
         known.extend(keys.filter_map(|(hash, number)| {
             let note = number.and_then(|number| notes.find(number));
             match note {
@@ -140,11 +145,14 @@ impl Hazard {
         let gap = alone.unwrap_or_else(|| self.gap(&known));
         let told = if alone.is_some() { Told::default() } else { told };
         let last = known.len().saturating_sub(1);
-        self.counts = [0; CLASSES];
+        self.counted.drain(..).for_each(|class| self.counts[class.row()] = 0);
         let mut is_new = false;
         for (index, key) in known.iter().enumerate() {
             let is_partial = told.ends_partly && index == last;
             let (class, _) = self.class_of(key.past.as_ref(), gap, told.hint, is_partial);
+            if self.counts[class.row()] == 0 {
+                self.counted.push(class);
+            }
             self.counts[class.row()] += 1;
             let before = key.past.filter(|past| !key.is_guess && self.is_one_request(past));
             is_new |= before.is_none_or(|past| past.class != class);
@@ -155,8 +163,7 @@ impl Hazard {
             return false;
         }
         // Who stands there, if anybody does, is of another request.
-        let cohorts = self.cohorts.iter_mut().zip(self.counts);
-        cohorts.filter(|(_, count)| *count > 0).for_each(|(cohort, _)| *cohort = None);
+        self.counted.iter().for_each(|class| self.cohorts[class.row()] = None);
         for (index, key) in known.iter().enumerate().rev() {
             let is_partial = told.ends_partly && index == last;
             // A key that is not here may stand deeper, and need not be the head of its chain.
@@ -223,6 +230,11 @@ impl Hazard {
         notes.add(new.number, past.note(), past.class.list(), at);
         self.objects += past.class.of_chains();
         self.fronts.change(past.class);
+    }
+
+    /// Loads what [`Hazard::removed`] will look at.
+    pub(super) fn prefetch(&self, hash: u32) {
+        self.absent.prefetch(hash);
     }
 
     /// An object with this note went; it stays known if it was evicted.

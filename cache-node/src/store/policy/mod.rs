@@ -200,6 +200,12 @@ impl Order {
         }
     }
 
+    /// Loads what [`Order::removed`] will look at.
+    pub(super) fn prefetch(&self, hash: u32, number: u32) {
+        self.chains.prefetch(hash);
+        self.notes.prefetch_neighbours(number);
+    }
+
     /// An object goes, stale or not; `is_evicted` if it would still be good.
     pub(super) fn removed(&mut self, entries: &mut Entries, number: u32, is_evicted: bool) {
         self.recency.removed(entries, number);

@@ -4,6 +4,8 @@
 //! entries and exist once for each namespace, so that a generation goes in one step. These order
 //! the objects of all namespaces together, stale ones included.
 
+use larder_transport::prefetch;
+
 /// A list of notes, by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct List(pub(super) u8);
@@ -99,6 +101,13 @@ impl Notes {
     pub(super) fn find(&self, number: u32) -> Option<Note> {
         let piece = self.pieces.get((number >> PIECE_BITS) as usize)?.as_ref()?;
         Some(piece[number as usize % PIECE_NOTES]).filter(|note| note.list != List::NONE)
+    }
+
+    /// Loads what taking an object out of its list will change.
+    pub(super) fn prefetch_neighbours(&self, number: u32) {
+        let Some(note) = self.find(number) else { return };
+        let others = [note.younger, note.older].into_iter().filter(|&number| number != NONE);
+        others.for_each(|number| prefetch(&self[number]));
     }
 
     /// The note of an object, if it has one, to count in.

@@ -54,16 +54,24 @@ fn indices(chances: &Row) -> [f32; BUCKETS] {
         times[bucket + 1] = times[bucket] + time_ms;
         alive = (alive * (1.0 - chance)).max(ALIVE_MIN);
     }
-    let slope = |from: usize, to: usize| (uses[to] - uses[from]) / (times[to] - times[from]);
+    let step = |from: usize, to: usize| (uses[to] - uses[from], times[to] - times[from]);
+    // Times grow, so that ratios are compared without dividing.
+    let is_steeper = |a: (f64, f64), b: (f64, f64)| a.0 * b.1 >= b.0 * a.1;
     let mut indices = [0.0; BUCKETS];
     // The corners of the hull behind the point at hand, the nearest last.
     let mut corners = [BUCKETS; BUCKETS + 1];
     let mut count = 1;
     for bucket in (0..BUCKETS).rev() {
-        while count > 1 && slope(bucket, corners[count - 2]) >= slope(bucket, corners[count - 1]) {
+        let mut best = step(bucket, corners[count - 1]);
+        while count > 1 {
+            let next = step(bucket, corners[count - 2]);
+            if !is_steeper(next, best) {
+                break;
+            }
+            best = next;
             count -= 1;
         }
-        indices[bucket] = slope(bucket, corners[count - 1]) as f32;
+        indices[bucket] = (best.0 / best.1) as f32;
         corners[count] = bucket;
         count += 1;
     }
