@@ -136,6 +136,7 @@ fn policies_keep_their_names_and_hit_what_independent_programs_hit() {
                 "inserts_per_reference",
                 "policy_ns_per_reference",
                 "metadata_bytes_per_object",
+                "ghost_bytes_per_object",
             ],
         );
         assert_eq!(results["prefix_hit"], hits / 80_619.0, "{capacity}");

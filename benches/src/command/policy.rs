@@ -129,6 +129,7 @@ struct Results {
     inserts_per_reference: f64,
     policy_ns_per_reference: f64,
     metadata_bytes_per_object: f64,
+    ghost_bytes_per_object: f64,
 }
 
 /// All replays of a sweep.
@@ -232,6 +233,7 @@ impl Results {
             inserts_per_reference: score.tally.inserts_per_reference(),
             policy_ns_per_reference: score.policy_ns_per_reference(),
             metadata_bytes_per_object: score.metadata_bytes_per_object(),
+            ghost_bytes_per_object: score.ghost_bytes_per_object(),
         }
     }
 
@@ -249,6 +251,7 @@ impl Results {
         row("inserts per reference", format!("{:.4}", self.inserts_per_reference));
         row("policy ns per reference", format!("{:.0}", self.policy_ns_per_reference));
         row("policy B per object", format!("{:.1}", self.metadata_bytes_per_object));
+        row("ghost B per object", format!("{:.1}", self.ghost_bytes_per_object));
         table
     }
 }

@@ -19,8 +19,10 @@ pub struct Score {
     pub work_saved: f64,
     /// CPU time of the policy and its store, lookups apart.
     pub policy_time: Duration,
-    /// Memory of the policy beside the index, in bytes.
+    /// Memory of the policy beside the index, ghosts apart, in bytes.
     pub policy_bytes: u64,
+    /// Memory of what is known of objects that are not held, in bytes.
+    pub ghost_bytes: u64,
     /// Objects held in the end.
     pub objects: u64,
 }
@@ -45,9 +47,14 @@ impl Score {
         crate::report::ratio(self.policy_time.as_nanos() as f64, self.tally.references as f64)
     }
 
-    /// Bytes of the policy for each object held.
+    /// Bytes of the policy for each object held, ghosts apart.
     pub fn metadata_bytes_per_object(&self) -> f64 {
         crate::report::ratio(self.policy_bytes as f64, self.objects as f64)
+    }
+
+    /// Bytes of ghosts for each object held.
+    pub fn ghost_bytes_per_object(&self) -> f64 {
+        crate::report::ratio(self.ghost_bytes as f64, self.objects as f64)
     }
 }
 

@@ -99,6 +99,7 @@ pub fn replay(whole: &Whole, rules: &Rules) -> Result<Score, larder_transport::R
         assert!(stats.objects <= shard.capacity, "{stats:?}");
         score.objects += stats.objects;
         score.policy_bytes += stats.policy_bytes;
+        score.ghost_bytes += stats.ghost_bytes;
     }
     Ok(score)
 }

@@ -20,8 +20,10 @@ pub struct StoreStats {
     pub region_bytes: u64,
     /// Index and entries.
     pub index_bytes: u64,
-    /// What the policy keeps beside the entries, and the sample of uses.
+    /// What the policy keeps of objects that are here beside their entries, and the sample of uses.
     pub policy_bytes: u64,
+    /// What it keeps of objects that are not here.
+    pub ghost_bytes: u64,
     /// Namespaces registered.
     pub namespaces: u64,
     /// Objects stored.
@@ -53,6 +55,7 @@ impl Store {
             region_bytes: arena.region_bytes,
             index_bytes: self.index.bytes() + self.entries.bytes(),
             policy_bytes: self.order.bytes() + self.shadow.bytes(),
+            ghost_bytes: self.order.ghost_bytes(),
             shadow: self.shadow.counts(),
             namespaces: self.namespaces.len() as u64,
             ..self.counts.stats

@@ -324,9 +324,14 @@ impl Order {
         self.chains.judge_by(worth);
     }
 
-    /// Memory of the policy beside the entries, in bytes.
+    /// Memory of the policy beside the entries, ghosts apart, in bytes.
     pub(super) fn bytes(&self) -> u64 {
-        self.notes.bytes() + self.small.bytes() + self.chains.bytes()
+        self.notes.bytes()
+    }
+
+    /// Memory of what is known of objects that are not here, in bytes.
+    pub(super) fn ghost_bytes(&self) -> u64 {
+        self.small.bytes() + self.chains.bytes()
     }
 
     /// Whose turn it is: of the next small victim and the next other one the one that is worth
