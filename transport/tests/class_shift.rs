@@ -184,6 +184,17 @@ fn gaps_between_big_objects_close_as_these_are_replaced() {
     }
 }
 
+/// Among many of one size. Where all of the new size are to follow, more may go for the first.
+#[test]
+fn a_long_size_that_nobody_has_takes_no_more_than_it_needs() {
+    let mut store = Store::new(REGION_BYTES);
+    while store.put(1 << 20) {}
+    for victim in store.objects.values() {
+        let window = store.arena.window_for(victim, (3 << 19) + 4096).unwrap();
+        assert_eq!(window.live_bytes(), 2 << 20);
+    }
+}
+
 #[test]
 fn a_region_of_one_size_is_used_nearly_whole() {
     for bytes in [100, 300, 1000, 4200, 16_500, 70_000, 300_000, 600_000, (1 << 20) + 100] {

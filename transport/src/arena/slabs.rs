@@ -112,6 +112,11 @@ impl Slabs {
         u32::try_from(self.class_of.len()).expect("classes are numbered by u32")
     }
 
+    /// Units that slots of a size have.
+    pub(super) fn units_of(&self, size: Size) -> u32 {
+        self.class_of.get(&size).map_or(0, |&class| self.classes[class].slab_units)
+    }
+
     /// A slot for `len` bytes, in state filling; `None` if no free run can hold even one.
     pub(super) fn take(&mut self, len: u32) -> Option<Place> {
         let size = Size::of(len);

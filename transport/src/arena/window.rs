@@ -5,7 +5,7 @@
 //! get wrong: taking whatever lies next to the victim is not enough. When big objects replace small
 //! ones in random order, they end up with gaps between them that are each a little too short, and
 //! a seventh of the region is lost. So a window prefers a cell: the region cut into equal parts of
-//! the wanted size. Cells meet without gaps.
+//! the wanted size. Cells meet without gaps, if the size is not a rare one.
 
 use super::runs::Run;
 use super::size::{Size, UNIT_GRAINS};
@@ -108,7 +108,8 @@ impl Slabs {
             ));
         }
         let cell_at = record.offset_grains / UNIT_GRAINS / need * need;
-        let cell = self.cover(own, cell_at, need).map(|span| self.with_free_sides(span));
+        let cell = if self.has_cells(wanted) { self.cover(own, cell_at, need) } else { None };
+        let cell = cell.map(|span| self.with_free_sides(span));
         let near = self.grow(own, need).map(|span| self.with_free_sides(span));
         match (cell, near) {
             // Half as much again is a fair price for leaving no gap (guessed).
@@ -118,6 +119,12 @@ impl Slabs {
             (Some(cell), _) => Some(window(cell, Some(cell_at))),
             (None, near) => Some(window(near?, None)),
         }
+    }
+
+    /// Whether slots of a size meet each other often enough for cells to leave no gaps. A long size
+    /// that few have meets others, whose cells it would cut.
+    fn has_cells(&self, size: Size) -> bool {
+        !size.is_lone() || self.units_of(size) >= self.runs.unit_count() / CELL_REGION_PART
     }
 
     /// Adds every live slot of the window to `into`.
@@ -249,6 +256,9 @@ fn first_cell(span: Span, need: u32) -> Option<u32> {
     let at = span.start.checked_next_multiple_of(need)?;
     (span.end.checked_sub(need)? >= at).then_some(at)
 }
+
+/// A long size with less than one of so many parts of the region is a rare one (guessed).
+const CELL_REGION_PART: u32 = 64;
 
 /// Live bytes per unit, compared without dividing.
 fn is_cheaper((left, left_bytes): (Run, u64), (right, right_bytes): (Run, u64)) -> bool {
