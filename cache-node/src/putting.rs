@@ -172,4 +172,4 @@ pub(crate) async fn answer_first(
 }
 
 /// Received of one object before the others get their turn: sockets hold many megabytes.
-const READ_BYTES_MAX: usize = 1 << 20;
+const READ_BYTES_MAX: usize = 256 << 10;

@@ -45,14 +45,15 @@ impl Wire {
     /// What others are to be given now.
     ///
     /// What may be served until others are asked for is shared by all connections: a lone one needs
-    /// to ask for nobody for as many requests as a client has in flight.
+    /// to ask for nobody for as many requests as a client has in flight. Of bytes all but a lone
+    /// one move as few as take some 30 us: a small get behind a long put waits for that.
     fn turn_of_others(&mut self) -> Turn {
         if self.polls.is_owed() {
             return Turn::Breath;
         }
         let share = self.stalls.len().max(1) as u64;
         let requests_max = (POLL_REQUESTS / share).max(ASK_REQUESTS_MIN);
-        let bytes_max = (POLL_BYTES / share).max(ASK_BYTES_MIN);
+        let bytes_max = if share == 1 { POLL_BYTES } else { ASK_BYTES };
         if self.requests < requests_max && self.bytes < bytes_max {
             return Turn::None;
         }
@@ -77,4 +78,6 @@ impl Wire {
 
 /// What each of many connections may be served, however many there are, until others are asked for.
 const ASK_REQUESTS_MIN: u64 = 16;
-const ASK_BYTES_MIN: u64 = 256 << 10;
+/// The same of bytes, where there is more than one. With four times as many the p99 of small gets
+/// beside puts of 2 MiB over TCP is twice as long, and the puts are no faster.
+const ASK_BYTES: u64 = 256 << 10;
