@@ -16,6 +16,7 @@ mod peers;
 mod ports;
 mod sharing;
 mod units;
+mod whose;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -37,6 +38,7 @@ pub use cards::RdmaDevices;
 pub use peers::Peer;
 pub use ports::free_port_range;
 pub use units::format_bytes;
+pub use whose::Whose;
 
 /// The configuration of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +66,8 @@ pub struct Config {
     pub huge_pages: HugePages,
     /// Who is evicted.
     pub policy: Policy,
+    /// Namespaces whose hits count by what it would cost to make their objects again.
+    pub cost_weighted: Vec<Whose>,
     /// Floors and ceilings of namespaces; a namespace has the first that names it.
     pub budgets: Vec<Budget>,
     /// Most objects of a shard, `None` for one for each 192 bytes of its memory.
@@ -259,6 +263,7 @@ impl Default for Config {
             cores: Vec::new(),
             huge_pages: HugePages::Try,
             policy: Policy::HAZARD,
+            cost_weighted: Vec::new(),
             budgets: Vec::new(),
             objects_max: None,
             connections_max: 4096,

@@ -30,7 +30,7 @@ use larder_protocol::wire::within;
 use larder_protocol::{Code, DecodeError, Generation, Header, Status};
 use larder_transport::{Arena, Region};
 
-use crate::config::{Budget, Config, ConfigError};
+use crate::config::{Budget, Config, ConfigError, Whose};
 use crate::counters::{NodeState, OPCODE_NUMBERS};
 use crate::gauge::Gauge;
 use crate::judgement;
@@ -52,6 +52,7 @@ pub(crate) use shared::ShareJob;
 pub(crate) struct Shard {
     store: Store,
     budgets: Vec<Budget>,
+    cost_weighted: Vec<Whose>,
     object_bytes_max: u32,
     identity: Identity,
     filling: Gauge,
@@ -182,6 +183,7 @@ impl Shard {
             pairs_coming: Gauge::default(),
             store,
             budgets: config.budgets.clone(),
+            cost_weighted: config.cost_weighted.clone(),
             object_bytes_max,
             identity,
             filling: Gauge::default(),

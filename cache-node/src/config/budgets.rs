@@ -8,6 +8,7 @@ use larder_protocol::NamespaceSpec;
 
 use super::check::refused;
 use super::units::parse_bytes;
+use super::whose::Whose;
 use super::{Config, ConfigError, format_bytes};
 use crate::store::{Assigned, Share};
 
@@ -19,10 +20,8 @@ pub(super) const BUDGETS_FORM: &str = "a list of tenant[/model][#class]=floor..c
 /// What the namespaces of one tenant, or of one of its models, may take of a node's memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Budget {
-    /// Whose, `None` for everybody's.
-    pub tenant: Option<String>,
-    /// Of which model, `None` for all.
-    pub model: Option<String>,
+    /// Of which namespaces.
+    pub whose: Whose,
     /// Of objects with this class hint, `None` for all.
     pub class: Option<u8>,
     /// Others never push them below this, in bytes on the whole node.
@@ -41,18 +40,12 @@ impl Budget {
         };
         Share { floor_bytes: self.floor_bytes / shards, ceiling_bytes, bytes: 0 }
     }
-
-    /// Whether it is of this namespace, or of some of its objects.
-    fn is_of(&self, spec: &NamespaceSpec) -> bool {
-        let is = |named: &Option<String>, name: &str| named.as_deref().is_none_or(|n| n == name);
-        is(&self.tenant, &spec.tenant) && is(&self.model, &spec.model)
-    }
 }
 
 /// The budgets of a namespace: for each class of objects the first that names it.
 pub(crate) fn assigned(budgets: &[Budget], spec: &NamespaceSpec) -> Assigned {
     let mut assigned = Assigned::default();
-    for (number, budget) in (0u16..).zip(budgets).filter(|(_, budget)| budget.is_of(spec)) {
+    for (number, budget) in (0u16..).zip(budgets).filter(|(_, budget)| budget.whose.has(spec)) {
         match budget.class {
             None => {
                 assigned.rest = Some(number);
@@ -79,17 +72,11 @@ fn parse(text: &str) -> Option<Budget> {
         Some((whose, class)) => (whose, Some(class.parse().ok()?)),
         None => (whose, None),
     };
-    let (tenant, model) = match whose.split_once('/') {
-        Some((tenant, model)) => (tenant, Some(model)),
-        None => (whose, None),
-    };
-    let named = |name: &str| (name != "*").then(|| name.to_owned());
     let (floor, ceiling) = sizes.split_once("..")?;
     let size =
         |text: &str, missing| if text.is_empty() { Some(missing) } else { parse_bytes(text) };
     Some(Budget {
-        tenant: named(tenant),
-        model: model.and_then(named),
+        whose: Whose::parse(whose),
         class,
         floor_bytes: size(floor, 0)?,
         ceiling_bytes: size(ceiling, u64::MAX)?,
@@ -138,7 +125,7 @@ mod tests {
         let list = budgets("acme/meta/llama=1GiB..4GiB, acme=..8GiB,*/vit=1MiB..,*=..").unwrap();
         let sizes: Vec<_> = list.iter().map(|b| (b.floor_bytes, b.ceiling_bytes)).collect();
         assert_eq!(sizes, [(1 << 30, 4 << 30), (0, 8 << 30), (1 << 20, u64::MAX), (0, u64::MAX)]);
-        let of = |tenant, model| list.iter().position(|b| b.is_of(&spec(tenant, model)));
+        let of = |tenant, model| list.iter().position(|b| b.whose.has(&spec(tenant, model)));
         assert_eq!(of("acme", "meta/llama"), Some(0));
         assert_eq!(of("acme", "vit"), Some(1), "the first that names it");
         assert_eq!(of("other", "vit"), Some(2));

@@ -21,6 +21,7 @@ impl Config {
         self.check_addresses()?;
         self.check_names()?;
         self.check_room()?;
+        self.check_cost_weighted()?;
         self.check_budgets()?;
         self.check_times()?;
         self.check_sharing()?;

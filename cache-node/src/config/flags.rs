@@ -93,6 +93,11 @@ pub(super) struct Flags {
     /// again), lru or s3fifo [default: hazard]
     #[arg(long, value_name = "hazard|hazard-cost|lru|s3fifo")]
     pub(super) policy: Option<Given>,
+    /// Namespaces whose objects are kept by what it costs to make them again (GPU time) and not by
+    /// hits alone, tenant[/model] with commas between, `*` for any. It moves memory within each of
+    /// them, not from one to another. In the file an array may be given [default: none]
+    #[arg(long, value_name = "LIST")]
+    pub(super) cost_weighted: Option<Given>,
     /// Memory that namespaces are sure of and the most that they get,
     /// tenant[/model][#class]=floor..ceiling with commas between, `*` for any tenant, `#7` for
     /// their objects of class hint 7; of several that name an object the first. In the file an
@@ -189,6 +194,7 @@ impl Flags {
             pin_cores: self.pin_cores.or(file.pin_cores),
             huge_pages: self.huge_pages.or(file.huge_pages),
             policy: self.policy.or(file.policy),
+            cost_weighted: self.cost_weighted.or(file.cost_weighted),
             budgets: self.budgets.or(file.budgets),
             objects_max: self.objects_max.or(file.objects_max),
             connections_max: self.connections_max.or(file.connections_max),
@@ -256,6 +262,7 @@ mod tests {
         ("pin-cores", "on"),
         ("huge-pages", "off"),
         ("policy", "lru"),
+        ("cost-weighted", "a/b,*/c"),
         ("budgets", "a/b=1MiB..,*=..1MiB"),
         ("objects-max", "5000"),
         ("connections-max", "100"),

@@ -19,6 +19,7 @@ use super::given::Given;
 use super::peers::{HOST_FORM, NAME_FORM, PEERS_FORM, is_host, is_name, parse_peers};
 use super::sharing::{SPIN_FORM, UDS_FORM, UIDS_FORM, parse_spin, socket_path, uids};
 use super::units::{DURATION_FORM, SIZE_FORM, parse_bytes, parse_duration};
+use super::whose::{self, WHOSE_FORM};
 use super::{Config, ConfigError};
 use crate::store::Policy;
 
@@ -59,6 +60,8 @@ impl Flags {
         })?;
         set(&mut c.huge_pages, "huge-pages", self.huge_pages, "try or off", huge_pages)?;
         set(&mut c.policy, "policy", self.policy, POLICY_FORM, policy)?;
+        let (given, whose) = (self.cost_weighted, &mut c.cost_weighted);
+        set(whose, "cost-weighted", given, WHOSE_FORM, whose::list)?;
         set(&mut c.budgets, "budgets", self.budgets, BUDGETS_FORM, budgets)?;
         let (given, max) = (self.objects_max, &mut c.objects_max);
         set(max, "objects-max", given, COUNT_FORM, |text| number(text).map(Some))?;
@@ -184,6 +187,7 @@ mod tests {
             ("pin-cores", "yes", "auto, on"),
             ("huge-pages", "always", "try or off"),
             ("policy", "lfu", "hazard-cost"),
+            ("cost-weighted", "acme,,b", "tenant[/model]"),
             ("budgets", "acme=4GiB", "floor..ceiling"),
             ("objects-max", "1M", "whole number"),
             ("connections-max", "0", "1 to 65536"),

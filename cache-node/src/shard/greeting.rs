@@ -64,8 +64,11 @@ impl Shard {
                 return Ok(());
             }
         };
-        if !self.budgets.is_empty() {
+        if !self.budgets.is_empty() || !self.cost_weighted.is_empty() {
             let spec = NamespaceSpec::decode(open.spec)?;
+            if self.cost_weighted.iter().any(|whose| whose.has(&spec)) {
+                self.store.weigh_by_cost(namespace);
+            }
             self.store.assign(namespace, assigned(&self.budgets, &spec));
         }
         within(open.known.0, GENERATION_MAX, "generation")?;

@@ -179,6 +179,15 @@ impl Store {
         &mut self.namespaces
     }
 
+    /// Counts hits of a namespace by what its objects cost to make again, if it has no objects:
+    /// else it was said before whether.
+    pub fn weigh_by_cost(&mut self, id: NamespaceId) {
+        let namespace = &self.namespaces[id];
+        if namespace.objects == 0 && namespace.stale_objects == 0 {
+            self.order.weigh_by_cost(id);
+        }
+    }
+
     /// The present generation of a namespace.
     pub fn generation(&self, namespace: NamespaceId) -> Generation {
         self.namespaces[namespace].generation()

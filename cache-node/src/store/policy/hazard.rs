@@ -31,7 +31,6 @@ use super::worth::Worth;
 /// The class lists of a shard, and what they are ordered by.
 #[derive(Debug)]
 pub(super) struct Hazard {
-    by_cost: bool,
     absent: Absent,
     evidence: Evidence,
     /// Whether LRU would find more.
@@ -60,7 +59,16 @@ pub(super) struct Hazard {
 struct Judge<'a> {
     worth: &'a Worth,
     now_ms: u64,
-    by_cost: bool,
+}
+
+/// What a request says, and what is known of whose keys it names.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Asked {
+    pub(super) told: Told,
+    /// If they stand alone, what they have in place of a silence.
+    pub(super) alone: Option<Gap>,
+    /// Whether costs count, and not hits alone: then LRU is no measure.
+    pub(super) by_cost: bool,
 }
 
 /// A new object, as far as the policy looks at it.
@@ -82,11 +90,10 @@ pub(super) struct Gone {
 }
 
 impl Hazard {
-    /// Empty lists; `by_cost` weighs objects by what it would cost to make them again.
-    pub(super) fn new(absent_max: u32, by_cost: bool) -> Self {
+    /// Empty lists.
+    pub(super) fn new(absent_max: u32) -> Self {
         let evidence = Evidence::new();
         Self {
-            by_cost,
             absent: Absent::new(absent_max),
             worth: Arc::new(Worth::of(&evidence)),
             evidence,
@@ -109,16 +116,16 @@ impl Hazard {
     }
 
     /// A request named these keys, in this order: hash, and number if it is here. They are of one
-    /// chain, unless `alone` says what they have in place of its silence. Whether that is a request
-    /// of its own, and not what follows one that named all of them already.
+    /// chain, unless they stand alone. Whether that is a request of its own, and not what follows
+    /// one that named all of them already.
     pub(super) fn used(
         &mut self,
         notes: &mut Notes,
         keys: impl Iterator<Item = (u32, Option<u32>)> + Clone,
-        told: Told,
-        alone: Option<Gap>,
+        asked: &Asked,
         now_ms: u64,
     ) -> bool {
+        let Asked { told, alone, by_cost } = *asked;
         self.move_on(now_ms);
         let mut known = std::mem::take(&mut self.known);
         known.clear();
@@ -174,7 +181,7 @@ impl Hazard {
                 None => self.absent.find(key.hash, self.now_ms as u32),
             };
             let guess = key.past.filter(|_| key.is_guess && past.is_none());
-            if alone.is_none() {
+            if alone.is_none() && !by_cost {
                 self.watch(key, past.as_ref());
             }
             let before = past.or(guess);
@@ -261,19 +268,20 @@ impl Hazard {
         }
     }
 
-    /// The first object that is accepted: the oldest of each class, the one worth least for its
-    /// bytes first. Objects for which `is_running` says so are of the request at hand, and stay.
+    /// The first object that is accepted: the oldest of each class, the one worth least first, once
+    /// `weigh` has made of its worth what counts. Objects for which `is_running` says so are of the
+    /// request at hand, and stay.
     pub(super) fn search(
         &mut self,
         notes: &Notes,
-        bytes: impl Fn(u32) -> u64,
+        weigh: impl Fn(u32, f32) -> f32,
         is_running: impl Fn(u32) -> bool,
         mut accept: impl FnMut(u32) -> bool,
     ) -> Option<u32> {
-        let judge = Judge { worth: &self.worth, now_ms: self.now_ms, by_cost: self.by_cost };
+        let judge = Judge { worth: &self.worth, now_ms: self.now_ms };
         self.fronts.look(judge.now_ms, |class| {
             let oldest = notes.oldest(class.list());
-            oldest.map(|number| judge.front(number, &notes[number], bytes(number)))
+            oldest.map(|number| judge.front(number, &notes[number], &weigh))
         });
         for _ in 0..LOOKS_MAX {
             let (class, number) = self.fronts.least()?;
@@ -285,7 +293,7 @@ impl Hazard {
                 return Some(number);
             } else {
                 let younger = notes.younger(number);
-                let front = |number| judge.front(number, &notes[number], bytes(number));
+                let front = |number| judge.front(number, &notes[number], &weigh);
                 let next = younger.map(front);
                 self.fronts.pass(class, next);
             }
@@ -372,7 +380,7 @@ impl Hazard {
     /// Lets LRU try itself at a key that is used.
     fn watch(&mut self, key: &Known, past: Option<&Past>) {
         let is_new = past.is_none_or(|past| !self.is_one_request(past));
-        if is_new && !self.by_cost && self.floor.is_watched(key.hash) {
+        if is_new && self.floor.is_watched(key.hash) {
             let contest = self.floor.used(key.hash, key.number.is_some(), self.objects);
             self.evidence.compare(contest);
         }
@@ -453,21 +461,15 @@ impl Hazard {
 }
 
 impl Judge<'_> {
-    fn front(&self, number: u32, note: &Note, bytes: u64) -> Front {
+    fn front(&self, number: u32, note: &Note, weigh: impl Fn(u32, f32) -> f32) -> Front {
         let past = Past::of_note(note);
         let age_ms = age_ms(past.last_ms, self.now_ms as u32);
         let bucket = bucket_of(age_ms);
-        let index = self.worth.at(past.class, bucket);
-        let index = if self.by_cost { index * cost(past.depth) } else { index } / bytes as f32;
+        let index = weigh(number, self.worth.at(past.class, bucket));
         let last_ms = self.now_ms - u64::from(age_ms);
         let end_ms = end_ms(last_ms, bucket).unwrap_or(u64::MAX);
         Front { number, key: Key::of(index, past.last_ms, past.depth), end_ms }
     }
-}
-
-/// What making an object again costs, against making the head of its chain.
-fn cost(depth: u16) -> f32 {
-    1.0 + (2.0 * f32::from(depth) + 1.0) / (2.0 * COST_DEPTH)
 }
 
 /// One small object in so many is followed, by bits of its hash that choose no place in a table.
@@ -481,9 +483,6 @@ const HALF_LIFE_MS: u64 = 2 * 3600 * 1000;
 /// Most objects that one search looks at: those that are being sent are young, so only long leases
 /// are in its way (guessed).
 const LOOKS_MAX: usize = 64;
-/// The depth at which making an object again costs twice what the head costs: 52 objects of 512
-/// tokens, where attention costs as much as all the rest (Llama-3-8B, from its shape).
-const COST_DEPTH: f32 = 52.0;
 
 #[cfg(test)]
 mod tests;

@@ -17,6 +17,7 @@ mod ages;
 mod chances;
 mod class;
 mod cohort;
+mod cost;
 mod evidence;
 mod floor;
 mod fronts;
@@ -46,7 +47,8 @@ use super::lookup::Use;
 use super::record::Record;
 use crate::namespace::NamespaceId;
 use class::Gap;
-use hazard::{Gone, Hazard, Newcomer};
+use cost::Costs;
+use hazard::{Asked, Gone, Hazard, Newcomer};
 use lru::Lru;
 use notes::Notes;
 use s3fifo::S3Fifo;
@@ -97,6 +99,7 @@ pub(super) struct Order {
     notes: Notes,
     small: S3Fifo,
     chains: Hazard,
+    costs: Costs,
     /// Objects of fewer bytes that stand alone are of the two queues.
     small_bytes_end: u32,
     /// Objects with this stamp or a younger one are of the request at hand.
@@ -118,7 +121,8 @@ impl Order {
             recency: Lru::new(entries),
             notes: Notes::new(u8::MAX),
             small: S3Fifo::new(ghosts_max),
-            chains: Hazard::new(if is_hazard { ghosts_max } else { 0 }, by_cost),
+            chains: Hazard::new(if is_hazard { ghosts_max } else { 0 }),
+            costs: Costs::new(by_cost),
             small_bytes_end,
             running: u64::MAX,
         }
@@ -151,6 +155,7 @@ impl Order {
             let alone = is_alone.then(|| Gap::alone(bytes));
             let new = Newcomer { number, hash, depth, hint, alone };
             self.chains.inserted(&mut self.notes, &new, now_ms);
+            self.costs.came(entries[number].namespace(), depth);
         }
     }
 
@@ -193,8 +198,9 @@ impl Order {
     ) {
         let is_small = alone_bytes.is_some_and(|bytes| bytes < self.small_bytes_end);
         if matches!(self.policy, Policy::Hazard { .. }) && !is_small {
-            let (keys, alone) = (uses.iter().map(Use::key), alone_bytes.map(Gap::alone));
-            if self.chains.used(&mut self.notes, keys, told, alone, now_ms) {
+            let (alone, by_cost) = (alone_bytes.map(Gap::alone), self.costs.has_any());
+            let asked = Asked { told, alone, by_cost };
+            if self.chains.used(&mut self.notes, uses.iter().map(Use::key), &asked, now_ms) {
                 self.running = running;
             }
         }
@@ -212,6 +218,7 @@ impl Order {
         let Some(note) = self.notes.remove(number) else { return };
         let hash = entries[number].hash;
         if Hazard::has(&note) {
+            self.costs.went(entries[number].namespace(), note.depth);
             self.chains.removed(&Gone { hash, note }, is_evicted);
         } else {
             self.chains.follow(hash, Some(&note), None);
@@ -252,7 +259,7 @@ impl Order {
         if let Some(stale) = self.recency.search_stale(entries, &mut accept) {
             return Some(stale);
         }
-        if self.chains.is_outdone() {
+        if self.is_outdone() {
             return self.recency.search(entries, accept);
         }
         let is_small = self.front(entries).is_some_and(|front| front.is_small);
@@ -269,12 +276,17 @@ impl Order {
     /// is their turn.
     pub(super) fn search_judged(&mut self, entries: &Entries, accept: impl FnMut(u32) -> bool) {
         let is_theirs = matches!(self.policy, Policy::Hazard { .. })
-            && !self.chains.is_outdone()
+            && !self.is_outdone()
             && self.recency.oldest_stale(entries).is_none()
             && self.front(entries).is_some_and(|front| !front.is_small);
         if is_theirs {
             self.search_chains(entries, accept);
         }
+    }
+
+    /// Objects of a namespace, which has none yet, are weighed by what they cost to make again.
+    pub(super) fn weigh_by_cost(&mut self, namespace: NamespaceId) {
+        self.costs.weigh(namespace);
     }
 
     /// What an object is worth as a whole; nothing if nobody judges it.
@@ -300,7 +312,7 @@ impl Order {
     /// no less than the one that would have to go for it, as [`Order::front`] says: of equals the
     /// older goes.
     pub(super) fn wants(&self, hash: u32, bytes: u32, front: Option<Front>) -> bool {
-        if self.chains.is_outdone() {
+        if self.is_outdone() {
             return true;
         }
         // Without anybody to go, everything is of the request itself.
@@ -321,6 +333,7 @@ impl Order {
 
     /// Judges chains by what all shards saw.
     pub(super) fn judge_by(&mut self, worth: Arc<Worth>) {
+        self.costs.settle();
         self.chains.judge_by(worth);
     }
 
@@ -351,6 +364,11 @@ impl Order {
         least.map(|(front, _)| front)
     }
 
+    /// Whether LRU does better at this time: by hits, so not where these are not all that counts.
+    fn is_outdone(&self) -> bool {
+        self.chains.is_outdone() && !self.costs.has_any()
+    }
+
     fn search_small(&mut self, entries: &Entries, accept: impl FnMut(u32) -> bool) -> Option<u32> {
         let Self { notes, chains, .. } = self;
         let now_ms = chains.now_ms();
@@ -361,9 +379,14 @@ impl Order {
 
     fn search_chains(&mut self, entries: &Entries, accept: impl FnMut(u32) -> bool) -> Option<u32> {
         let running = self.running;
-        let bytes = |number: u32| slot_bytes(&entries[number]);
+        let Self { notes, chains, costs, .. } = self;
+        let weigh = |number: u32, worth: f32| {
+            let entry = &entries[number];
+            let cost = costs.factor(entry.namespace(), notes[number].depth);
+            worth * cost / slot_bytes(entry) as f32
+        };
         let is_running = |number: u32| entries[number].stamp >= running;
-        self.chains.search(&self.notes, bytes, is_running, accept)
+        chains.search(notes, weigh, is_running, accept)
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod budgets;
 mod cold;
+mod cost;
 mod kinds;
 mod model;
 mod order;

@@ -129,7 +129,7 @@ proptest! {
             1..60,
         ),
     ) {
-        let (mut notes, mut hazard) = (Notes::new(u8::MAX), Hazard::new(4096, false));
+        let (mut notes, mut hazard) = (Notes::new(u8::MAX), Hazard::new(4096));
         let worth = Arc::new(some_worth(seed));
         hazard.judge_by(Arc::clone(&worth));
         let mut naive = Naive::default();
@@ -142,7 +142,7 @@ proptest! {
             let keys: Vec<u32> = (0..len).map(|depth| 100 * chain + depth).collect();
             let asked = keys.iter().map(|&key| (hash(key), naive.is_resident(key).then_some(key)));
             let (asked, now_ms) = (asked.collect::<Vec<_>>(), naive.now_ms + 77);
-            hazard.used(&mut notes, asked.into_iter(), told, None, now_ms);
+            hazard.used(&mut notes, asked.into_iter(), &Asked { told, ..Asked::default() }, now_ms);
             naive.request(&keys, told);
             for (depth, &key) in keys.iter().enumerate() {
                 if naive.is_resident(key) {
@@ -151,7 +151,7 @@ proptest! {
                 if naive.lists.values().map(Vec::len).sum::<usize>() == 16 {
                     let expected = naive.victim(&worth, &keys);
                     let is_running = |number| keys.contains(&number);
-                    let found = hazard.search(&notes, |_| 1, is_running, |_| true);
+                    let found = hazard.search(&notes, |_, worth| worth, is_running, |_| true);
                     prop_assert_eq!(found, expected);
                     let Some(victim) = found else { break };
                     let note = notes.remove(victim).unwrap();
@@ -189,17 +189,17 @@ fn hash(key: u32) -> u32 {
 
 #[test]
 fn get_put_and_touch_of_one_request_are_one_use() {
-    let (mut notes, mut hazard) = (Notes::new(u8::MAX), Hazard::new(16, false));
+    let (mut notes, mut hazard) = (Notes::new(u8::MAX), Hazard::new(16));
     let put = |hazard: &mut Hazard, notes: &mut Notes, number: u32, now_ms| {
         let new = Newcomer { number, hash: number, depth: number as u16, hint: 0, alone: None };
         hazard.inserted(notes, &new, now_ms);
     };
     (0..2).for_each(|number| put(&mut hazard, &mut notes, number, 0));
     let named = |range: std::ops::Range<u32>| range.map(|n| (n, Some(n)));
-    hazard.used(&mut notes, named(0..2), Told::default(), None, 20_000);
+    hazard.used(&mut notes, named(0..2), &Asked::default(), 20_000);
     // The rest of the request comes, and then all of it is touched.
     (2..4).rev().for_each(|number| put(&mut hazard, &mut notes, number, 20_100));
-    hazard.used(&mut notes, named(0..4), Told::default(), None, 20_200);
+    hazard.used(&mut notes, named(0..4), &Asked::default(), 20_200);
     let class = |number: u32| Past::of_note(&notes[number]).class;
     let gap = Gap::of(20_000);
     let uses = [1, 1, 0, 0].map(Uses::numbered);
@@ -210,17 +210,17 @@ fn get_put_and_touch_of_one_request_are_one_use() {
 #[test]
 fn a_get_behind_its_match_leaves_the_request_in_one_cohort() {
     let order = |has_get: bool| {
-        let (mut notes, mut hazard) = (Notes::new(u8::MAX), Hazard::new(16, false));
+        let (mut notes, mut hazard) = (Notes::new(u8::MAX), Hazard::new(16));
         let put = |hazard: &mut Hazard, notes: &mut Notes, number: u32, now_ms| {
             let new = Newcomer { number, hash: number, depth: number as u16, hint: 0, alone: None };
             hazard.inserted(notes, &new, now_ms);
         };
         (0..2).for_each(|number| put(&mut hazard, &mut notes, number, 0));
         let chain = (0..5).map(|n| (n, (n < 2).then_some(n)));
-        assert!(hazard.used(&mut notes, chain, Told::default(), None, 20_000));
+        assert!(hazard.used(&mut notes, chain, &Asked::default(), 20_000));
         if has_get {
             let run = (0..2).map(|n| (n, Some(n)));
-            assert!(!hazard.used(&mut notes, run, Told::default(), None, 20_400));
+            assert!(!hazard.used(&mut notes, run, &Asked::default(), 20_400));
         }
         (2..5).for_each(|number| put(&mut hazard, &mut notes, number, 20_800));
         (0..5).map(|number| (notes[number].last_ms, notes[number].tally)).collect::<Vec<_>>()
@@ -231,8 +231,13 @@ fn a_get_behind_its_match_leaves_the_request_in_one_cohort() {
 #[test]
 fn what_is_asked_for_in_vain_is_known_when_it_is_put() {
     let told = Told { hint: 1, ends_partly: false };
-    let (mut notes, mut hazard) = (Notes::new(u8::MAX), Hazard::new(16, false));
-    hazard.used(&mut notes, [(7, None), (8, None)].into_iter(), told, None, 1024);
+    let (mut notes, mut hazard) = (Notes::new(u8::MAX), Hazard::new(16));
+    hazard.used(
+        &mut notes,
+        [(7, None), (8, None)].into_iter(),
+        &Asked { told, ..Asked::default() },
+        1024,
+    );
     let new = Newcomer { number: 0, hash: 8, depth: 1, hint: 1, alone: None };
     hazard.inserted(&mut notes, &new, 3000);
     let past = Past::of_note(&notes[0]);
@@ -243,12 +248,12 @@ fn what_is_asked_for_in_vain_is_known_when_it_is_put() {
 
 #[test]
 fn a_key_that_a_request_names_twice_is_used_once() {
-    let (mut notes, mut hazard) = (Notes::new(u8::MAX), Hazard::new(16, false));
+    let (mut notes, mut hazard) = (Notes::new(u8::MAX), Hazard::new(16));
     let new = Newcomer { number: 0, hash: 9, depth: 1, hint: 0, alone: None };
     hazard.inserted(&mut notes, &new, 0);
     let twice = [(9, Some(0)), (9, Some(0)), (5, None), (5, None)];
-    hazard.used(&mut notes, twice.into_iter(), Told::default(), None, 20_000);
-    hazard.used(&mut notes, twice.into_iter(), Told::default(), None, 60_000);
+    hazard.used(&mut notes, twice.into_iter(), &Asked::default(), 20_000);
+    hazard.used(&mut notes, twice.into_iter(), &Asked::default(), 60_000);
     assert_eq!(Past::of_note(&notes[0]).uses.number(), 2);
     let mut seen = Evidence::new();
     hazard.add_to(&mut seen);
@@ -263,10 +268,10 @@ fn a_key_that_a_request_names_twice_is_used_once() {
 
 #[test]
 fn the_end_of_a_chain_that_is_not_whole_is_of_another_class() {
-    let (mut notes, mut hazard) = (Notes::new(u8::MAX), Hazard::new(64, false));
+    let (mut notes, mut hazard) = (Notes::new(u8::MAX), Hazard::new(64));
     let keys = [(hash(1), None), (hash(2), None)];
     let told = Told { hint: 0, ends_partly: true };
-    hazard.used(&mut notes, keys.into_iter(), told, None, 20_000);
+    hazard.used(&mut notes, keys.into_iter(), &Asked { told, ..Asked::default() }, 20_000);
     for (number, depth) in [(1, 0), (2, 1)] {
         let new = Newcomer { number, hash: hash(number), depth, hint: 0, alone: None };
         hazard.inserted(&mut notes, &new, 20_000);
@@ -274,12 +279,7 @@ fn the_end_of_a_chain_that_is_not_whole_is_of_another_class() {
     let uses = [1, 2].map(|number| Past::of_note(&notes[number]).uses);
     assert_eq!(uses, [Uses::NONE, Uses::PARTIAL]);
     let longer = [(hash(1), Some(1)), (hash(3), None)];
-    hazard.used(&mut notes, longer.into_iter(), Told::default(), None, 40_000);
+    hazard.used(&mut notes, longer.into_iter(), &Asked::default(), 40_000);
     let uses = [1, 2].map(|number| Past::of_note(&notes[number]).uses);
     assert_eq!(uses, [Uses::numbered(1), Uses::PARTIAL]);
-}
-
-#[test]
-fn cost_grows_with_depth() {
-    assert!((cost(51) - 2.0).abs() < 0.02 && (cost(0) - 1.0).abs() < 0.01);
 }

@@ -1,0 +1,78 @@
+//! Namespaces whose objects are weighed by what it costs to make them again.
+
+use std::sync::Arc;
+
+use super::*;
+
+/// Room for 16 objects.
+fn bench() -> Bench {
+    let bounds = StoreConfig::for_region(1 << 20);
+    let config = StoreConfig { objects_max: 16, policy: Policy::HAZARD, ..bounds };
+    Bench::with(1 << 20, config, KeyHash::seeded(1))
+}
+
+impl Bench {
+    /// Stores eight objects, the first of them so deep in its chain.
+    fn put_eight(&mut self, first_key: u8, depth: u16, class: u8) {
+        for at in 0..8 {
+            let extra = Extra { class, ..Extra::default() };
+            let key = [first_key + at as u8];
+            let pending = self.reserve_at(&key, depth + at, 100, extra).unwrap();
+            assert_eq!(self.commit(pending, extra), Status::Stored);
+        }
+    }
+
+    fn has_how_many(&mut self, first_key: u8) -> usize {
+        (first_key..first_key + 8).filter(|&key| self.get(&[key]).is_ok()).count()
+    }
+
+    /// Stores four more a minute later, and judges by nothing that was seen.
+    fn crowd(&mut self) {
+        self.store.judge_by(Arc::new(Worth::of(&Evidence::new())));
+        self.now_ms += 60_000;
+        (100..104).for_each(|key| self.put_at(&[key], 50, 100));
+    }
+}
+
+#[test]
+fn what_costs_less_goes_first_only_where_cost_counts() {
+    for is_weighed in [false, true] {
+        let mut bench = bench();
+        if is_weighed {
+            bench.store.weigh_by_cost(bench.namespace);
+        }
+        bench.put_eight(0, 100, 1);
+        bench.put_eight(8, 0, 2);
+        bench.crowd();
+        let left = [0, 8].map(|first| bench.has_how_many(first));
+        assert_eq!(left, if is_weighed { [8, 4] } else { [4, 8] });
+        bench.empty();
+    }
+}
+
+#[test]
+fn cost_takes_nothing_from_namespaces_that_go_by_hits() {
+    let mut bench = bench();
+    let plain = bench.open("plain");
+    bench.store.weigh_by_cost(bench.namespace);
+    bench.put_eight(0, 100, 0);
+    bench.now_ms += 60_000;
+    let weighed = std::mem::replace(&mut bench.namespace, plain);
+    bench.put_eight(8, 0, 0);
+    bench.crowd();
+    assert_eq!(bench.has_how_many(8), 8, "used later");
+    bench.namespace = weighed;
+    assert_eq!(bench.has_how_many(0), 4, "however deep");
+    bench.empty();
+}
+
+#[test]
+fn a_namespace_that_has_objects_stays_as_it_is() {
+    let mut bench = bench();
+    bench.put_eight(0, 100, 1);
+    bench.store.weigh_by_cost(bench.namespace);
+    bench.put_eight(8, 0, 2);
+    bench.crowd();
+    assert_eq!([0, 8].map(|first| bench.has_how_many(first)), [4, 8]);
+    bench.empty();
+}
