@@ -247,10 +247,10 @@ impl Pool {
             if self.store.peek_at(&ask, key.as_bytes(), place).is_ok() {
                 continue;
             }
-            if bytes >= LONG_BYTES && !self.store.wants(namespace, place, bytes) {
+            let depth = u16::try_from(depth).unwrap_or(u16::MAX);
+            if bytes >= LONG_BYTES && !self.store.wants(namespace, place, depth, bytes) {
                 break;
             }
-            let depth = u16::try_from(depth).unwrap_or(u16::MAX);
             let is_stored = self.write(&ask, key, depth, bytes);
             self.tallies[kind].inserts += u64::from(is_stored);
         }

@@ -192,7 +192,8 @@ impl Shard {
                 self.missing.push((place, *depth));
             }
         }
-        let places = self.missing.iter().map(|(place, _)| *place);
+        let depth = |depth| u16::try_from(depth).unwrap_or(u16::MAX);
+        let places = self.missing.iter().map(|&(place, at)| (place, depth(at)));
         let mut first = None;
         self.store.wants_each(self.namespace, places, 0, |nth, is_wanted| {
             if !is_wanted {
@@ -214,10 +215,13 @@ impl Shard {
             if self.store.peek_at(&ask, key.as_bytes(), place).is_ok() {
                 continue;
             }
-            if !admission || self.store.wants(self.namespace, place, 0) {
-                self.write(&key, depth, asked);
-                written += 1;
+            let deep = u16::try_from(depth).unwrap_or(u16::MAX);
+            // Behind what is not welcome nobody looks for it.
+            if admission && !self.store.wants(self.namespace, place, deep, 0) {
+                break;
             }
+            self.write(&key, depth, asked);
+            written += 1;
         }
         written
     }

@@ -68,7 +68,11 @@ impl Shard {
             let ends_partly = hints.is_last_partial && is_whole;
             self.store.used(namespace, &uses, Told { hint: hints.class, ends_partly }, self.now_ms);
         }
-        let places = missing.iter().map(|&(_, place)| place);
+        // Other shards have the keys in between.
+        let keys = request.keys.len().max(1);
+        let apart = (hints.chain_objects as usize / keys).max(1);
+        let depth = |index: usize| u16::try_from(index * apart).unwrap_or(u16::MAX);
+        let places = missing.iter().map(|&(index, place)| (place, depth(index)));
         self.store.wants_each(namespace, places, hints.object_bytes, |nth, is_wanted| {
             if is_wanted {
                 writer.want(missing[nth].0, &mut out.bytes);

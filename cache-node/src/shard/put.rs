@@ -204,7 +204,7 @@ impl Shard {
         if job.put.if_wanted {
             let place = self.store.place_of(job.namespace, item.key.as_bytes());
             let owner = Owner { namespace: job.namespace, class: item.class_hint };
-            if !self.store.wants(owner, place, item.object_bytes) {
+            if !self.store.wants(owner, place, item.depth, item.object_bytes) {
                 return Err(Status::NotWanted);
             }
         }

@@ -69,13 +69,15 @@ impl Costs {
         }
     }
 
-    /// By what the worth of an object is multiplied.
+    /// By what the worth of an object is multiplied: the root of its cost, as the next victim of a
+    /// class is as deep as it is, and stands for others that are not. (On two traces the whole cost
+    /// saves less GPU time than none at all where memory is neither scarce nor plenty.)
     pub(super) fn factor(&self, id: NamespaceId, depth: u16) -> f32 {
         if self.of_all {
-            return cost(f32::from(depth));
+            return cost(f32::from(depth)).sqrt();
         }
         match self.weighed.get(id.number() as usize) {
-            Some(Some(depths)) => cost(f32::from(depth)) / depths.mean_cost,
+            Some(Some(depths)) => (cost(f32::from(depth)) / depths.mean_cost).sqrt(),
             _ => 1.0,
         }
     }
@@ -104,10 +106,10 @@ mod tests {
         for depth in [0, 52, 104] {
             ids.iter().for_each(|&id| costs.came(id, depth));
         }
-        assert!(costs.factor(ids[1], 52) > 1.9, "nothing is settled yet");
+        assert!(costs.factor(ids[1], 52) > 1.4, "nothing is settled yet");
         costs.settle();
         assert_eq!(costs.factor(ids[1], 52), 1.0);
-        assert!(costs.factor(ids[1], 104) > 1.4 && costs.factor(ids[1], 0) < 0.6);
+        assert!(costs.factor(ids[1], 104) > 1.2 && costs.factor(ids[1], 0) < 0.8);
         assert_eq!(costs.factor(ids[0], 104), 1.0);
         costs.went(ids[1], 104);
         costs.settle();
@@ -121,7 +123,7 @@ mod tests {
     fn where_all_are_weighed_depth_is_all_that_counts() {
         let costs = Costs::new(true);
         let factors = [0, 9].map(|id| costs.factor(NamespaceId(id), 52));
-        assert!(factors[0] > 2.0 && factors[0] == factors[1] && costs.has_any());
+        assert!(factors[0] > 1.4 && factors[0] == factors[1] && costs.has_any());
     }
 
     #[test]

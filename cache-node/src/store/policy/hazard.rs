@@ -301,8 +301,7 @@ impl Hazard {
         None
     }
 
-    /// What an object that is here is worth. Cost is left out of this and the next: it would keep
-    /// out the cheap heads of new chains.
+    /// What an object that is here is worth, whatever it costs.
     pub(super) fn worth_of(&self, note: &Note) -> f32 {
         let is_small = S3Fifo::has(note);
         let class = if is_small { S3Fifo::class_of(note) } else { Past::of_note(note).class };

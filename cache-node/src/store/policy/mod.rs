@@ -311,14 +311,18 @@ impl Order {
     /// Whether an object of so many bytes, whose key a request named and that is not here, is worth
     /// no less than the one that would have to go for it, as [`Order::front`] says: of equals the
     /// older goes.
-    pub(super) fn wants(&self, hash: u32, bytes: u32, front: Option<Front>) -> bool {
+    pub(super) fn wants(&self, missing: &Missing, front: Option<Front>) -> bool {
         if self.is_outdone() {
             return true;
         }
         // Without anybody to go, everything is of the request itself.
         let Some(front) = front else { return !matches!(self.policy, Policy::Hazard { .. }) };
-        let bytes = Arena::slot_bytes(bytes).max(1) as f32;
-        self.chains.worth_of_absent(hash).is_none_or(|worth| worth / bytes >= front.worth)
+        let Some(worth) = self.chains.worth_of_absent(missing.hash) else { return true };
+        let worth = worth / Arena::slot_bytes(missing.bytes).max(1) as f32;
+        let cost = self.costs.factor(missing.namespace, missing.depth);
+        // By hits alone who is dear would be kept out by whom only his cheapness let go first; by
+        // cost alone the cheap heads of new chains would be.
+        worth >= front.worth || worth * cost >= front.worth_by_cost
     }
 
     #[cfg(test)]
@@ -353,9 +357,13 @@ impl Order {
         let small = self.search_small(entries, |_| true);
         let other = self.search_chains(entries, |_| true);
         let front = |number: u32, is_small| {
-            let worth = self.chains.worth_of(&self.notes[number]);
-            let bytes = slot_bytes(&entries[number]);
-            (Front { is_small, worth: worth / bytes as f32 }, entries[number].stamp)
+            let (entry, note) = (&entries[number], &self.notes[number]);
+            let worth = self.chains.worth_of(note) / slot_bytes(entry) as f32;
+            let cost = match is_small {
+                true => 1.0,
+                false => self.costs.factor(entry.namespace(), note.depth),
+            };
+            (Front { is_small, worth, worth_by_cost: worth * cost }, entry.stamp)
         };
         let small = small.map(|number| front(number, true));
         let other = other.map(|number| front(number, false));
@@ -399,4 +407,16 @@ pub(super) struct Front {
     is_small: bool,
     /// Expected uses for the time it takes room, for each byte.
     worth: f32,
+    /// The same, where costs count.
+    worth_by_cost: f32,
+}
+
+/// An object that is not here and could be stored.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Missing {
+    pub(super) namespace: NamespaceId,
+    pub(super) hash: u32,
+    /// Its place in its chain, as near as that is known.
+    pub(super) depth: u16,
+    pub(super) bytes: u32,
 }

@@ -146,7 +146,7 @@ fn a_flood_leaves_a_floor_and_takes_the_rest() {
         assert!(flood > REGION / 2, "{policy:?}: {flood}");
         // Below its floor everything is wanted, whatever the others are worth.
         let place = bench.store.place_of(ids[0], b"any");
-        assert!(bench.store.wants(ids[0], place, 16_000));
+        assert!(bench.store.wants(ids[0], place, 0, 16_000));
     }
 }
 

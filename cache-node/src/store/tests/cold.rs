@@ -18,7 +18,7 @@ fn request(bench: &mut Bench, chain: u16) {
     bench.store.used(bench.namespace, &uses, Told::default(), bench.now_ms);
     for (depth, key) in (0..).zip(&keys) {
         let place = bench.store.place_of(bench.namespace, key);
-        if bench.store.wants(bench.namespace, place, OBJECT) {
+        if bench.store.wants(bench.namespace, place, depth, OBJECT) {
             bench.put_at(key, depth, OBJECT);
         }
     }

@@ -76,3 +76,41 @@ fn a_namespace_that_has_objects_stays_as_it_is() {
     assert_eq!([0, 8].map(|first| bench.has_how_many(first)), [4, 8]);
     bench.empty();
 }
+
+#[test]
+fn the_dear_are_welcome_where_cost_counts_and_the_cheap_as_elsewhere() {
+    for is_weighed in [false, true] {
+        let mut bench = bench();
+        if is_weighed {
+            bench.store.weigh_by_cost(bench.namespace);
+        }
+        // Kind 1 is used again and again, kind 2 five times less often.
+        let request = |bench: &mut Bench, key: &[u8], hint| {
+            let uses = [bench.seen(key)];
+            let told = Told { hint, ..Told::default() };
+            bench.store.used(bench.namespace, &uses, told, bench.now_ms);
+        };
+        for round in 0u16..40 {
+            bench.now_ms += 30_000;
+            for key in 0..16 {
+                request(&mut bench, &[key], 1);
+                if round == 0 {
+                    bench.put_at(&[key], 200, 100);
+                }
+            }
+            // Nobody puts this one.
+            request(&mut bench, b"cheap", 1);
+            (0..4).for_each(|nth| request(&mut bench, &[nth, round as u8 % 5, 2], 2));
+        }
+        bench.learn();
+        request(&mut bench, b"dear", 2);
+        let mut is_welcome = |key: &[u8], depth| {
+            let place = bench.store.place_of(bench.namespace, key);
+            bench.store.wants(bench.namespace, place, depth, 100)
+        };
+        assert!(!is_welcome(b"dear", 200));
+        assert_eq!(is_welcome(b"dear", 60_000), is_weighed);
+        assert!(is_welcome(b"cheap", 0));
+        bench.empty();
+    }
+}

@@ -45,7 +45,7 @@ impl Kinds {
             if self.bench.get(key).is_ok() {
                 continue;
             }
-            if !self.bench.store.wants(self.chains, place, CHAIN_OBJECT) {
+            if !self.bench.store.wants(self.chains, place, depth, CHAIN_OBJECT) {
                 break;
             }
             self.bench.put_at(key, depth, CHAIN_OBJECT);
@@ -176,6 +176,7 @@ fn what_a_class_below_its_floor_may_be_is_welcome() {
     }
     let place = bench.store.place_of(namespace, b"new");
     let mut answers = Vec::new();
-    bench.store.wants_each(namespace, [place].into_iter(), CHAIN_OBJECT, |_, is| answers.push(is));
+    let places = [(place, 1)].into_iter();
+    bench.store.wants_each(namespace, places, CHAIN_OBJECT, |_, is| answers.push(is));
     assert_eq!(answers, [true], "a match does not know of what class it will be");
 }
