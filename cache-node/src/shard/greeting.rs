@@ -66,9 +66,9 @@ impl Shard {
         };
         if !self.budgets.is_empty() || !self.cost_weighted.is_empty() {
             let spec = NamespaceSpec::decode(open.spec)?;
-            if self.cost_weighted.iter().any(|whose| whose.has(&spec)) {
-                self.store.weigh_by_cost(namespace);
-            }
+            // Also if not: another namespace may have had this number.
+            let is_weighed = self.cost_weighted.iter().any(|whose| whose.has(&spec));
+            self.store.weigh_by_cost(namespace, is_weighed);
             self.store.assign(namespace, assigned(&self.budgets, &spec));
         }
         within(open.known.0, GENERATION_MAX, "generation")?;

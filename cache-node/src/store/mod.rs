@@ -179,12 +179,12 @@ impl Store {
         &mut self.namespaces
     }
 
-    /// Counts hits of a namespace by what its objects cost to make again, if it has no objects:
-    /// else it was said before whether.
-    pub fn weigh_by_cost(&mut self, id: NamespaceId) {
+    /// Whether hits of a namespace count by what its objects cost to make again. If it has objects
+    /// that was said before, and stays.
+    pub fn weigh_by_cost(&mut self, id: NamespaceId, is_weighed: bool) {
         let namespace = &self.namespaces[id];
         if namespace.objects == 0 && namespace.stale_objects == 0 {
-            self.order.weigh_by_cost(id);
+            self.order.weigh_by_cost(id, is_weighed);
         }
     }
 

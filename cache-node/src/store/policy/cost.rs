@@ -31,13 +31,16 @@ impl Costs {
         Self { of_all, weighed: Vec::new() }
     }
 
-    /// Objects of a namespace that has none yet are weighed.
-    pub(super) fn weigh(&mut self, id: NamespaceId) {
+    /// Objects of a namespace that has none yet are weighed, or not.
+    pub(super) fn weigh(&mut self, id: NamespaceId, is_weighed: bool) {
         let at = id.number() as usize;
-        if self.weighed.len() <= at {
+        if is_weighed && self.weighed.len() <= at {
             self.weighed.resize(at + 1, None);
         }
-        self.weighed[at] = Some(Depths { count: 0, sum: 0, mean_cost: cost(0.0) });
+        if let Some(depths) = self.weighed.get_mut(at) {
+            let none = Depths { count: 0, sum: 0, mean_cost: cost(0.0) };
+            *depths = is_weighed.then_some(none);
+        }
     }
 
     /// Whether objects of any namespace are weighed.
@@ -101,7 +104,8 @@ mod tests {
         let ids = [0, 1].map(NamespaceId);
         let mut costs = Costs::new(false);
         assert!(!costs.has_any());
-        costs.weigh(ids[1]);
+        costs.weigh(ids[1], true);
+        costs.weigh(ids[0], false);
         assert!(costs.has_any());
         for depth in [0, 52, 104] {
             ids.iter().for_each(|&id| costs.came(id, depth));
@@ -117,6 +121,8 @@ mod tests {
         [0, 52].into_iter().for_each(|depth| costs.went(ids[1], depth));
         costs.settle();
         assert_eq!(costs.factor(ids[1], 0), 1.0);
+        costs.weigh(ids[1], false);
+        assert_eq!(costs.factor(ids[1], 104), 1.0, "another's now");
     }
 
     #[test]

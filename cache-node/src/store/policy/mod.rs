@@ -284,9 +284,9 @@ impl Order {
         }
     }
 
-    /// Objects of a namespace, which has none yet, are weighed by what they cost to make again.
-    pub(super) fn weigh_by_cost(&mut self, namespace: NamespaceId) {
-        self.costs.weigh(namespace);
+    /// Whether objects of a namespace, which has none yet, are weighed by cost.
+    pub(super) fn weigh_by_cost(&mut self, namespace: NamespaceId, is_weighed: bool) {
+        self.costs.weigh(namespace, is_weighed);
     }
 
     /// What an object is worth as a whole; nothing if nobody judges it.

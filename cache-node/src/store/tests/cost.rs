@@ -39,7 +39,7 @@ fn what_costs_less_goes_first_only_where_cost_counts() {
     for is_weighed in [false, true] {
         let mut bench = bench();
         if is_weighed {
-            bench.store.weigh_by_cost(bench.namespace);
+            bench.store.weigh_by_cost(bench.namespace, true);
         }
         bench.put_eight(0, 100, 1);
         bench.put_eight(8, 0, 2);
@@ -54,7 +54,7 @@ fn what_costs_less_goes_first_only_where_cost_counts() {
 fn cost_takes_nothing_from_namespaces_that_go_by_hits() {
     let mut bench = bench();
     let plain = bench.open("plain");
-    bench.store.weigh_by_cost(bench.namespace);
+    bench.store.weigh_by_cost(bench.namespace, true);
     bench.put_eight(0, 100, 0);
     bench.now_ms += 60_000;
     let weighed = std::mem::replace(&mut bench.namespace, plain);
@@ -70,7 +70,7 @@ fn cost_takes_nothing_from_namespaces_that_go_by_hits() {
 fn a_namespace_that_has_objects_stays_as_it_is() {
     let mut bench = bench();
     bench.put_eight(0, 100, 1);
-    bench.store.weigh_by_cost(bench.namespace);
+    bench.store.weigh_by_cost(bench.namespace, true);
     bench.put_eight(8, 0, 2);
     bench.crowd();
     assert_eq!([0, 8].map(|first| bench.has_how_many(first)), [4, 8]);
@@ -82,7 +82,7 @@ fn the_dear_are_welcome_where_cost_counts_and_the_cheap_as_elsewhere() {
     for is_weighed in [false, true] {
         let mut bench = bench();
         if is_weighed {
-            bench.store.weigh_by_cost(bench.namespace);
+            bench.store.weigh_by_cost(bench.namespace, true);
         }
         // Kind 1 is used again and again, kind 2 five times less often.
         let request = |bench: &mut Bench, key: &[u8], hint| {
