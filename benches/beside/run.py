@@ -23,9 +23,11 @@ KEYS = 2000
 MEMORY = "1GiB"
 
 
-def load(tools: Path, core: int, arguments: list[str]) -> "subprocess.Popen[str]":
+def load(
+    tools: Path, core: int, arguments: list[str], nice: int = 0
+) -> "subprocess.Popen[str]":
     command = [
-        *("taskset", "-c", str(core)),
+        *("nice", "-n", str(nice), "taskset", "-c", str(core)),
         *(tools / "larder-bench", "load", "--node", ADDRESS),
         *(*arguments, "--json", "-"),
     ]
@@ -59,10 +61,13 @@ def turn(arguments: argparse.Namespace, path: str) -> tuple[dict, dict, dict]:
     alone = result(load(arguments.tools, core, paced))
     seconds = str(arguments.seconds + 2)
     puts = ["--op", "put", "--path", path, "--size", arguments.large, "--keys", "200"]
-    putting = load(arguments.tools, put_core, [*puts, "--seconds", seconds])
-    os.setpriority(os.PRIO_PROCESS, putting.pid, 19)
-    time.sleep(1)
-    beside = result(load(arguments.tools, core, paced))
+    putting = load(arguments.tools, put_core, [*puts, "--seconds", seconds], nice=19)
+    try:
+        time.sleep(1)
+        beside = result(load(arguments.tools, core, paced))
+    except BaseException:
+        putting.kill()
+        raise
     return alone, beside, result(putting)
 
 

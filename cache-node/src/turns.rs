@@ -46,7 +46,7 @@ impl Wire {
     ///
     /// What may be served until others are asked for is shared by all connections: a lone one needs
     /// to ask for nobody for as many requests as a client has in flight. Of bytes all but a lone
-    /// one move as few as take some 30 us: a small get behind a long put waits for that.
+    /// one move as few as take some 100 us: a small get behind a long put waits for that.
     fn turn_of_others(&mut self) -> Turn {
         if self.polls.is_owed() {
             return Turn::Breath;
@@ -78,6 +78,7 @@ impl Wire {
 
 /// What each of many connections may be served, however many there are, until others are asked for.
 const ASK_REQUESTS_MIN: u64 = 16;
-/// The same of bytes, where there is more than one. With four times as many the p99 of small gets
-/// beside puts of 2 MiB over TCP is twice as long, and the puts are no faster.
+/// The same of bytes, where there is more than one. With 4 MiB divided by the connections, received
+/// by the MiB, the p99 of small gets beside puts of 2 MiB over TCP was twice as long, and the puts
+/// no faster.
 const ASK_BYTES: u64 = 256 << 10;

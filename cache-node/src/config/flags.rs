@@ -93,9 +93,10 @@ pub(super) struct Flags {
     /// again), lru or s3fifo [default: hazard]
     #[arg(long, value_name = "hazard|hazard-cost|lru|s3fifo")]
     pub(super) policy: Option<Given>,
-    /// Namespaces whose objects are kept by what it costs to make them again (GPU time) and not by
-    /// hits alone, tenant[/model] with commas between, `*` for any. It moves memory within each of
-    /// them, not from one to another. In the file an array may be given [default: none]
+    /// Namespaces whose objects are kept by hits and by what it costs to make them again (GPU
+    /// time, guessed from how deep in its chain an object is), tenant[/model] with commas between,
+    /// `*` for any. It moves memory within each of them, hardly from one to another. In the file
+    /// an array may be given [default: none]
     #[arg(long, value_name = "LIST")]
     pub(super) cost_weighted: Option<Given>,
     /// Memory that namespaces are sure of and the most that they get,

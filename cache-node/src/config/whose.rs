@@ -1,4 +1,7 @@
 //! Namespaces by the names of their tenant and their model.
+//!
+//! What a reader would get wrong: the name of a tenant ends at the first slash; a model's may have
+//! more of them.
 
 use larder_protocol::NamespaceSpec;
 
@@ -43,7 +46,9 @@ pub(super) fn list(text: &str) -> Option<Vec<Whose>> {
         return Some(Vec::new());
     }
     let each = text.split(',').map(str::trim);
-    each.map(|whose| (!whose.is_empty()).then(|| Whose::parse(whose))).collect()
+    // Classes have budgets, and cannot be weighed apart.
+    let is_name = |whose: &str| !whose.is_empty() && !whose.contains('#');
+    each.map(|whose| is_name(whose).then(|| Whose::parse(whose))).collect()
 }
 
 impl Config {
@@ -72,7 +77,7 @@ mod tests {
         assert_eq!(named("acme", "qwen"), None);
         assert_eq!(named("beta", "qwen"), Some(1));
         assert_eq!(named("acme", "vit"), Some(2));
-        assert_eq!((list(""), list("a,,b")), (Some(Vec::new()), None));
+        assert_eq!((list(""), list("a,,b"), list("a#7")), (Some(Vec::new()), None, None));
         assert!(list("*").unwrap()[0].has(&NamespaceSpec::new("any", "any")));
     }
 

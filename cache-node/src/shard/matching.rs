@@ -68,10 +68,15 @@ impl Shard {
             let ends_partly = hints.is_last_partial && is_whole;
             self.store.used(namespace, &uses, Told { hint: hints.class, ends_partly }, self.now_ms);
         }
-        // Other shards have the keys in between.
-        let keys = request.keys.len().max(1);
-        let apart = (hints.chain_objects as usize / keys).max(1);
-        let depth = |index: usize| u16::try_from(index * apart).unwrap_or(u16::MAX);
+        let is_alone = self.store.namespaces()[namespace].alone_bytes().is_some();
+        // Other shards have the keys in between. Of part of a chain nobody says where it begins:
+        // the deepest are refused least, and their put knows better.
+        let apart = hints.chain_objects as usize / request.keys.len().max(1);
+        let depth = |index: usize| match (is_alone, apart) {
+            (true, _) => 0,
+            (false, 0) => u16::MAX,
+            (false, apart) => u16::try_from(index * apart).unwrap_or(u16::MAX),
+        };
         let places = missing.iter().map(|&(index, place)| (place, depth(index)));
         self.store.wants_each(namespace, places, hints.object_bytes, |nth, is_wanted| {
             if is_wanted {

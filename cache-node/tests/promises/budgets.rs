@@ -1,5 +1,7 @@
 //! What an operator promises a tenant, kept by a node under a flood of others.
 
+use std::time::Duration;
+
 use larder_client::{
     Client, GetOptions, Key, KeyError, Namespace, NamespaceSpec, PutObject, PutOptions, Stat,
     Status,
@@ -12,9 +14,18 @@ use crate::limit::among_others;
 const OBJECT: usize = 64 << 10;
 
 fn store(client: &Client, namespace: &Namespace, keys: &[Key]) {
+    store_at(client, namespace, keys, 0, 0);
+}
+
+/// As objects so deep in their chains, of a class.
+fn store_at(client: &Client, namespace: &Namespace, keys: &[Key], depth: u16, class_hint: u8) {
     for keys in keys.chunks(64) {
         let objects: Vec<_> = keys.iter().map(|key| content(key.as_bytes(), 0, OBJECT)).collect();
-        let puts = keys.iter().zip(&objects).map(|(&key, bytes)| PutObject::new(key, bytes));
+        let puts = keys.iter().zip(&objects).map(|(&key, bytes)| PutObject {
+            depth,
+            class_hint,
+            ..PutObject::new(key, bytes)
+        });
         let puts: Vec<_> = puts.collect();
         let stored = client.put(namespace, &puts, &PutOptions::default()).unwrap();
         assert!(stored.iter().all(Result::is_ok), "{stored:?}");
@@ -59,5 +70,28 @@ fn a_flood_of_one_namespace_takes_no_other_below_its_floor_nor_itself_above_its_
         assert_eq!(found(&client, &sure, &kept), kept.len(), "others flooded what they may");
         assert!(found(&client, &capped, &few) < (8 << 20) / OBJECT);
         assert!(stat(&client, Stat::Evicted) > 2000);
+    });
+}
+
+#[test]
+fn of_a_namespace_that_is_weighed_by_cost_the_deep_stay() {
+    among_others(|nodes| {
+        for flags in [&["--cost-weighted", "dear"][..], &[]] {
+            let node = nodes.start(&[&["--shards", "1"][..], flags].concat());
+            let client = connect(&node, PATIENCE);
+            let dear = client.namespace(NamespaceSpec::new("dear", "model")).unwrap();
+            let kinds = ["deep", "heads", "flood"];
+            let [deep, heads, flood] =
+                kinds.map(|kind| (0..400).map(|n| key(kind, n)).collect::<Vec<_>>());
+            store_at(&client, &dear, &deep, 9000, 1);
+            // Each second a table is made, and with it the mean that cost is relative to.
+            std::thread::sleep(Duration::from_millis(2500));
+            store_at(&client, &dear, &heads, 1, 2);
+            std::thread::sleep(Duration::from_millis(2500));
+            store_at(&client, &dear, &flood, 9000, 3);
+            let left = [&deep, &heads].map(|keys| found(&client, &dear, keys));
+            let is_whole = left.map(|left| left == 400);
+            assert_eq!(is_whole, [!flags.is_empty(), flags.is_empty()], "{left:?}");
+        }
     });
 }

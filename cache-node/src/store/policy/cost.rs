@@ -2,7 +2,7 @@
 //!
 //! An object deep in a chain takes more of a GPU's time than the chain's head: attention looks at
 //! all that stands before it. What a reader would get wrong: cost moves memory within a namespace,
-//! never from one to another. It is relative to the mean of what the namespace has on this shard,
+//! hardly from one to another. It is relative to the mean of what the namespace has on this shard,
 //! as worth tells kinds of state apart by hits, and seconds of one model are not those of another.
 
 use crate::namespace::NamespaceId;
@@ -22,7 +22,7 @@ struct Depths {
     count: u64,
     sum: u64,
     /// What an object costs in the mean, as it was when it was last worked out.
-    mean_cost: f32,
+    mean_cost: Option<f32>,
 }
 
 impl Costs {
@@ -38,14 +38,14 @@ impl Costs {
             self.weighed.resize(at + 1, None);
         }
         if let Some(depths) = self.weighed.get_mut(at) {
-            let none = Depths { count: 0, sum: 0, mean_cost: cost(0.0) };
+            let none = Depths { count: 0, sum: 0, mean_cost: None };
             *depths = is_weighed.then_some(none);
         }
     }
 
-    /// Whether objects of any namespace are weighed.
-    pub(super) fn has_any(&self) -> bool {
-        self.of_all || !self.weighed.is_empty()
+    /// Whether objects of all namespaces are weighed: then hits are no measure of anything.
+    pub(super) fn are_of_all(&self) -> bool {
+        self.of_all
     }
 
     /// An object came.
@@ -68,7 +68,8 @@ impl Costs {
     /// judged at different moments can be compared.
     pub(super) fn settle(&mut self) {
         for depths in self.weighed.iter_mut().flatten() {
-            depths.mean_cost = cost(depths.sum as f32 / depths.count.max(1) as f32);
+            let mean = (depths.count > 0).then(|| depths.sum as f32 / depths.count as f32);
+            depths.mean_cost = mean.map(cost);
         }
     }
 
@@ -80,7 +81,10 @@ impl Costs {
             return cost(f32::from(depth)).sqrt();
         }
         match self.weighed.get(id.number() as usize) {
-            Some(Some(depths)) => (cost(f32::from(depth)) / depths.mean_cost).sqrt(),
+            Some(Some(Depths { mean_cost: Some(mean), .. })) => {
+                let factor = (cost(f32::from(depth)) / mean).sqrt();
+                factor.clamp(1.0 / FACTOR_MAX, FACTOR_MAX)
+            }
             _ => 1.0,
         }
     }
@@ -94,6 +98,9 @@ fn cost(depth: f32) -> f32 {
 /// The depth at which making an object again costs twice what the head costs: 52 objects of 512
 /// tokens, where attention costs as much as all the rest (Llama-3-8B, from its shape).
 const COST_DEPTH: f32 = 52.0;
+/// Depth is what a client says, and an object that is worth much more than those behind it in its
+/// list stands before them: so many times as much, at most (guessed).
+const FACTOR_MAX: f32 = 4.0;
 
 #[cfg(test)]
 mod tests {
@@ -103,18 +110,17 @@ mod tests {
     fn cost_is_relative_to_the_mean_of_a_namespace() {
         let ids = [0, 1].map(NamespaceId);
         let mut costs = Costs::new(false);
-        assert!(!costs.has_any());
         costs.weigh(ids[1], true);
         costs.weigh(ids[0], false);
-        assert!(costs.has_any());
         for depth in [0, 52, 104] {
             ids.iter().for_each(|&id| costs.came(id, depth));
         }
-        assert!(costs.factor(ids[1], 52) > 1.4, "nothing is settled yet");
+        assert_eq!(costs.factor(ids[1], 52), 1.0, "nothing is settled yet");
         costs.settle();
         assert_eq!(costs.factor(ids[1], 52), 1.0);
         assert!(costs.factor(ids[1], 104) > 1.2 && costs.factor(ids[1], 0) < 0.8);
         assert_eq!(costs.factor(ids[0], 104), 1.0);
+        assert_eq!(costs.factor(ids[1], u16::MAX), FACTOR_MAX, "whatever a client says");
         costs.went(ids[1], 104);
         costs.settle();
         assert_eq!(costs.factor(ids[1], 26), 1.0);
@@ -129,7 +135,7 @@ mod tests {
     fn where_all_are_weighed_depth_is_all_that_counts() {
         let costs = Costs::new(true);
         let factors = [0, 9].map(|id| costs.factor(NamespaceId(id), 52));
-        assert!(factors[0] > 1.4 && factors[0] == factors[1] && costs.has_any());
+        assert!(factors[0] > 1.4 && factors[0] == factors[1] && costs.are_of_all());
     }
 
     #[test]

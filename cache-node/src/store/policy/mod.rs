@@ -198,7 +198,7 @@ impl Order {
     ) {
         let is_small = alone_bytes.is_some_and(|bytes| bytes < self.small_bytes_end);
         if matches!(self.policy, Policy::Hazard { .. }) && !is_small {
-            let (alone, by_cost) = (alone_bytes.map(Gap::alone), self.costs.has_any());
+            let (alone, by_cost) = (alone_bytes.map(Gap::alone), self.costs.are_of_all());
             let asked = Asked { told, alone, by_cost };
             if self.chains.used(&mut self.notes, uses.iter().map(Use::key), &asked, now_ms) {
                 self.running = running;
@@ -308,9 +308,9 @@ impl Order {
         all.into_iter().find_map(|id| self.recency.search_in(entries, id, &mut accept))
     }
 
-    /// Whether an object of so many bytes, whose key a request named and that is not here, is worth
-    /// no less than the one that would have to go for it, as [`Order::front`] says: of equals the
-    /// older goes.
+    /// Whether an object whose key a request named, and that is not here, is worth no less than the
+    /// one that would have to go for it, as [`Order::front`] says: of equals the older goes. Of one
+    /// namespace that is weighed by cost either measure will do.
     pub(super) fn wants(&self, missing: &Missing, front: Option<Front>) -> bool {
         if self.is_outdone() {
             return true;
@@ -322,7 +322,9 @@ impl Order {
         let cost = self.costs.factor(missing.namespace, missing.depth);
         // By hits alone who is dear would be kept out by whom only his cheapness let go first; by
         // cost alone the cheap heads of new chains would be.
-        worth >= front.worth || worth * cost >= front.worth_by_cost
+        let is_alike = self.costs.are_of_all() || front.namespace == missing.namespace;
+        let is_dear = is_alike && !front.is_small && worth * cost >= front.worth_by_cost;
+        worth >= front.worth || is_dear
     }
 
     #[cfg(test)]
@@ -363,18 +365,23 @@ impl Order {
                 true => 1.0,
                 false => self.costs.factor(entry.namespace(), note.depth),
             };
-            (Front { is_small, worth, worth_by_cost: worth * cost }, entry.stamp)
+            let namespace = entry.namespace();
+            (Front { is_small, namespace, worth, worth_by_cost: worth * cost }, entry.stamp)
         };
         let small = small.map(|number| front(number, true));
         let other = other.map(|number| front(number, false));
         let both = small.into_iter().chain(other);
-        let least = both.min_by(|a, b| a.0.worth.total_cmp(&b.0.worth).then(a.1.cmp(&b.1)));
+        // What is relative to a mean can be held against hits, what is not cannot.
+        let rank = |front: &Front| {
+            if self.costs.are_of_all() { front.worth } else { front.worth_by_cost }
+        };
+        let least = both.min_by(|a, b| rank(&a.0).total_cmp(&rank(&b.0)).then(a.1.cmp(&b.1)));
         least.map(|(front, _)| front)
     }
 
     /// Whether LRU does better at this time: by hits, so not where these are not all that counts.
     fn is_outdone(&self) -> bool {
-        self.chains.is_outdone() && !self.costs.has_any()
+        self.chains.is_outdone() && !self.costs.are_of_all()
     }
 
     fn search_small(&mut self, entries: &Entries, accept: impl FnMut(u32) -> bool) -> Option<u32> {
@@ -405,6 +412,7 @@ const SMALL_BYTES_MAX: u32 = 16 << 10;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Front {
     is_small: bool,
+    namespace: NamespaceId,
     /// Expected uses for the time it takes room, for each byte.
     worth: f32,
     /// The same, where costs count.

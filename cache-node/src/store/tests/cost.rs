@@ -55,10 +55,10 @@ fn cost_takes_nothing_from_namespaces_that_go_by_hits() {
     let mut bench = bench();
     let plain = bench.open("plain");
     bench.store.weigh_by_cost(bench.namespace, true);
-    bench.put_eight(0, 100, 0);
+    bench.put_eight(0, 1000, 1);
     bench.now_ms += 60_000;
     let weighed = std::mem::replace(&mut bench.namespace, plain);
-    bench.put_eight(8, 0, 0);
+    bench.put_eight(8, 1, 2);
     bench.crowd();
     assert_eq!(bench.has_how_many(8), 8, "used later");
     bench.namespace = weighed;
@@ -84,7 +84,7 @@ fn the_dear_are_welcome_where_cost_counts_and_the_cheap_as_elsewhere() {
         if is_weighed {
             bench.store.weigh_by_cost(bench.namespace, true);
         }
-        // Kind 1 is used again and again, kind 2 five times less often.
+        // Kind 1 is used again and again, kind 2 a third as often.
         let request = |bench: &mut Bench, key: &[u8], hint| {
             let uses = [bench.seen(key)];
             let told = Told { hint, ..Told::default() };
@@ -100,7 +100,7 @@ fn the_dear_are_welcome_where_cost_counts_and_the_cheap_as_elsewhere() {
             }
             // Nobody puts this one.
             request(&mut bench, b"cheap", 1);
-            (0..4).for_each(|nth| request(&mut bench, &[nth, round as u8 % 5, 2], 2));
+            (0..4).for_each(|nth| request(&mut bench, &[nth, round as u8 % 3, 2], 2));
         }
         bench.learn();
         request(&mut bench, b"dear", 2);
