@@ -192,8 +192,7 @@ impl Shard {
                 self.missing.push((place, *depth));
             }
         }
-        let depth = |depth| u16::try_from(depth).unwrap_or(u16::MAX);
-        let places = self.missing.iter().map(|&(place, at)| (place, depth(at)));
+        let places = self.missing.iter().map(|&(place, depth)| (place, in_record(depth)));
         let mut first = None;
         self.store.wants_each(self.namespace, places, 0, |nth, is_wanted| {
             if !is_wanted {
@@ -215,9 +214,8 @@ impl Shard {
             if self.store.peek_at(&ask, key.as_bytes(), place).is_ok() {
                 continue;
             }
-            let deep = u16::try_from(depth).unwrap_or(u16::MAX);
             // Behind what is not welcome nobody looks for it.
-            if admission && !self.store.wants(self.namespace, place, deep, 0) {
+            if admission && !self.store.wants(self.namespace, place, in_record(depth), 0) {
                 break;
             }
             self.write(&key, depth, asked);
@@ -263,7 +261,7 @@ impl Shard {
             stored_ms: asked.t_ms,
             key: key.as_bytes(),
             object_bytes: 0,
-            depth: u16::try_from(depth).unwrap_or(u16::MAX),
+            depth: in_record(depth),
             class_hint: asked.hint,
             cost_hint: 0,
             ttl_ms: 0,
@@ -295,6 +293,12 @@ impl Shard {
 const RECORD_BYTES: u64 = 64;
 /// Less than this leaves no room for the arena's own order.
 const REGION_BYTES_MIN: u64 = 1 << 20;
+
+/// A place in a chain, as records have it.
+fn in_record(depth: usize) -> u16 {
+    u16::try_from(depth).unwrap_or(u16::MAX)
+}
+
 /// How many objects a shard knows that are not there: as many as a node pays for whose objects
 /// have 192 KiB.
 fn ghosts_max(capacity: u64) -> u32 {
